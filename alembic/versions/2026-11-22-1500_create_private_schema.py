@@ -1,0 +1,68 @@
+"""Create what the private schema momentum_internal holds: the updated_at trigger function and score_table."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "5f0c1a7d92e4"
+down_revision: str | None = None
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+# The relations that this revision adds to public.
+creates: tuple[str, ...] = ()
+
+
+def upgrade() -> None:
+    """Make the function and the table; env.py has made the schema, because the version table stands in it too."""
+    op.execute("comment on schema momentum_internal is 'Private to the momentum migrations: no client may look in.'")
+    op.execute("revoke all on schema momentum_internal from public, anon, authenticated, service_role")
+    op.execute("revoke all on table momentum_internal.alembic_version from public, anon, authenticated, service_role")
+    # A downgrade leaves the function behind, because parked tables keep their triggers: so it may be there already.
+    op.execute("""
+create or replace function momentum_internal.set_updated_at() returns trigger
+language plpgsql
+set search_path = ''
+as $function$
+begin
+  new.updated_at := now();
+  return new;
+end
+$function$""")
+    op.execute(
+        "revoke all on function momentum_internal.set_updated_at() from public, anon, authenticated, service_role"
+    )
+    op.execute(
+        "comment on function momentum_internal.set_updated_at() is "
+        "'Keeps updated_at, whoever writes: the app through PostgREST, a service or a person.'"
+    )
+    op.create_table(
+        "score_table",
+        sa.Column("only_row", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("relation", sa.Text(), nullable=False, comment="The score table, with its schema."),
+        sa.Column("layout", sa.Text(), nullable=False, comment="Which of its columns is the day and which the score."),
+        sa.Column("created_table", sa.Boolean(), nullable=False, comment="Whether we made the table, or adopted it."),
+        sa.Column("created_schema", sa.Boolean(), nullable=False, comment="Whether we made the schema it stands in."),
+        sa.Column(
+            "granted_usage", sa.Boolean(), nullable=False, comment="Whether we let service_role into its schema."
+        ),
+        sa.Column(
+            "created_index",
+            sa.Boolean(),
+            server_default=sa.text("false"),
+            nullable=False,
+            comment="Whether we made its unique key.",
+        ),
+        sa.CheckConstraint("only_row", name=op.f("ck_score_table_only_row")),
+        sa.CheckConstraint("layout in ('seed', 'production')", name=op.f("ck_score_table_layout")),
+        sa.PrimaryKeyConstraint("only_row", name=op.f("pk_score_table")),
+        schema="momentum_internal",
+        comment="What the migrations found of the score table and what they made: one row.",
+    )
+    op.execute("revoke all on table momentum_internal.score_table from public, anon, authenticated, service_role")
+
+
+def downgrade() -> None:
+    """Drop score_table, which holds no row by now; the function stays for the parked tables' triggers."""
+    op.drop_table("score_table", schema="momentum_internal")

@@ -1,0 +1,166 @@
+"""Where the database's URL comes from, and how to connect to it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+
+# The environment's names of the URL, the first that is set wins, and the env file's.
+URL_VARIABLES = ("MOMENTUM_DATABASE_URL", "DATABASE_URL")
+ENV_FILE_VARIABLES = ("SUPABASE_DB_URL", "DATABASE_URL")
+DEFAULT_ENV_FILE = "~/.bee_secrets/supabase.env"
+
+# Seconds until an attempt to connect is given up, so that a wrong host is an error and not a wait.
+CONNECT_TIMEOUT = 10
+
+# A psycopg error with no SQLSTATE, or of class 08 or 57P, has lost its connection or never had one.
+LOST_CONNECTION = ("08", "57P")
+
+
+def parse_url(text: str, origin: str) -> "URL":
+    """Return a URL for psycopg 3 from ``postgresql://`` or ``postgres://``, which Supabase prints.
+
+    Args:
+        text: The URL as it was given.
+        origin: Where it was given, for the error, which never repeats the URL, because it may hold a password.
+
+    Raises:
+        ConfigurationError: It is not the URL of a Postgres database.
+    """
+    try:
+        url = make_url(text.strip())
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not url.database:
+        raise ConfigurationError(
+            f"The database URL from {origin} is not one of Postgres; it reads postgresql://USER:PASSWORD@HOST:PORT/NAME."
+        )
+    return url.set(drivername="postgresql+psycopg")
+
+
+def read_env_file(path: Path, *, required: bool) -> dict[str, str]:
+    """Return the values of an env file, empty if there is none and it is not required.
+
+    Raises:
+        ConfigurationError: It is required and missing, or cannot be read.
+    """
+    from dotenv import dotenv_values  # here, because most callers have no such file
+
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise ConfigurationError(f"There is no env file {path}; name another with --env-file.") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"The env file {path} cannot be read ({type(error).__name__}).") from None
+
+
+def find_url(
+    given: str | None,
+    *,
+    option: str,
+    env_file: str | None = None,
+    use_env_file: bool = True,
+    environ: Mapping[str, str] = os.environ,
+) -> "URL":
+    """Return the URL from the option, the environment or the env file, the first of these that has one.
+
+    Args:
+        given: What the option says, if it was used.
+        option: What the option is called, such as ``-x url=``, for errors.
+        env_file: The env file if one was named; it must exist then. Otherwise the default one, if it exists.
+        use_env_file: False where a URL from the env file would be too easy a way to a production database.
+        environ: The environment.
+
+    Raises:
+        ConfigurationError: No URL was found, or what was found is not one of Postgres.
+    """
+    if given:
+        return parse_url(given, option)
+    for name in URL_VARIABLES:
+        if environ.get(name):
+            return parse_url(environ[name], name)
+    ways = [f"{option} or set {' or '.join(URL_VARIABLES)}"]
+    if use_env_file:
+        path = Path(env_file or DEFAULT_ENV_FILE).expanduser()
+        values = read_env_file(path, required=env_file is not None)
+        for name in ENV_FILE_VARIABLES:
+            if values.get(name):
+                return parse_url(values[name], f"{name} in {path}")
+        ways.append(f"write {ENV_FILE_VARIABLES[0]} into {path}")
+    raise ConfigurationError(f"No database URL: give {', or '.join(ways)}.")
+
+
+def describe(url: "URL") -> str:
+    """Return host, port and database of a URL, never its user or password."""
+    host = url.host or url.query.get("host") or "local socket"
+    if not isinstance(host, str):
+        host = ",".join(host)
+    return f"{host}:{url.port or 5432}/{url.database}"
+
+
+def create_engine(url: "URL", application_name: str) -> "Engine":
+    """Return an engine that opens a connection when one is asked for and closes it after."""
+    arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}
+    return sqlalchemy.create_engine(
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={name: value for name, value in arguments.items() if name not in url.query},
+    )
+
+
+def execute_script(connection: "Connection", sql: str) -> None:
+    """Execute a script of several statements, as it is: SQLAlchemy would look for parameters in it."""
+    driver_connection = connection.connection.driver_connection
+    assert driver_connection is not None
+    driver_connection.execute(sql)
+
+
+def redact(text: str, url: "URL") -> str:
+    """Return the first line of a text with the URL's password blotted out, should a library have echoed it."""
+    line = text.strip().partition("\n")[0]
+    return line.replace(url.password, "***") if url.password else line
+
+
+def lost_connection(error: DBAPIError) -> bool:
+    """Tell whether an error means that there is no connection (any more)."""
+    code = getattr(error.orig, "sqlstate", None)
+    return error.connection_invalidated or code is None or code.startswith(LOST_CONNECTION)
+
+
+def reason(error: DBAPIError, url: "URL") -> str:
+    """Return what the server or the driver says, on one line, without DETAIL (which may hold data) or the password."""
+    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    return redact(primary or str(error.orig), url)
+
+
+@contextmanager
+def connection_errors(url: "URL") -> Iterator[None]:
+    """Turn the driver's errors into ours.
+
+    Raises:
+        DatabaseUnreachableError: There is no connection to the database.
+        MomentumError: The server refused a statement.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, sqlalchemy.exc.OperationalError) and lost_connection(error):
+            raise DatabaseUnreachableError(
+                f"The database at {describe(url)} cannot be reached: {reason(error, url)}."
+            ) from None
+        raise MomentumError(f"The database at {describe(url)} refused a statement: {reason(error, url)}.") from None

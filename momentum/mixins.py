@@ -1,0 +1,49 @@
+"""What a table promises, one promise a class."""
+
+import uuid
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from momentum.base import auth_users
+from momentum.types import DefaultNow, RandomKey, Timestamp
+
+
+class Identified:
+    """Has a random key of its own."""
+
+    id: Mapped[RandomKey] = mapped_column(sort_order=-20, comment="The row's own key, made by the server.")
+
+
+class Audited:
+    """Says when the row was made and when it last changed; a trigger in the database keeps updated_at."""
+
+    created_at: Mapped[DefaultNow] = mapped_column(sort_order=100, comment="When the row was made.")
+    updated_at: Mapped[DefaultNow] = mapped_column(
+        sort_order=101, comment="When the row last changed; a trigger keeps it, whoever writes."
+    )
+
+
+class SoftDeleted:
+    """Can be deleted without being removed."""
+
+    deleted_at: Mapped[Timestamp | None] = mapped_column(
+        sort_order=102, comment="When the row was softly deleted; null means live."
+    )
+
+
+class OwnedByUser:
+    """Belongs to one user and goes with that user.
+
+    NOT NULL is stricter than the first draft of the schema: the key cascades, so null would have no meaning, and a
+    unique key over (user_id, day) would not hold for nulls.
+    """
+
+    @declared_attr
+    def user_id(cls) -> Mapped[uuid.UUID]:
+        """Return the column, made anew for each table, because its key points into another MetaData."""
+        return mapped_column(
+            ForeignKey(auth_users.c.id, ondelete="CASCADE"),
+            sort_order=-10,
+            comment="The user whom the row belongs to; it goes when the user goes.",
+        )

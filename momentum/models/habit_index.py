@@ -1,0 +1,34 @@
+"""How firm a user's habits are, one figure a day."""
+
+import uuid
+
+from sqlalchemy import CheckConstraint, ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from momentum.base import Base
+from momentum.mixins import Audited, Identified, OwnedByUser, SoftDeleted
+from momentum.models.momentum_pillar import MomentumPillar
+from momentum.types import JsonObject, Points, UtcDay
+
+
+class HabitIndex(Identified, OwnedByUser, Audited, SoftDeleted, Base):
+    """A user's habit score of a day, from 0 to 100 points."""
+
+    __tablename__ = "habit_index"
+    __table_args__ = (
+        UniqueConstraint("user_id", "index_date"),
+        CheckConstraint("habit_score between 0 and 100", name="habit_score_in_range"),
+        CheckConstraint("details is null or jsonb_typeof(details) = 'object'", name="details_is_object"),
+        {"comment": "How firm a user's habits are: one score a user and day."},
+    )
+
+    pillar_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
+        index=True,
+        comment="The pillar that the score is about, where there is one.",
+    )
+    index_date: Mapped[UtcDay] = mapped_column(comment="The score's day in UTC.")
+    habit_score: Mapped[Points] = mapped_column(comment="The score in points, 0 to 100.")
+    details: Mapped[JsonObject | None] = mapped_column(comment="How the score came about: a JSON object or null.")
+
+    pillar: Mapped[MomentumPillar | None] = relationship()

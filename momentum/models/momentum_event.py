@@ -1,0 +1,37 @@
+"""Events of engagement, the raw material of a momentum score."""
+
+import uuid
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from momentum.base import Base
+from momentum.mixins import Audited, Identified, OwnedByUser, SoftDeleted
+from momentum.models.momentum_pillar import MomentumPillar
+from momentum.types import DefaultNow, JsonObject, String
+
+
+class MomentumEvent(Identified, OwnedByUser, Audited, SoftDeleted, Base):
+    """Something a user did that counts towards momentum."""
+
+    __tablename__ = "momentum_events"
+    __table_args__ = (
+        CheckConstraint(r"event_type ~ '\S'", name="event_type_not_blank"),
+        CheckConstraint("payload is null or jsonb_typeof(payload) = 'object'", name="payload_is_object"),
+        {"comment": "What users did that counts towards momentum, one row an event."},
+    )
+
+    pillar_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
+        index=True,
+        comment="The pillar that the event counts for, where it is known.",
+    )
+    event_type: Mapped[String] = mapped_column(comment="What kind of event it is; not blank.")
+    event_ts: Mapped[DefaultNow] = mapped_column(comment="When it happened.")
+    payload: Mapped[JsonObject | None] = mapped_column(comment="What else is known of it: a JSON object or null.")
+
+    pillar: Mapped[MomentumPillar | None] = relationship()
+
+
+# A user's latest events, newest first, are read in the order of this index.
+Index("ix_momentum_events_user_id_event_ts", MomentumEvent.user_id, MomentumEvent.event_ts.desc())

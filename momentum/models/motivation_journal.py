@@ -1,0 +1,37 @@
+"""The journal in which a user writes why, one entry a day."""
+
+import uuid
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from momentum.base import Base
+from momentum.mixins import Audited, Identified, OwnedByUser, SoftDeleted
+from momentum.models.momentum_pillar import MomentumPillar
+from momentum.types import String, UtcDay
+
+
+class MotivationJournal(Identified, OwnedByUser, Audited, SoftDeleted, Base):
+    """A user's answer to a day's prompt.
+
+    The unique key is full, not partial on live rows, because supabase-js ``upsert`` cannot name a partial index: an
+    upsert on a softly deleted day revives it when it sets ``deleted_at`` to null.
+    """
+
+    __tablename__ = "motivation_journal"
+    __table_args__ = (
+        UniqueConstraint("user_id", "date"),
+        {"comment": "What moves a user, in the user's own words: one entry a user and day."},
+    )
+
+    pillar_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
+        index=True,
+        comment="The pillar that the entry is about, where there is one.",
+    )
+    entry_date: Mapped[UtcDay] = mapped_column("date", comment="The entry's day in UTC.")
+    prompt: Mapped[String | None] = mapped_column(comment="The question that the user was asked.")
+    response: Mapped[String | None] = mapped_column(comment="What the user answered.")
+    motivation_type: Mapped[String | None] = mapped_column(comment="The kind of motivation that the answer shows.")
+
+    pillar: Mapped[MomentumPillar | None] = relationship()

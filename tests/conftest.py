@@ -1,0 +1,55 @@
+"""Fixtures: a database for each test, copied from a template that the migrations built."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.database import URL_VARIABLES, create_engine
+from momentum.testing import Server
+from tests.server import shared_server
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"Postgres: {shared_server(config)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty HOME and an environment without URLs, so that no test can reach a real database or its secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(path))
+        for name in URL_VARIABLES:
+            patch.delenv(name, raising=False)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, home: Path) -> Server:
+    """The server, in which a test may make databases of its own."""
+    assert os.environ["HOME"] == str(home)
+    return shared_server(request.config)
+
+
+@pytest.fixture
+def url(server: Server) -> Iterator[sa.URL]:
+    """The URL of a migrated database of the test's own."""
+    with server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def supabase_url(server: Server) -> Iterator[sa.URL]:
+    """The URL of a database like a new Supabase project, not migrated."""
+    with server.database(migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(url: sa.URL) -> Iterator[sa.Connection]:
+    """A connection to the migrated database ``url``; what the test does not commit is rolled back."""
+    with create_engine(url, application_name="momentum-tests").connect() as connection:
+        yield connection
