@@ -3,29 +3,29 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
+from momentum.environment import DEFAULT_ENV_FILE, ENV_FILE_VARIABLES, URL_VARIABLES
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
-
-# The environment's names of the URL, the first that is set wins, and the env file's.
-URL_VARIABLES = ("MOMENTUM_DATABASE_URL", "DATABASE_URL")
-ENV_FILE_VARIABLES = ("SUPABASE_DB_URL", "DATABASE_URL")
-DEFAULT_ENV_FILE = "~/.bee_secrets/supabase.env"
 
 # Seconds until an attempt to connect is given up, so that a wrong host is an error and not a wait.
 CONNECT_TIMEOUT = 10
 
 # A psycopg error with no SQLSTATE, or of class 08 or 57P, has lost its connection or never had one.
 LOST_CONNECTION = ("08", "57P")
+
+INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def parse_url(text: str, origin: str) -> "URL":
@@ -44,7 +44,8 @@ def parse_url(text: str, origin: str) -> "URL":
         url = None
     if url is None or url.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not url.database:
         raise ConfigurationError(
-            f"The database URL from {origin} is not one of Postgres; it reads postgresql://USER:PASSWORD@HOST:PORT/NAME."
+            f"The database URL from {origin} is not one of Postgres; it reads "
+            "postgresql://USER:PASSWORD@HOST:PORT/NAME."
         )
     return url.set(drivername="postgresql+psycopg")
 
@@ -79,7 +80,8 @@ def find_url(
     """Return the URL from the option, the environment or the env file, the first of these that has one.
 
     Args:
-        given: What the option says, if it was used.
+        given: What the option says, if it was used. Empty is an error: where a script's variable was not set, no other
+            database may take its place.
         option: What the option is called, such as ``-x url=``, for errors.
         env_file: The env file if one was named; it must exist then. Otherwise the default one, if it exists.
         use_env_file: False where a URL from the env file would be too easy a way to a production database.
@@ -88,7 +90,7 @@ def find_url(
     Raises:
         ConfigurationError: No URL was found, or what was found is not one of Postgres.
     """
-    if given:
+    if given is not None:
         return parse_url(given, option)
     for name in URL_VARIABLES:
         if environ.get(name):
@@ -106,10 +108,20 @@ def find_url(
 
 def describe(url: "URL") -> str:
     """Return host, port and database of a URL, never its user or password."""
-    host = url.host or url.query.get("host") or "local socket"
-    if not isinstance(host, str):
-        host = ",".join(host)
-    return f"{host}:{url.port or 5432}/{url.database}"
+    hosts = [url.host] if url.host else ",".join(all_of(url, "host")).split(",")
+    ports = [str(url.port)] if url.port else ",".join(all_of(url, "port")).split(",")
+    servers = [f"[{host}]" if host.count(":") > 1 else host or "local socket" for host in hosts]
+    if len(ports) == 1 and not any(host.count(":") == 1 for host in hosts):
+        # One port for all of them; a host of several may also bring its own.
+        return f"{','.join(servers)}:{ports[0] or 5432}/{url.database}"
+    named = [f"{host}:{port}" if port else host for host, port in zip_longest(servers, ports, fillvalue="")]
+    return f"{','.join(named)}/{url.database}"
+
+
+def all_of(url: "URL", name: str) -> tuple[str, ...]:
+    """Return every value of an option in a URL's query."""
+    value = url.query.get(name, ())
+    return (value,) if isinstance(value, str) else value
 
 
 def create_engine(url: "URL", application_name: str) -> "Engine":
@@ -131,9 +143,12 @@ def execute_script(connection: "Connection", sql: str) -> None:
 
 
 def redact(text: str, url: "URL") -> str:
-    """Return the first line of a text with the URL's password blotted out, should a library have echoed it."""
+    """Return the first line of a text with the URL's passwords blotted out, should a library have echoed one."""
     line = text.strip().partition("\n")[0]
-    return line.replace(url.password, "***") if url.password else line
+    for password in (url.password, *all_of(url, "password"), *all_of(url, "sslpassword")):
+        if password:
+            line = line.replace(password, "***").replace(quote(password, safe=""), "***")
+    return line
 
 
 def lost_connection(error: DBAPIError) -> bool:
@@ -153,6 +168,7 @@ def connection_errors(url: "URL") -> Iterator[None]:
     """Turn the driver's errors into ours.
 
     Raises:
+        ConfigurationError: The URL has an option that the driver doesn't know, or its role lacks a right.
         DatabaseUnreachableError: There is no connection to the database.
         MomentumError: The server refused a statement.
     """
@@ -162,5 +178,11 @@ def connection_errors(url: "URL") -> Iterator[None]:
         if isinstance(error, sqlalchemy.exc.OperationalError) and lost_connection(error):
             raise DatabaseUnreachableError(
                 f"The database at {describe(url)} cannot be reached: {reason(error, url)}."
+            ) from None
+        if isinstance(error, sqlalchemy.exc.ProgrammingError) and getattr(error.orig, "sqlstate", None) is None:
+            raise ConfigurationError(f"The URL of {describe(url)} cannot be used: {reason(error, url)}.") from None
+        if getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+            raise ConfigurationError(
+                f"The role may not do this at {describe(url)}: {reason(error, url)}; connect as the database's owner."
             ) from None
         raise MomentumError(f"The database at {describe(url)} refused a statement: {reason(error, url)}.") from None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import URL_VARIABLES, create_engine
+from momentum.database import create_engine
+from momentum.environment import URL_VARIABLES
 from momentum.testing import Server
 from tests.server import shared_server
 

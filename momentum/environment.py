@@ -1,0 +1,8 @@
+"""What the environment's variables and the env file are called; light enough for `--help`."""
+
+# The environment's names of the database's URL; the first that is set wins.
+URL_VARIABLES = ("MOMENTUM_DATABASE_URL", "DATABASE_URL")
+
+# The env file, and the names of the URL in it; the first wins here too.
+DEFAULT_ENV_FILE = "~/.bee_secrets/supabase.env"
+ENV_FILE_VARIABLES = ("SUPABASE_DB_URL", "DATABASE_URL")

@@ -1,0 +1,460 @@
+"""The command through its real entry point: options, exit codes, what is printed where, and no secret anywhere."""
+
+import csv
+import datetime
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum import __version__
+from momentum.database import create_engine
+from momentum.testing import Server
+
+PROGRAM = Path(sys.executable).parent / "momentum-backfill"
+PASSWORD = "pa55-word"
+DAY = "2026-03-05"
+JSON_KEYS = [
+    "dry_run",
+    "from",
+    "to",
+    "users",
+    "eligible",
+    "present",
+    "inserted",
+    "raced",
+    "failed",
+    "error_rate",
+    "pages",
+    "commits",
+    "elapsed_s",
+    "rows_per_s",
+    "discrepancies",
+    "resume",
+]
+
+
+def backfill(*arguments: str, url: sa.URL | str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, with the database's URL in the environment if there is one."""
+    if isinstance(url, sa.URL):
+        url = with_password(url)
+    env = {**os.environ, **({"MOMENTUM_DATABASE_URL": url} if url else {}), **environment}
+    done = subprocess.run([PROGRAM, *arguments], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
+    assert "Traceback" not in done.stderr, "no output shows a traceback"
+    return done
+
+
+def with_password(url: sa.URL) -> str:
+    """Return a URL as people write it; a server that trusts its clients takes any password, the others have one."""
+    url = url.set(drivername="postgresql", password=url.password or PASSWORD)
+    return url.render_as_string(hide_password=False)
+
+
+def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the only line on standard error; nothing may stand on standard output."""
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, f"an error is one line, not: {done.stderr}"
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def engine(url: sa.URL) -> sa.Engine:
+    return create_engine(url, application_name="momentum-tests")
+
+
+def add_users(engine: sa.Engine, count: int) -> list[uuid.UUID]:
+    with engine.begin() as connection:
+        return list(
+            connection.scalars(
+                sa.text("""
+                    insert into auth.users (created_at) select '2020-01-01' from generate_series(1, :count) returning id
+                """),
+                {"count": count},
+            )
+        )
+
+
+def add_discrepancies(engine: sa.Engine, users: list[uuid.UUID]) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown)
+                select u, '2026-03-05 12:00:00+00', 90, '{"sleep": 40}' from unnest(cast(:users as uuid[])) as u
+            """),
+            {"users": users},
+        )
+
+
+def count_scores(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text("select count(*) from legacy.daily_engagement_scores")) or 0)
+
+
+def test_help_names_every_option_groups_them_and_lists_the_exit_codes() -> None:
+    done = backfill("--help", COLUMNS="200", NO_COLOR="1", TERM="dumb")
+    assert done.returncode == 0
+    options = (
+        "database-url env-file days from to user active-within page-size commit-every dry-run max-error-rate "
+        "discrepancy-threshold discrepancies no-discrepancies json quiet verbose version"
+    )
+    for option in options.split():
+        assert re.search(rf"--{option}\b", done.stdout), f"--{option} is in the help"
+    assert "Examples" in done.stdout
+    assert "130 interrupted" in done.stdout
+
+
+def test_help_does_not_wait_for_sqlalchemy() -> None:
+    code = (
+        "import sys; from momentum.cli import run; run(['--help']); "
+        "sys.exit(any(name.startswith(('sqlalchemy', 'psycopg')) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_version_is_the_packages() -> None:
+    done = backfill("--version")
+    assert (done.returncode, done.stdout) == (0, f"momentum-backfill {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--nope"], "--nope"),
+        (["--days", "0"], "--days"),
+        (["--days", "many"], "--days"),
+        (["--from", "05.03.2026"], "YYYY-MM-DD"),
+        (["--from", "2026-03-05", "--to", "2026-03-04"], "before it begins"),
+        (["--from", "2026-03-05", "--days", "3"], "not both"),
+        (["--to", "2999-01-01"], "in the future"),
+        (["--days", "99999999"], "calendar"),
+        (["--user", "somebody"], "--user"),
+        (["--active-within", "0"], "--active-within"),
+        (["--page-size", "501"], "500"),
+        (["--commit-every", "1001"], "1000"),
+        (["--max-error-rate", "1.5"], "--max-error-rate"),
+        (["--discrepancy-threshold", "-1"], "--discrepancy-threshold"),
+        (["--discrepancies", "x.csv", "--no-discrepancies"], "not both"),
+        (["--discrepancies", "/nowhere/x.csv"], "cannot be written"),
+        (["--quiet", "--verbose"], "not both"),
+        (["--env-file", "/nowhere/supabase.env"], "/nowhere/supabase.env"),
+        ([], "MOMENTUM_DATABASE_URL"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    needs_url = arguments[:1] == ["--discrepancies"]
+    done = backfill(*arguments, url="postgresql://u@127.0.0.1:1/x" if needs_url else None)
+    assert done.returncode == 2
+    assert says in one_error_line(done)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://root:{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1:port/x",
+        f"root:{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1",
+    ],
+)
+def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
+    done = backfill("--database-url", url)
+    assert done.returncode == 2
+    assert "--database-url" in one_error_line(done)
+
+
+def test_an_unreachable_server_is_one_line_with_host_and_port_and_exit_code_3() -> None:
+    done = backfill(url=f"postgresql://root:{PASSWORD}@127.0.0.1:1/x")
+    assert done.returncode == 3
+    assert "127.0.0.1:1/x" in one_error_line(done)
+
+
+def test_a_database_that_is_not_migrated_is_one_line_and_exit_code_3(supabase_url: sa.URL) -> None:
+    done = backfill(url=supabase_url)
+    assert done.returncode == 3
+    assert "alembic upgrade head" in one_error_line(done)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_both_spellings_of_the_url_work(url: sa.URL, scheme: str) -> None:
+    done = backfill("--database-url", with_password(url).replace("postgresql", scheme, 1), "--days", "1")
+    assert done.returncode == 0
+
+
+def test_the_environment_beats_the_env_file(url: sa.URL, home: Path, tmp_path: Path) -> None:
+    dead = f"postgresql://root:{PASSWORD}@127.0.0.1:1/x"
+    alive = with_password(url)
+    default = home / ".bee_secrets" / "supabase.env"
+    default.parent.mkdir(exist_ok=True)
+    default.write_text(f"SUPABASE_SERVICE_ROLE_KEY={PASSWORD}\nSUPABASE_DB_URL='{alive}'\nDATABASE_URL={dead}\n")
+    try:
+        assert backfill("--days", "1").returncode == 0
+        assert backfill("--days", "1", DATABASE_URL=dead).returncode == 3
+        assert backfill("--days", "1", url=alive, DATABASE_URL=dead).returncode == 0
+        assert backfill("--days", "1", "--database-url", dead, url=alive).returncode == 3
+        other = tmp_path / "other.env"
+        other.write_text(f'DATABASE_URL="{dead}"\n')
+        assert backfill("--days", "1", "--env-file", str(other)).returncode == 3
+        other.write_text("NOTHING=here\n")
+        done = backfill("--days", "1", "--env-file", str(other))
+        assert done.returncode == 2
+        assert str(other) in one_error_line(done)
+    finally:
+        default.unlink()
+
+
+def test_json_is_one_object_with_the_promised_keys_and_sums(url: sa.URL, engine: sa.Engine) -> None:
+    users = add_users(engine, 3)
+    add_discrepancies(engine, users[:1])
+    done = backfill("--from", "2026-03-01", "--to", DAY, "--json", url=url)
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    report = json.loads(done.stdout)
+    assert list(report) == JSON_KEYS
+    assert report["eligible"] == report["present"] + report["inserted"] + report["raced"] + report["failed"] == 15
+    assert (report["dry_run"], report["from"], report["to"]) == (False, "2026-03-01", DAY)
+    assert (report["users"], report["inserted"], report["discrepancies"]) == (3, 14, 1)
+    assert (report["pages"], report["commits"], report["error_rate"], report["resume"]) == (1, 1, 0.0, None)
+    assert report["elapsed_s"] > 0
+    assert report["rows_per_s"] > 0
+    assert count_scores(engine) == 15
+    again = json.loads(backfill("--from", "2026-03-01", "--to", DAY, "--json", url=url).stdout)
+    assert (again["inserted"], again["present"]) == (0, 15)
+
+
+def test_the_default_range_is_the_30_days_until_yesterday(url: sa.URL) -> None:
+    before = datetime.datetime.now(datetime.UTC).date()
+    report = json.loads(backfill("--json", url=url).stdout)
+    yesterday = datetime.date.fromisoformat(report["to"])
+    assert before - yesterday in (datetime.timedelta(days=1), datetime.timedelta(days=0))
+    assert yesterday - datetime.date.fromisoformat(report["from"]) == datetime.timedelta(days=29)
+    report = json.loads(backfill("--json", "--to", DAY, "--days", "5", url=url).stdout)
+    assert (report["from"], report["to"]) == ("2026-03-01", DAY)
+
+
+def test_a_dry_run_prints_counts_by_day_and_writes_nothing(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 4)
+    done = backfill("--from", "2026-03-04", "--to", DAY, "--dry-run", url=url)
+    assert done.returncode == 0
+    assert re.search(r"2026-03-04 +4\n +2026-03-05 +4\n", done.stdout)
+    assert "nothing was written" in done.stdout
+    assert count_scores(engine) == 0
+    report = json.loads(backfill("--from", "2026-03-04", "--to", DAY, "--dry-run", "--json", url=url).stdout)
+    assert (report["dry_run"], report["inserted"], report["commits"]) == (True, 8, 0)
+
+
+def test_users_and_recent_activity_narrow_the_run(url: sa.URL, engine: sa.Engine) -> None:
+    first, second, _ = add_users(engine, 3)
+    done = backfill("--to", DAY, "--days", "2", "--user", str(first), "--user", str(second), "--json", url=url)
+    assert json.loads(done.stdout)["inserted"] == 4
+    done = backfill("--to", DAY, "--days", "2", "--active-within", "7", "--json", url=url)
+    assert json.loads(done.stdout)["eligible"] == 0
+
+
+def test_page_and_commit_sizes_are_obeyed(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 10)
+    done = backfill("--to", DAY, "--days", "1", "--page-size", "3", "--commit-every", "5", "--json", url=url)
+    report = json.loads(done.stdout)
+    assert (report["pages"], report["commits"], report["inserted"]) == (4, 2, 10)
+
+
+def test_discrepancies_are_logged_and_all_of_them_written_to_the_csv(
+    url: sa.URL, engine: sa.Engine, tmp_path: Path
+) -> None:
+    users = add_users(engine, 22)
+    add_discrepancies(engine, users)
+    path = tmp_path / "review.csv"
+    done = backfill("--to", DAY, "--days", "1", "--discrepancies", str(path), url=url)
+    assert done.returncode == 0
+    assert done.stderr.count("warning: review: ") == 21
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["user_id"] for row in rows} == {str(user) for user in users}
+    assert {(row["day"], row["score"], row["breakdown_score"], row["difference"]) for row in rows} == {
+        (DAY, "90.00", "40", "50.00")
+    }
+    assert backfill("--to", DAY, "--days", "1", "--discrepancy-threshold", "50", url=url).stderr == ""
+    done = backfill("--to", DAY, "--days", "1", "--no-discrepancies", "--json", url=url)
+    assert (done.stderr, json.loads(done.stdout)["discrepancies"]) == ("", None)
+
+
+def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engine: sa.Engine) -> None:
+    users = add_users(engine, 2)
+    add_discrepancies(engine, users)
+    done = backfill("--to", DAY, "--days", "3", "--quiet", url=url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = backfill("--to", DAY, "--days", "3", "--verbose", url=url)
+    assert f"/{url.database}, 2026-03-03 to {DAY}, backfill" in done.stderr
+    assert "already there" in done.stdout
+
+
+def refuse_rows(engine: sa.Engine, condition: str) -> None:
+    """Give the score table a trigger that objects to certain rows."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "create function public.object() returns trigger language plpgsql as $$ begin "
+            f"if {condition} then raise exception 'refused'; end if; return new; end $$"
+        )
+        connection.exec_driver_sql(
+            "create trigger object before insert on legacy.daily_engagement_scores "
+            "for each row execute function public.object()"
+        )
+
+
+def test_an_error_rate_of_exactly_the_limit_passes_and_above_it_is_exit_code_1(url: sa.URL, engine: sa.Engine) -> None:
+    users = add_users(engine, 100)
+    refuse_rows(engine, f"new.user_id = '{users[42]}'")
+    done = backfill("--to", DAY, "--days", "1", "--json", url=url)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failed"], report["error_rate"]) == (0, 1, 0.01)
+    assert f"--from {DAY} --to {DAY}" in report["resume"]
+    assert str(users[42]) in done.stderr
+    done = backfill("--to", DAY, "--days", "1", "--max-error-rate", "0.5", "--json", url=url)
+    assert done.returncode == 1, "only the bad row is left, and all of what is left failed"
+    assert "above the limit of 50.00%" in done.stderr
+    assert json.loads(done.stdout)["error_rate"] == 1.0
+
+
+def test_a_role_that_may_not_read_the_records_is_told_so(server: Server, url: sa.URL, engine: sa.Engine) -> None:
+    assert server.url.database != url.database
+    name = f"stranger_{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"create role {name} login password '{PASSWORD}'")
+    try:
+        done = backfill(url=url.set(username=name, password=PASSWORD))
+        assert done.returncode == 2
+        assert "permission denied for schema momentum_internal" in one_error_line(done)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"drop role {name}")
+
+
+@pytest.fixture
+def blocked(url: sa.URL, engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection that holds up every insert into the score table, once the run has inserted some rows."""
+    add_users(engine, 3000)
+    with engine.begin() as connection:
+        # The trigger waits at the 1,501st row for whoever holds the advisory lock.
+        connection.exec_driver_sql("create sequence public.rows_seen")
+        connection.exec_driver_sql("""
+            create function public.wait() returns trigger language plpgsql as $$
+            begin
+              if nextval('public.rows_seen') = 1501 then
+                perform pg_advisory_xact_lock(4711);
+              end if;
+              return new;
+            end $$""")
+        connection.exec_driver_sql(
+            "create trigger wait before insert on legacy.daily_engagement_scores "
+            "for each row execute function public.wait()"
+        )
+    with create_engine(url, application_name="momentum-blocker").connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("select pg_advisory_lock(4711)")
+        yield connection
+
+
+def wait_until(connection: sa.Connection, condition: str) -> None:
+    """Ask the server until a condition holds."""
+    deadline = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
+    while not connection.exec_driver_sql(f"select {condition}").scalar():
+        assert datetime.datetime.now(datetime.UTC) < deadline, f"the server never said {condition}"
+
+
+WAITING = "exists (select from pg_catalog.pg_locks where locktype = 'advisory' and not granted)"
+
+
+def start(url: sa.URL, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [PROGRAM, "--to", DAY, "--days", "1", *arguments],
+        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_interrupted_run_ends_its_page_commits_and_says_how_to_go_on(
+    url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+) -> None:
+    process = start(url, "--json")
+    wait_until(blocked, WAITING)
+    process.send_signal(signal.SIGINT)
+    blocked.exec_driver_sql("select pg_advisory_unlock(4711)")
+    stdout, stderr = process.communicate(timeout=30)
+    report = json.loads(stdout)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert report["inserted"] == count_scores(engine) == 2000
+    assert report["eligible"] == report["present"] + report["inserted"] + report["raced"] + report["failed"]
+    assert report["resume"].startswith(f"momentum-backfill --from {DAY} --to {DAY} ")
+    assert PASSWORD not in report["resume"]
+    rest = backfill(*report["resume"].split()[1:], "--json", url=url)
+    assert json.loads(rest.stdout)["inserted"] == 1000
+    assert count_scores(engine) == 3000
+
+
+def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(
+    url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+) -> None:
+    process = start(url)
+    wait_until(blocked, WAITING)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "interrupt again to abort" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert count_scores(engine) == 1000
+
+
+def test_a_connection_lost_on_the_way_is_exit_code_3_and_says_what_was_committed(
+    url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+) -> None:
+    process = start(url)
+    wait_until(blocked, WAITING)
+    blocked.exec_driver_sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'momentum-backfill'"
+    )
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert stdout == ""
+    assert stderr.splitlines()[-1].endswith("1000 rows were inserted and committed before.")
+    assert "Traceback" not in stderr
+    assert count_scores(engine) == 1000
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 5)
+    done = backfill("--to", DAY, "--days", "1", url=url, FORCE_COLOR="1")
+    assert "\x1b" not in done.stderr + done.stdout, "FORCE_COLOR makes no bar where there is no terminal"
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [PROGRAM, "--to", DAY, "--days", "2"],
+        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(controller, 4096):
+            shown += chunk
+    except OSError:
+        pass  # The terminal is gone when the program has ended.
+    stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"rows/s" in shown
+    assert b"100%" in shown
+    assert b"inserted" in stdout
