@@ -1,0 +1,69 @@
+"""The documents say what is true: their examples run, their options exist, what is generated is fresh."""
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.database import create_engine
+from momentum.testing import Server
+from tests.pull_request import PATH, sample_outputs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_readme_run_as_they_stand(url: sa.URL, example: str) -> None:
+    user = uuid.uuid4()
+    with create_engine(url, application_name="momentum-tests").begin() as connection:
+        connection.execute(sa.text("insert into auth.users (id) values (:id)"), {"id": user})
+        connection.execute(
+            sa.text("insert into legacy.daily_engagement_scores (user_id, score_ts, score) values (:id, now(), 5)"),
+            {"id": user},
+        )
+    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        env={**os.environ, "DATABASE_URL": text, "USER_ID": str(user)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout, "an example shows something"
+
+
+def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
+    shown = subprocess.run(
+        [Path(sys.executable).parent / "momentum-backfill", "--help"],
+        env={**os.environ, "COLUMNS": "200", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    exist = set(re.findall(r"│ (--[a-z-]+)", shown)) - {"--help"}
+    section = README.split("## The backfill")[1].split("## ")[0]
+    told = set(re.findall(r"`(--[a-z-]+)", section))
+    assert exist == told, "README's table of options and --help name the same options"
+
+
+def test_the_makefile_documents_every_target_and_stays_short() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"\.PHONY: (.*)", makefile)
+    assert phony
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in phony[1].split():
+        assert f"make {target} " in shown, f"`make` lists {target}"
+
+
+def test_the_sample_outputs_are_what_the_queries_return(server: Server) -> None:
+    assert PATH.read_text(encoding="utf-8") == sample_outputs(server), (
+        "docs/pull_request.md is stale: make pull-request"
+    )
