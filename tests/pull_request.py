@@ -70,7 +70,7 @@ def sample_outputs(server: Server) -> str:
         parts = [
             "# Sample query outputs",
             "",
-            f"Written by `make pull-request`, from a database with {USERS} users and {DAYS} days of legacy scores that was "
+            f"Written by `make pull-request` from a database with {USERS} users and {DAYS} days of legacy scores, "
             f"migrated and backfilled ({report.present:,} rows were there, {report.inserted:,} were inserted).",
         ]
         with engine.connect() as connection:

@@ -1,0 +1,311 @@
+-- public.daily_momentum_scores: the scores by UTC day, in the columns that the app has always read.
+begin;
+
+select plan(14);
+
+-- Says how a statement ends for a role, and undoes it. pgTAP itself runs as the session's own user only, so the role is
+-- set around the statement alone; the exception takes back the role together with what the statement did.
+create function pg_temp.attempt(actor text, statement text) returns text
+language plpgsql
+as $$
+declare
+  affected bigint;
+begin
+  perform set_config('role', actor, true);
+  execute statement;
+  get diagnostics affected = row_count;
+  raise exception '% rows', affected;
+exception when others then
+  return sqlerrm;
+end
+$$;
+
+-- Without security_invoker the view would ask with its owner's rights and show everybody's scores to everybody.
+select is(
+  (
+    select
+      jsonb_build_object(
+        'kind', c.relkind,
+        'persistence', c.relpersistence,
+        'row security', c.relrowsecurity,
+        'row security for the owner too', c.relforcerowsecurity,
+        'replica identity', c.relreplident,
+        'part of an inheritance', exists (
+          select from pg_catalog.pg_inherits as i
+          where c.oid in (i.inhparent, i.inhrelid)
+        ),
+        'options', c.reloptions,
+        'owned by the migrations'' role', c.relowner = n.nspowner,
+        'comment', obj_description(c.oid, 'pg_class')
+      )
+    from pg_catalog.pg_class as c
+    inner join pg_catalog.pg_namespace as n on n.nspname = 'momentum_internal'
+    where c.oid = 'public.daily_momentum_scores'::regclass
+  ),
+  '{
+    "kind": "v",
+    "persistence": "p",
+    "row security": false,
+    "row security for the owner too": false,
+    "replica identity": "n",
+    "part of an inheritance": false,
+    "options": ["security_invoker=true"],
+    "owned by the migrations'' role": true,
+    "comment": "Momentum scores by UTC day, in the columns that the app has always read."
+  }'::jsonb,
+  'public.daily_momentum_scores is a view that asks with its readers rights'
+);
+
+-- The app reads exactly these four columns; a fifth one would leak what it holds to every client.
+select results_eq(
+  $$
+    select
+      concat_ws(
+        ' ',
+        a.attname,
+        format_type(a.atttypid, a.atttypmod),
+        'collate ' || l.collname,
+        case when a.attnotnull then 'not null' end,
+        case a.attgenerated when '' then 'default ' else 'generated as ' end || pg_get_expr(d.adbin, d.adrelid)
+      ) collate "default",
+      col_description(a.attrelid, a.attnum)
+    from pg_catalog.pg_attribute as a
+    left join pg_catalog.pg_attrdef as d on a.attrelid = d.adrelid and a.attnum = d.adnum
+    left join pg_catalog.pg_collation as l on a.attcollation = l.oid and l.collname <> 'default'
+    where a.attrelid = 'public.daily_momentum_scores'::regclass and a.attnum > 0 and not a.attisdropped
+    order by a.attnum
+  $$,
+  $$
+    values
+      ('user_id uuid', 'The user who is scored.'),
+      ('score numeric(5,2)', 'The score in points, 0 to 100.'),
+      ('score_date date', 'The day in UTC.'),
+      ('pillar_breakdown jsonb', 'Points by pillar: a JSON object or null.')
+  $$,
+  'public.daily_momentum_scores has exactly these columns in this order, each with its comment'
+);
+
+-- PostgreSQL 15 prints the table's alias before each column and later versions don't, so it is taken out.
+select is(
+  regexp_replace(
+    regexp_replace(pg_get_viewdef('public.daily_momentum_scores'::regclass), '\ms\.', '', 'g'),
+    '\s+',
+    ' ',
+    'g'
+  ),
+  ' SELECT user_id, score, ((score_ts AT TIME ZONE ''UTC''::text))::date AS score_date, pillar_breakdown'
+  ' FROM legacy.daily_engagement_scores s;',
+  'public.daily_momentum_scores shows every row of the score table'
+);
+
+-- A rule or trigger on the view could turn a read or write into another one.
+select results_eq(
+  $$
+    select rulename::text collate "default", ev_enabled::text
+    from pg_catalog.pg_rewrite
+    where ev_class = 'public.daily_momentum_scores'::regclass
+  $$,
+  $$values ('_RETURN', 'O')$$,
+  'public.daily_momentum_scores has no rule but its query'
+);
+
+select is_empty(
+  $$select tgname from pg_catalog.pg_trigger where tgrelid = 'public.daily_momentum_scores'::regclass$$,
+  'public.daily_momentum_scores has no trigger'
+);
+
+-- A view that clients could write to would be a way into the score table.
+select results_eq(
+  $$
+    select
+      case a.grantee
+        when c.relowner then 'owner'
+        when 0 then 'public'
+        else r.rolname::text collate "default"
+      end as holder,
+      string_agg(
+        a.privilege_type || case when a.is_grantable then ' with grant option' else '' end,
+        ', ' order by a.privilege_type
+      )
+    from pg_catalog.pg_class as c
+    cross join lateral aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
+    left join pg_catalog.pg_roles as r on a.grantee = r.oid
+    where c.oid = 'public.daily_momentum_scores'::regclass
+    group by holder
+    order by holder
+  $$,
+  $$
+    values
+      ('authenticated', 'SELECT'),
+      (
+        'owner',
+        (
+          select string_agg(privilege_type, ', ' order by privilege_type)
+          from aclexplode(acldefault('r', 10))
+        )
+      ),
+      ('service_role', 'SELECT')
+  $$,
+  'exactly these privileges on public.daily_momentum_scores are granted'
+);
+
+-- A privilege on one column is not in the list of the table's privileges.
+select is_empty(
+  $$
+    select a.attname, p.grantee::regrole, p.privilege_type
+    from pg_catalog.pg_attribute as a
+    cross join lateral aclexplode(a.attacl) as p
+    where a.attrelid = 'public.daily_momentum_scores'::regclass
+  $$,
+  'no column of public.daily_momentum_scores is granted by itself'
+);
+
+-- The people of the tests below, by name.
+create function pg_temp.ann() returns uuid language sql immutable
+as $$select '10000000-0000-4000-8000-00000000000a'::uuid$$;
+
+create function pg_temp.ben() returns uuid language sql immutable
+as $$select '10000000-0000-4000-8000-00000000000b'::uuid$$;
+
+insert into auth.users (id) values (pg_temp.ann()), (pg_temp.ben());
+insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown) values
+(pg_temp.ann(), '2026-03-01 23:30+00', 0, null),
+(pg_temp.ann(), '2026-03-02 00:30+00', 100, '{}'),
+(pg_temp.ann(), '2026-03-03 12:00+00', null, '{"sleep": 1.5}'),
+(pg_temp.ben(), '2026-03-01 12:00+00', 50.25, null);
+
+-- A score of 0, no score and no breakdown are shown too. A plain cast to date would move a day here.
+set local time zone 'Pacific/Kiritimati';
+
+select results_eq(
+  $$
+    select user_id, score, score_date, pillar_breakdown
+    from public.daily_momentum_scores
+    where user_id in (pg_temp.ann(), pg_temp.ben())
+    order by user_id, score_date
+  $$,
+  $$
+    values
+      (pg_temp.ann(), 0.00, '2026-03-01'::date, null),
+      (pg_temp.ann(), 100.00, '2026-03-02'::date, '{}'::jsonb),
+      (pg_temp.ann(), null, '2026-03-03'::date, '{"sleep": 1.5}'::jsonb),
+      (pg_temp.ben(), 50.25, '2026-03-01'::date, null)
+  $$,
+  'every row is shown under its day in UTC, also to a session in the far east'
+);
+
+-- A plain cast would move another day here.
+set local time zone 'Pacific/Pago_Pago';
+
+select results_eq(
+  $$
+    select user_id, score, score_date, pillar_breakdown
+    from public.daily_momentum_scores
+    where user_id in (pg_temp.ann(), pg_temp.ben())
+    order by user_id, score_date
+  $$,
+  $$
+    values
+      (pg_temp.ann(), 0.00, '2026-03-01'::date, null),
+      (pg_temp.ann(), 100.00, '2026-03-02'::date, '{}'::jsonb),
+      (pg_temp.ann(), null, '2026-03-03'::date, '{"sleep": 1.5}'::jsonb),
+      (pg_temp.ben(), 50.25, '2026-03-01'::date, null)
+  $$,
+  'every row is shown under its day in UTC, also to a session in the far west'
+);
+
+set local time zone 'UTC';
+
+-- The app asks for a user's scores of a day or a range of days, which must not read the scores of everybody.
+set local enable_seqscan = off;
+
+do $$
+declare
+  plan text;
+begin
+  execute '
+    explain (format json)
+    select score from public.daily_momentum_scores
+    where user_id = pg_temp.ann() and score_date between ''2026-03-01'' and ''2026-03-07''
+  ' into plan;
+  perform set_config('momentum.plan', plan, true);
+end
+$$;
+
+select matches(
+  current_setting('momentum.plan'),
+  '"Index Cond": "\(\(user_id = .* AND .*score_ts.*>= .*score_ts.*<= ',
+  'a search by user and days is a search in the unique index'
+);
+
+-- Whoever holds the public key must get nowhere.
+select set_eq(
+  $$
+    select pg_temp.attempt('anon', statement)
+    from unnest(array[
+      'select from public.daily_momentum_scores',
+      'insert into public.daily_momentum_scores default values',
+      'update public.daily_momentum_scores set score = 1',
+      'delete from public.daily_momentum_scores'
+    ]) as statement
+  $$,
+  $$values ('permission denied for view daily_momentum_scores')$$,
+  'anon is refused every action on public.daily_momentum_scores'
+);
+
+-- Without a token there is nobody whose rows could be shown.
+select is(
+  pg_temp.attempt('authenticated', 'select from public.daily_momentum_scores'),
+  '0 rows',
+  'authenticated sees nothing without a token'
+);
+
+-- A signed-in user sees the user's own scores, through the policy of the score table, and changes none.
+set local "request.jwt.claims" = '{"sub": "10000000-0000-4000-8000-00000000000a"}';
+
+select results_eq(
+  $$
+    select pg_temp.attempt('authenticated', statement)
+    from unnest(array[
+      'select from public.daily_momentum_scores',
+      'select from public.daily_momentum_scores where user_id <> pg_temp.ann()',
+      'insert into public.daily_momentum_scores (user_id) values (pg_temp.ann())',
+      'update public.daily_momentum_scores set score = 1',
+      'delete from public.daily_momentum_scores'
+    ]) as statement
+  $$,
+  $$
+    values
+      ('3 rows'),
+      ('0 rows'),
+      ('permission denied for view daily_momentum_scores'),
+      ('permission denied for view daily_momentum_scores'),
+      ('permission denied for view daily_momentum_scores')
+  $$,
+  'authenticated sees the user''s own rows of public.daily_momentum_scores and changes none'
+);
+
+-- The backend reads everybody's scores here and writes them in the score table.
+select results_eq(
+  $$
+    select pg_temp.attempt('service_role', statement)
+    from unnest(array[
+      'select from public.daily_momentum_scores where user_id in (pg_temp.ann(), pg_temp.ben())',
+      'insert into public.daily_momentum_scores (user_id) values (pg_temp.ann())',
+      'update public.daily_momentum_scores set score = 1',
+      'delete from public.daily_momentum_scores'
+    ]) as statement
+  $$,
+  $$
+    values
+      ('4 rows'),
+      ('permission denied for view daily_momentum_scores'),
+      ('permission denied for view daily_momentum_scores'),
+      ('permission denied for view daily_momentum_scores')
+  $$,
+  'service_role sees all rows of public.daily_momentum_scores and changes none'
+);
+
+select * from finish();
+
+rollback;
