@@ -2,8 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from logging.config import fileConfig
 from typing import Any
 
@@ -25,6 +25,10 @@ LOCK_TIMEOUT = "2s"
 # A revision changes catalogs only, but for the score table's unique key, whose build time grows with the table.
 STATEMENT_TIMEOUT = "15min"
 
+# The functions that Alembic calls for commands that may create the version table; all others only look.
+CREATING = ("upgrade", "do_stamp", "do_ensure_version")
+
+log = logging.getLogger("momentum.migrations")
 on_command_line = config.cmd_opts is not None
 
 
@@ -34,9 +38,11 @@ def include_object(obj: Any, name: str | None, kind: str, reflected: bool, compa
     return kind != "table" or name in Base.metadata.tables
 
 
-def settings() -> dict[str, Any]:
+def settings(command: str) -> dict[str, Any]:
     """Return what online and offline mode configure alike."""
     return {
+        # Alembic would make the version table for `check` and `downgrade` too.
+        "dont_mutate": command not in CREATING,
         "target_metadata": Base.metadata,
         "include_object": include_object,
         "compare_server_default": True,
@@ -58,7 +64,7 @@ def find_url(command: str) -> sa.URL:
     """
     given = context.get_x_argument(as_dictionary=True).get("url")
     option = "-x url="
-    if not given and (given := config.get_main_option("sqlalchemy.url")):
+    if given is None and (given := config.get_main_option("sqlalchemy.url")) is not None:
         option = "sqlalchemy.url"
     return database.find_url(given, option=option, use_env_file=command != "downgrade")
 
@@ -71,11 +77,11 @@ def connect(command: str) -> Iterator[sa.Connection]:
         MomentumError: No URL, no server behind it, or the server refused a statement.
     """
     handed_in = config.attributes.get("connection")
-    if isinstance(handed_in, sa.Engine):
+    if isinstance(handed_in, sa.Connection):
+        yield handed_in
+    elif handed_in is not None:
         with handed_in.connect() as connection:
             yield connection
-    elif handed_in is not None:
-        yield handed_in
     else:
         url = find_url(command)
         if on_command_line:
@@ -85,9 +91,30 @@ def connect(command: str) -> Iterator[sa.Connection]:
             yield connection
 
 
+@contextmanager
+def timeouts(connection: sa.Connection) -> Iterator[None]:
+    """Limit what each statement waits and takes, and leave the connection as it was: it may go back to a pool."""
+    ours = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": STATEMENT_TIMEOUT}
+    before = {name: connection.scalar(sa.text("select current_setting(:name)"), {"name": name}) for name in ours}
+    set_all(connection, ours)
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.rollback()
+            set_all(connection, before)
+
+
+def set_all(connection: sa.Connection, values: Mapping[str, str]) -> None:
+    """Change settings of the session."""
+    for name, value in values.items():
+        connection.execute(sa.text("select set_config(:name, :value, false)"), {"name": name, "value": value})
+    connection.commit()
+
+
 def planned_steps(connection: sa.Connection) -> list[RevisionStep]:
-    """Return what Alembic is about to do, without doing it."""
-    context.configure(connection=connection, **settings())
+    """Return what the upgrade is about to do, without doing it."""
+    context.configure(connection=connection, **settings("upgrade"))
     migrations = context.get_context()
     return list(migrations.opts["fn"](migrations.get_current_heads(), migrations))
 
@@ -107,6 +134,9 @@ def check_before_upgrade(connection: sa.Connection) -> None:
     preflight.check_upgrade(
         connection, creates, adopts_scores="adopts" in concerns, indexes_scores="indexes" in concerns
     )
+    if "adopts" in concerns:
+        for warning in preflight.find_warnings(connection):
+            log.warning(warning)
 
 
 def refuse_empty_revision(_context: Any, _revision: Any, directives: list[MigrationScript]) -> None:
@@ -128,16 +158,16 @@ def run_online() -> None:
                 check_before_upgrade(connection)
             if owned:
                 connection.rollback()
-                if command in ("upgrade", "downgrade"):
-                    connection.execute(sa.text(f"set lock_timeout = '{LOCK_TIMEOUT}'"))
-                    connection.execute(sa.text(f"set statement_timeout = '{STATEMENT_TIMEOUT}'"))
-            if command == "upgrade":
-                connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
-            if owned:
-                connection.commit()
-            context.configure(connection=connection, process_revision_directives=refuse_empty_revision, **settings())
-            with context.begin_transaction():
-                context.run_migrations()
+            with timeouts(connection) if owned else nullcontext():
+                if command in CREATING:
+                    connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
+                if owned:
+                    connection.commit()
+                context.configure(
+                    connection=connection, process_revision_directives=refuse_empty_revision, **settings(command)
+                )
+                with context.begin_transaction():
+                    context.run_migrations()
         except sa.exc.DBAPIError as error:
             if database.lost_connection(error):
                 raise DatabaseUnreachableError(
@@ -153,9 +183,12 @@ def run_online() -> None:
 def run_offline() -> None:
     """Write the SQL of a migration to standard output, for psql and other tools."""
     start = context.get_starting_revision_argument()
-    context.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **settings())
-    revision = context.script.get_revision(start) if start else None
+    context.configure(
+        dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **settings("upgrade")
+    )
+    revision = context.script.get_revision(start) if isinstance(start, str) else None
     context.execute(guard(revision.revision if revision else None))
+    context.execute(f"create schema if not exists {operations.PARKING_SCHEMA}")
     with context.begin_transaction():
         context.run_migrations()
 
@@ -170,8 +203,6 @@ def guard(start: str | None) -> str:
     version_table = f"{operations.PARKING_SCHEMA}.alembic_version"
     remove = f"\n    drop table {version_table};" if start is None else ""
     return f"""
-create schema if not exists {operations.PARKING_SCHEMA};
-
 do $guard$
 declare
   found text;

@@ -5,7 +5,8 @@ import uuid
 from sqlalchemy import UUID, Column, MetaData, Table
 from sqlalchemy.orm import DeclarativeBase
 
-# Every constraint and index gets its name from here, so that errors, tests and drops read well. CHECKs are named by hand.
+# Every constraint and index gets its name from here, so that errors, tests and drops read well. A CHECK is named by
+# hand.
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",

@@ -2,7 +2,7 @@
 
 import uuid
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import FetchedValue, ForeignKey
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from momentum.base import auth_users
@@ -18,9 +18,14 @@ class Identified:
 class Audited:
     """Says when the row was made and when it last changed; a trigger in the database keeps updated_at."""
 
+    # An UPDATE returns what the trigger made of updated_at, so that an instance is never behind its row.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - SQLAlchemy reads it as a plain attribute
+
     created_at: Mapped[DefaultNow] = mapped_column(sort_order=100, comment="When the row was made.")
     updated_at: Mapped[DefaultNow] = mapped_column(
-        sort_order=101, comment="When the row last changed; a trigger keeps it, whoever writes."
+        sort_order=101,
+        server_onupdate=FetchedValue(),
+        comment="When the row last changed; a trigger keeps it, whoever writes.",
     )
 
 
@@ -40,7 +45,7 @@ class OwnedByUser:
     """
 
     @declared_attr
-    def user_id(cls) -> Mapped[uuid.UUID]:
+    def user_id(cls) -> Mapped[uuid.UUID]:  # noqa: N805 - it is called with the class
         """Return the column, made anew for each table, because its key points into another MetaData."""
         return mapped_column(
             ForeignKey(auth_users.c.id, ondelete="CASCADE"),

@@ -1,16 +1,16 @@
 """Alembic operations of this project, which revisions use as ``op.park_table`` and ``op.take_back_or_create_table``.
 
-A downgrade parks the tables that it would otherwise drop: it moves them into ``momentum_internal``, where nobody but the
-owner sees them, with their rows, indexes, keys, triggers, grants and policies. An upgrade takes them back. That loses no
-row, and unlike a DROP it takes no lock on auth.users.
+A downgrade parks the tables that it would otherwise drop: it moves them into ``momentum_internal``, where nobody but
+the owner sees them, with their rows, indexes, keys, triggers, grants and policies. An upgrade takes them back. That
+loses no row, and unlike a DROP it takes no lock on auth.users.
 """
 
 import io
 from collections.abc import Callable
 
+import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy.dialects import postgresql
 
 PARKING_SCHEMA = "momentum_internal"
 
@@ -20,8 +20,8 @@ def render_sql(steps: Callable[[Operations], None]) -> str:
     buffer = io.StringIO()
     # With named parameters a per cent sign is rendered as itself; for the driver it would be doubled here and once more
     # when the DO block is executed.
-    dialect = postgresql.dialect(paramstyle="named")
-    context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": buffer})
+    options = {"as_sql": True, "output_buffer": buffer}
+    context = MigrationContext.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, opts=options)
     steps(Operations(context))
     return buffer.getvalue()
 
@@ -65,7 +65,7 @@ class TakeBackOrCreateTable(MigrateOperation):
 def take_back_or_create_table(operations: Operations, operation: TakeBackOrCreateTable) -> None:
     """Carry out the operation."""
     name, schema = operation.name, operation.schema
-    operations.execute(f"""
+    sql = f"""
 do $take_back_or_create$
 begin
   if not ({operation.only_if}) then
@@ -78,7 +78,9 @@ begin
 
 {render_sql(operation.create).strip()}
 end
-$take_back_or_create$""")
+$take_back_or_create$"""
+    # Unescaped, a colon before a word would be taken for a parameter.
+    operations.execute(sa.text(sql.replace(":", "\\:")))
 
 
 @Operations.register_operation("park_table")

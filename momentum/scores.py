@@ -14,6 +14,19 @@ from momentum.errors import NotMigratedError, PreflightError
 TABLE_NAME = "daily_engagement_scores"
 SCHEMAS = ("legacy", "public")
 
+# What pg_class calls the kinds of relations.
+RELATION_KINDS = {
+    "r": "table",
+    "p": "partitioned table",
+    "v": "view",
+    "m": "materialized view",
+    "i": "index",
+    "I": "index",
+    "S": "sequence",
+    "f": "foreign table",
+    "c": "type",
+}
+
 # The same expression as in the unique index and in the view, so that a search by day is an index scan.
 UTC_DAY = "((score_ts at time zone 'UTC')::date)"
 
@@ -98,15 +111,21 @@ def find_layout(connection: Connection, relation: str) -> Layout:
     """Return the layout of a relation, told by its columns.
 
     Raises:
-        PreflightError: It is not a table, has the layout of none, a column has the wrong type, or a default row could not
-            be inserted.
+        PreflightError: It is not a table, has the layout of none, a column has the wrong type, or a default row could
+            not be inserted.
     """
     kind = connection.scalar(
         text("select relkind from pg_catalog.pg_class where oid = to_regclass(:r)"), {"r": relation}
     )
-    if kind not in ("r", "p"):
+    if kind == "p":
         raise PreflightError(
-            f"{relation} is not a table (pg_class says {kind!r}); move what is in the way, then try again."
+            f"{relation} is a partitioned table, on which a unique key over user and day cannot be relied on; put its "
+            "rows into one plain table, then try again."
+        )
+    if kind != "r":
+        raise PreflightError(
+            f"{relation} is a {RELATION_KINDS.get(str(kind), 'relation')} and no table; move what is in the way, then "
+            "try again."
         )
     rows = connection.execute(
         text("""
@@ -122,9 +141,8 @@ def find_layout(connection: Connection, relation: str) -> Layout:
     layout = next((known for known in LAYOUTS if known.columns.keys() <= found.keys()), None)
     if layout is None:
         expected = " or ".join(", ".join(known.columns) for known in LAYOUTS)
-        raise PreflightError(
-            f"{relation} has the columns {', '.join(found)}, which is no known layout; expected are at least {expected}."
-        )
+        columns = f"the columns {', '.join(found)}" if found else "no columns"
+        raise PreflightError(f"{relation} has {columns}, which is no known layout; expected are at least {expected}.")
     for column, expected in layout.columns.items():
         if found[column] != expected:
             raise PreflightError(f"{relation}.{column} is of type {found[column]}; {expected} is expected.")
@@ -148,7 +166,8 @@ def read_score_table(connection: Connection) -> ScoreTable:
     if connection.scalar(text("select to_regclass('momentum_internal.score_table')")) is not None:
         row = connection.execute(
             text("""
-                select s.relation, s.layout, s.created_table, s.created_index, to_regclass(s.relation) is not null as there
+                select s.relation, s.layout, s.created_table, s.created_index,
+                  to_regclass(s.relation) is not null as there
                 from momentum_internal.score_table as s
             """)
         ).one_or_none()

@@ -39,7 +39,13 @@ $function$""")
     )
     op.create_table(
         "score_table",
-        sa.Column("only_row", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column(
+            "only_row",
+            sa.Boolean(),
+            server_default=sa.text("true"),
+            nullable=False,
+            comment="Always true: as the key it keeps the table at one row.",
+        ),
         sa.Column("relation", sa.Text(), nullable=False, comment="The score table, with its schema."),
         sa.Column("layout", sa.Text(), nullable=False, comment="Which of its columns is the day and which the score."),
         sa.Column("created_table", sa.Boolean(), nullable=False, comment="Whether we made the table, or adopted it."),

@@ -22,7 +22,8 @@ def upgrade() -> None:
 do $create_score_unique_key$
 begin
   execute format(
-    'create unique index uq_daily_engagement_scores_user_id_utc_day on %s (user_id, ((score_ts at time zone ''UTC'')::date))',
+    'create unique index uq_daily_engagement_scores_user_id_utc_day on %s '
+    '(user_id, ((score_ts at time zone ''UTC'')::date))',
     (select relation from momentum_internal.score_table)
   );
   execute format(

