@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum import __version__
+from momentum import __version__, cli
+from momentum.backfill import DayRange, Settings
 from momentum.database import create_engine
 from momentum.testing import Server
 
@@ -294,9 +295,38 @@ def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engin
     add_discrepancies(engine, users)
     done = backfill("--to", DAY, "--days", "3", "--quiet", url=url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    done = backfill("--to", DAY, "--days", "3", "--verbose", url=url)
-    assert f"/{url.database}, 2026-03-03 to {DAY}, backfill" in done.stderr
+    done = backfill("--to", DAY, "--days", "4", "--verbose", url=url)
+    assert f"/{url.database}, 2026-03-02 to {DAY}, backfill" in done.stderr
+    for step in ("2 active users", "commit 1: 2 rows inserted", "recount", "breakdowns"):
+        assert step in done.stderr
     assert "already there" in done.stdout
+
+
+def test_an_unexpected_error_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"the password is {PASSWORD}")
+
+    monkeypatch.setattr("momentum.cli.app", fail)
+    assert cli.run([]) == 1
+    assert capsys.readouterr().err.startswith("Error: Unexpected RuntimeError; ")
+
+
+def test_the_command_for_the_rest_has_every_setting_and_no_url() -> None:
+    user = uuid.uuid4()
+    settings = Settings(
+        DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 5)),
+        users=(user,),
+        active_within=7,
+        page_size=10,
+        commit_every=20,
+        look_for_discrepancies=False,
+    )
+    assert cli.resume_command(settings, 0.5, "/a path/supabase.env") == (
+        "momentum-backfill --from 2026-03-01 --to 2026-03-05 --env-file '/a path/supabase.env' "
+        f"--user {user} --active-within 7 --page-size 10 --commit-every 20 --max-error-rate 0.5 --no-discrepancies"
+    )
 
 
 def refuse_rows(engine: sa.Engine, condition: str) -> None:

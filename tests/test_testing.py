@@ -246,3 +246,20 @@ def test_anything_else_is_answered_with_the_usage(tmp_path: Path, command: str) 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: Say python -m momentum.testing start, stop or run")
     assert not (tmp_path / ".momentum").exists()
+
+
+def test_run_gives_a_command_a_migrated_database_of_its_own_and_hands_on_its_exit_code(tmp_path: Path) -> None:
+    code = (
+        "import os, psycopg; "
+        "connection = psycopg.connect(os.environ['MOMENTUM_DATABASE_URL']); "
+        "print(connection.execute('select count(*) from public.daily_momentum_scores').fetchone()); "
+        "connection.close(); raise SystemExit(7)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "momentum.testing", "run", sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (7, "(0,)\n"), done.stderr

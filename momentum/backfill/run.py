@@ -107,6 +107,7 @@ def run_backfill(
         )
         warn_of_unknown_users(connection, settings)
         connection.rollback()
+        logger.debug("%s active users in %s, scores in %s", len(users), settings.days, scores.relation)
 
         pages = Pages(scores, settings.days, started_at=started_at, active_within=settings.active_within)
         filling = time.monotonic()
@@ -116,6 +117,7 @@ def run_backfill(
     if not report.interrupted:
         with engine.connect().execution_options(postgresql_readonly=True) as connection:
             if not settings.dry_run:
+                logger.debug("recount of the eligible user-days without a row")
                 report.left_over = count_missing(
                     connection,
                     scores,
@@ -125,6 +127,7 @@ def run_backfill(
                     active_within=settings.active_within,
                 )
             if settings.look_for_discrepancies:
+                logger.debug("comparison of the scores with their breakdowns")
                 report.discrepancies = report_discrepancies(connection, scores, settings, on_discrepancy)
     report.elapsed_seconds = time.monotonic() - started
     return report
@@ -158,6 +161,7 @@ def fill(
             report.failed += len(uncommitted.failed)
             report.eligible -= uncommitted.gone
             log_failures(uncommitted, report)
+            logger.debug("commit %s: %s rows inserted", report.commits, uncommitted.inserted)
         uncommitted, in_transaction = PageResult(), 0
 
     def insert_page() -> None:
