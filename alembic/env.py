@@ -1,5 +1,6 @@
 """Alembic's environment: which database, what is looked at first, how each revision runs, what autogenerate sees."""
 
+import functools
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ STATEMENT_TIMEOUT = "15min"
 
 # The functions that Alembic calls for commands that may create the version table; all others only look.
 CREATING = ("upgrade", "do_stamp", "do_ensure_version")
+
+# The session's note in a script made with --sql that it may go on.
+ACCEPTED = "momentum.script_accepted"
 
 log = logging.getLogger("momentum.migrations")
 on_command_line = config.cmd_opts is not None
@@ -153,6 +157,7 @@ def run_online() -> None:
     with connect(command) as connection:
         # A connection inside a transaction belongs to its owner: then we neither commit nor change its settings.
         owned = not connection.in_transaction()
+        migrating = False
         try:
             if command == "upgrade":
                 check_before_upgrade(connection)
@@ -166,6 +171,7 @@ def run_online() -> None:
                 context.configure(
                     connection=connection, process_revision_directives=refuse_empty_revision, **settings(command)
                 )
+                migrating = command in ("upgrade", "downgrade")
                 with context.begin_transaction():
                     context.run_migrations()
         except sa.exc.DBAPIError as error:
@@ -174,6 +180,8 @@ def run_online() -> None:
                     "The connection to the database was lost; run the command again."
                 ) from None
             message = database.reason(error, connection.engine.url)
+            if not migrating:
+                raise MigrationError(f"The database refused a statement: {message}. Nothing has changed.") from None
             raise MigrationError(
                 f"The {command} stopped: {message}. Its revision was rolled back, the ones before it stand; "
                 "mend the cause, then run the command again."
@@ -183,25 +191,48 @@ def run_online() -> None:
 def run_offline() -> None:
     """Write the SQL of a migration to standard output, for psql and other tools."""
     start = context.get_starting_revision_argument()
-    context.configure(
-        dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **settings("upgrade")
-    )
+    options = {"dialect_opts": {"paramstyle": "named"}, "literal_binds": True, **settings("upgrade")}
+    context.configure(dialect_name="postgresql", **options)
+    steps = context.get_context().opts["fn"]
+    context.configure(dialect_name="postgresql", fn=lambda *heads: map(guarded, steps(*heads)), **options)
     revision = context.script.get_revision(start) if isinstance(start, str) else None
-    context.execute(guard(revision.revision if revision else None))
-    context.execute(f"create schema if not exists {operations.PARKING_SCHEMA}")
+    # Alembic makes the version table where a script starts at the base; an online downgrade leaves an empty one.
+    remove = "" if revision else f"drop table if exists {operations.PARKING_SCHEMA}.alembic_version;\n  "
+    # Withdrawn first: an earlier script of the same session may have been accepted.
+    context.execute(f"set {ACCEPTED} = 'no'")
+    context.execute(
+        guard(revision.revision if revision else None, f"{remove}perform set_config('{ACCEPTED}', 'yes', false);")
+    )
+    if revision is None:
+        context.execute(f"create schema if not exists {operations.PARKING_SCHEMA}")
     with context.begin_transaction():
         context.run_migrations()
 
 
-def guard(start: str | None) -> str:
-    """Return SQL that stops the script unless the database is at the revision where the script starts.
+def guarded(step: RevisionStep) -> RevisionStep:
+    """Put the guard into a step's transaction too: a psql that goes on after an error would go on with the next one."""
+    migrate = step.migration_fn
 
-    Alembic's script creates the version table where it starts at the base, and an online downgrade leaves an empty one
-    behind: the guard takes that away.
-    """
-    expected = f"'{start}'" if start else "null"
+    @functools.wraps(migrate)
+    def migrate_guarded(**options: Any) -> None:
+        context.execute(
+            guard(
+                next(iter(step.from_revisions), None),
+                f"""if current_setting('{ACCEPTED}', true) is distinct from 'yes' then
+    raise exception 'this script was refused where it begins';
+  end if;""",
+            )
+        )
+        migrate(**options)
+
+    step.migration_fn = migrate_guarded
+    return step
+
+
+def guard(expected: str | None, then: str) -> str:
+    """Return SQL that fails unless the database is at a revision, and does something more if it is."""
     version_table = f"{operations.PARKING_SCHEMA}.alembic_version"
-    remove = f"\n    drop table {version_table};" if start is None else ""
+    literal = f"'{expected}'" if expected else "null"
     return f"""
 do $guard$
 declare
@@ -210,12 +241,11 @@ begin
   if to_regclass('{version_table}') is not null then
     execute 'select string_agg(version_num, '', '') from {version_table}' into found;
   end if;
-  if found is distinct from {expected} then
-    raise exception 'this script starts at revision %, and the database is at %', coalesce({expected}, 'base'),
+  if found is distinct from {literal} then
+    raise exception 'this script needs a database at revision %, and this one is at %', coalesce({literal}, 'base'),
       coalesce(found, 'base');
   end if;
-  if to_regclass('{version_table}') is not null then{remove or " null;"}
-  end if;
+  {then}
 end
 $guard$"""
 
@@ -236,3 +266,10 @@ except MomentumError as error:
     # A program that calls alembic.command gets the exception; a person gets one line and an exit code.
     print(f"Error: {error}", file=sys.stderr)
     raise SystemExit(error.exit_code) from None
+except KeyboardInterrupt:
+    if not on_command_line:
+        raise
+    print(
+        "Error: Interrupted; the revision that was running is rolled back, the ones before it stand.", file=sys.stderr
+    )
+    raise SystemExit(130) from None

@@ -3,7 +3,7 @@
 # - One change; under 300 lines; imports alembic and sqlalchemy only, never momentum: it must mean the same in ten years.
 # - Names every schema in full, and every constraint through op.f().
 # - A new table: op.take_back_or_create_table on the way up, op.park_table on the way down. No way down drops a row.
-# - A new table revokes all from public, anon and authenticated, then grants what docs/ says, row level security on.
+# - A new table revokes all from public, anon and authenticated, then grants what README.md says, row level security on.
 # - Anything that `creates` names must not be in the database before; the preflight looks.
 
 from collections.abc import Sequence

@@ -52,8 +52,6 @@ def run(arguments: list[str]) -> int:
         return complain(f"{error.format_message().rstrip('.')}; see {COMMAND} --help.", error.exit_code)
     except MomentumError as error:
         return complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return complain("Interrupted; what was not committed is rolled back.", 130)
     except Exception as error:  # A traceback could show a password.
         return complain(f"Unexpected {type(error).__name__}; please report it with the command that you gave.", 1)
 
@@ -187,7 +185,7 @@ def backfill(
     ] = False,
     quiet: Annotated[
         bool,
-        Option("--quiet", "-q", metavar="", help="No progress and no result, errors only.", rich_help_panel="Output"),
+        Option("--quiet", "-q", metavar="", help="Errors only; with --json the object too.", rich_help_panel="Output"),
     ] = False,
     verbose: Annotated[
         bool,
@@ -233,13 +231,18 @@ def backfill(
         look_for_discrepancies=not no_discrepancies,
         discrepancy_threshold=Decimal(str(discrepancy_threshold)),
     )
-    url = find_url(database_url, option="--database-url", env_file=env_file)
+    from_environment = database_url == os.environ.get(URL_VARIABLES[0])
+    option = URL_VARIABLES[0] if from_environment else "--database-url"
+    url = find_url(database_url, option=option, env_file=env_file)
     resume = resume_command(settings, max_error_rate, env_file)
     with ExitStack() as stack:
         write_row = stack.enter_context(csv_file(discrepancies)) if discrepancies else ignore
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose))
         stopped = stack.enter_context(stop_signals())
-        report = execute(url, settings, display, write_row, stopped)
+        try:
+            report = execute(url, settings, display, write_row, stopped)
+        except KeyboardInterrupt:
+            return complain("Interrupted; what was not committed is rolled back.", 130)
 
     unfinished = resume if report.interrupted or report.recount_disagrees or report.failed else None
     if as_json:
@@ -279,6 +282,8 @@ def execute(
                 should_stop=lambda: stopped.received is not None,
             )
     except MomentumError as error:
+        if stopped.received is not None:
+            raise KeyboardInterrupt from None
         if display.inserted:
             raise type(error)(f"{error} {display.inserted} rows were inserted and committed before.") from None
         raise
@@ -286,7 +291,7 @@ def execute(
 
 def judge(report: "Report", max_error_rate: float, stopped: "StopSignals") -> int:
     """Return the exit code that a report deserves, and say why if it is not 0."""
-    if report.interrupted and stopped.received is not None:
+    if stopped.received is not None:
         return 128 + stopped.received
     if report.recount_disagrees:
         return complain(
@@ -358,11 +363,15 @@ def csv_file(path: Path) -> "Iterator[Callable[[Discrepancy], None]]":
         stream = path.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"--discrepancies {path} cannot be written ({error.strerror}).") from None
-    with stream:
-        writer = csv.writer(stream)
-        writer.writerow(["user_id", "day", "score", "breakdown_score", "difference"])
+    writer = csv.writer(stream)
+    writer.writerow(["user_id", "day", "score", "breakdown_score", "difference"])
 
-        def write_row(found: "Discrepancy") -> None:
-            writer.writerow([found.user_id, found.day, found.score, found.breakdown_score, found.difference])
+    def write_row(found: "Discrepancy") -> None:
+        writer.writerow([found.user_id, found.day, found.score, found.breakdown_score, found.difference])
 
-        yield write_row
+    try:
+        with stream:
+            yield write_row
+    except OSError as error:
+        # What was filled is filled and must be reported, whatever became of the list.
+        complain(f"--discrepancies {path} could not be written ({error.strerror}); the list is not complete.", 0)

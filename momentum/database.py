@@ -1,5 +1,6 @@
 """Where the database's URL comes from, and how to connect to it."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,15 @@ def parse_url(text: str, origin: str) -> "URL":
             f"The database URL from {origin} is not one of Postgres; it reads "
             "postgresql://USER:PASSWORD@HOST:PORT/NAME."
         )
+    if "@" in (url.host or ""):
+        raise ConfigurationError(f"The database URL from {origin} has two @; one in the password is written %40.")
+    # The driver would take these from the query, and what we print before anything happens would not be true.
+    twice = [name for name, value in (("host", url.host), ("port", url.port)) if value and name in url.query]
+    twice += [name for name in ("dbname", "hostaddr") if name in url.query]
+    if twice:
+        raise ConfigurationError(
+            f"The database URL from {origin} says {' and '.join(twice)} in its query too; say it once, before the ?."
+        )
     return url.set(drivername="postgresql+psycopg")
 
 
@@ -58,6 +68,8 @@ def read_env_file(path: Path, *, required: bool) -> dict[str, str]:
     """
     from dotenv import dotenv_values  # here, because most callers have no such file
 
+    # A line that it cannot read is skipped, as the shell would not; that needs no line of its own.
+    logging.getLogger("dotenv").setLevel(logging.ERROR)
     try:
         with path.open(encoding="utf-8") as stream:
             return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}
@@ -97,7 +109,10 @@ def find_url(
             return parse_url(environ[name], name)
     ways = [f"{option} or set {' or '.join(URL_VARIABLES)}"]
     if use_env_file:
-        path = Path(env_file or DEFAULT_ENV_FILE).expanduser()
+        try:
+            path = Path(DEFAULT_ENV_FILE if env_file is None else env_file).expanduser()
+        except RuntimeError:
+            raise ConfigurationError(f"There is no home directory for the env file {env_file}.") from None
         values = read_env_file(path, required=env_file is not None)
         for name in ENV_FILE_VARIABLES:
             if values.get(name):

@@ -5,7 +5,9 @@ from pathlib import Path
 from alembic.config import Config
 from sqlalchemy import URL
 
-SCRIPTS = Path(__file__).parents[1] / "alembic"
+# An installed package carries the migrations; in the repository they stand beside it.
+PACKAGED = Path(__file__).parent / "_alembic"
+SCRIPTS = PACKAGED if PACKAGED.exists() else Path(__file__).parents[1] / "alembic"
 
 
 def alembic_config(url: URL | str) -> Config:

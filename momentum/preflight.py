@@ -168,7 +168,13 @@ def check_score_key(connection: Connection) -> None:
         pairs = connection.scalar(
             text(f"""
                 select count(*)
-                from (select from {relation} group by user_id, {UTC_DAY} having count(*) > 1) as duplicate_days
+                from (
+                  -- A unique key lets through any number of nulls.
+                  select from {relation}
+                  where user_id is not null and score_ts is not null
+                  group by user_id, {UTC_DAY}
+                  having count(*) > 1
+                ) as duplicate_days
             """)
         )
         if pairs:

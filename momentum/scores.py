@@ -129,11 +129,14 @@ def find_layout(connection: Connection, relation: str) -> Layout:
         )
     rows = connection.execute(
         text("""
-            select attname as name, pg_catalog.format_type(atttypid, null) as type, attnotnull as not_null,
-              atthasdef or attidentity <> '' as has_default
-            from pg_catalog.pg_attribute
-            where attrelid = to_regclass(:relation) and attnum > 0 and not attisdropped
-            order by attnum
+            select a.attname as name, pg_catalog.format_type(a.atttypid, null) as type,
+              a.attnotnull or t.typnotnull as not_null,
+              a.atthasdef or a.attidentity <> '' or t.typdefault is not null as has_default,
+              a.attgenerated <> '' as generated
+            from pg_catalog.pg_attribute as a
+            inner join pg_catalog.pg_type as t on a.atttypid = t.oid
+            where a.attrelid = to_regclass(:relation) and a.attnum > 0 and not a.attisdropped
+            order by a.attnum
         """),
         {"relation": relation},
     ).all()
@@ -147,6 +150,12 @@ def find_layout(connection: Connection, relation: str) -> Layout:
         if found[column] != expected:
             raise PreflightError(f"{relation}.{column} is of type {found[column]}; {expected} is expected.")
     if layout is SEEDS_LAYOUT:
+        generated = [row.name for row in rows if row.generated and row.name in layout.columns]
+        if generated:
+            raise PreflightError(
+                f"{relation}.{generated[0]} is a generated column, into which nothing can be written; make it a plain "
+                "column, then try again."
+            )
         needed = [r.name for r in rows if r.not_null and not r.has_default and r.name not in layout.columns]
         if needed:
             raise PreflightError(

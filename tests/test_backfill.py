@@ -565,6 +565,65 @@ def test_the_missing_days_are_looked_up_in_the_unique_index_whatever_the_statist
         assert "Seq Scan on daily_engagement_scores" not in plan
 
 
+def test_a_database_that_was_set_to_read_only_is_not_written_to(engine: sa.Engine, url: sa.URL) -> None:
+    add_users(engine, 3)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"alter database {url.database} set default_transaction_read_only = on")
+    assert run_backfill(engine, Settings(DAYS, dry_run=True)).inserted == 3 * len(DAYS)
+    with pytest.raises(sa.exc.InternalError, match="read-only transaction"):
+        run_backfill(engine, Settings(DAYS))
+    assert scores(engine) == []
+
+
+@pytest.mark.parametrize("style", ["SQL, DMY", "German, DMY", "Postgres, MDY"])
+def test_the_date_style_changes_nothing(url: sa.URL, engine: sa.Engine, style: str) -> None:
+    [user] = add_users(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"alter database {url.database} set datestyle = {style}")
+    assert run_backfill(engine, Settings(DAYS, active_within=3)).eligible == 0
+    assert run_backfill(engine, Settings(DAYS)).inserted == len(DAYS)
+    assert days_of(engine, user) == set(DAYS)
+
+
+def test_breakdowns_that_cannot_be_compared_do_not_cost_the_report(
+    engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    [user] = add_users(engine)
+    add_score(engine, user, utc(LAST), 50, '{"a": 9e131071, "b": 9e131071}')
+    report = run_backfill(engine, Settings(DAYS))
+    assert (report.inserted, report.left_over, report.discrepancies) == (len(DAYS) - 1, 0, None)
+    assert "could not be compared" in caplog.records[-1].getMessage()
+
+
+def test_a_stop_after_the_filling_leaves_out_the_recount_and_says_so(engine: sa.Engine) -> None:
+    add_users(engine, 3)
+    filled = False
+
+    def note(progress: Progress) -> None:
+        nonlocal filled
+        filled = progress.report.inserted == 3 * len(DAYS)
+
+    report = run_backfill(engine, Settings(DAYS), on_progress=note, should_stop=lambda: filled)
+    assert (report.inserted, report.left_over, report.discrepancies) == (3 * len(DAYS), None, None)
+    assert report.interrupted
+
+
+def test_a_stop_among_the_discrepancies_ends_the_run(engine: sa.Engine) -> None:
+    for user in add_users(engine, 3):
+        add_score(engine, user, utc(LAST), 90, '{"a": 1}')
+    found: list[Discrepancy] = []
+    report = run_backfill(engine, Settings(DAYS), on_discrepancy=found.append, should_stop=lambda: len(found) == 2)
+    assert (len(found), report.discrepancies, report.interrupted) == (2, None, True)
+
+
+def test_a_long_range_is_read_a_few_users_at_a_time(engine: sa.Engine) -> None:
+    add_users(engine, 7)
+    days = DayRange(LAST - datetime.timedelta(days=9_999), LAST)
+    seen: list[int] = []
+    run_backfill(engine, Settings(days, dry_run=True), on_progress=lambda progress: seen.append(progress.users_done))
+    assert seen == [3, 6, 7, 7]
+
+
 @contextmanager
 def sandbox(engine: sa.Engine) -> Iterator[None]:
     """Empty the tables before an example and after."""

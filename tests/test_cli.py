@@ -140,6 +140,9 @@ def test_version_is_the_packages() -> None:
         (["--from", "2026-03-05", "--days", "3"], "not both"),
         (["--to", "2999-01-01"], "in the future"),
         (["--days", "99999999"], "calendar"),
+        (["--to", "0001-01-01"], "--days 30 reaches back beyond the calendar"),
+        (["--env-file", ""], "env file"),
+        (["--env-file", "~no_such_user/supabase.env"], "home directory"),
         (["--user", "somebody"], "--user"),
         (["--active-within", "0"], "--active-within"),
         (["--page-size", "501"], "500"),
@@ -167,12 +170,18 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str
         f"postgresql://root:{PASSWORD}@127.0.0.1:port/x",
         f"root:{PASSWORD}@127.0.0.1/x",
         f"postgresql://root:{PASSWORD}@127.0.0.1",
+        f"postgresql://root:a@{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?dbname=y",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?host=y",
+        f"postgresql://root:{PASSWORD}@127.0.0.1:5432/x?port=6543",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?hostaddr=127.0.0.2",
     ],
 )
 def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     done = backfill("--database-url", url)
     assert done.returncode == 2
     assert "--database-url" in one_error_line(done)
+    assert "from MOMENTUM_DATABASE_URL" in one_error_line(backfill(url=url))
 
 
 def test_an_unreachable_server_is_one_line_with_host_and_port_and_exit_code_3() -> None:
@@ -288,6 +297,19 @@ def test_discrepancies_are_logged_and_all_of_them_written_to_the_csv(
     assert backfill("--to", DAY, "--days", "1", "--discrepancy-threshold", "50", url=url).stderr == ""
     done = backfill("--to", DAY, "--days", "1", "--no-discrepancies", "--json", url=url)
     assert (done.stderr, json.loads(done.stdout)["discrepancies"]) == ("", None)
+
+
+def test_a_list_that_cannot_be_written_does_not_cost_the_report(url: sa.URL, engine: sa.Engine) -> None:
+    add_discrepancies(engine, add_users(engine, 2))
+    done = backfill("--to", DAY, "--days", "2", "--discrepancies", "/dev/full", "--json", url=url)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["inserted"] == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: --discrepancies /dev/full could not be written")
+
+
+def test_activity_before_the_calendar_began_is_no_error(url: sa.URL) -> None:
+    done = backfill("--from", "0050-01-01", "--to", "0050-01-02", "--active-within", "36500", url=url)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engine: sa.Engine) -> None:
@@ -444,8 +466,9 @@ def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(
     assert process.stderr is not None
     assert "interrupt again to abort" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "Error: Interrupted; what was not committed is rolled back."
     assert count_scores(engine) == 1000
 
 

@@ -132,12 +132,12 @@ def test_ranges_add_up_to_the_whole(supabase_url: sa.URL, url: sa.URL) -> None:
 @pytest.mark.parametrize(
     ("at", "direction", "revisions", "said"),
     [
-        ("head", "upgrade", "head", f"starts at revision base, and the database is at {HEAD}"),
-        (HISTORY[2], "upgrade", "head", f"starts at revision base, and the database is at {HISTORY[2]}"),
-        (HISTORY[2], "upgrade", f"{HISTORY[3]}:head", f"starts at revision {HISTORY[3]}, and the database is at"),
-        ("base", "upgrade", f"{HISTORY[3]}:head", "and the database is at base"),
-        ("base", "downgrade", "head:base", f"starts at revision {HEAD}, and the database is at base"),
-        (HISTORY[2], "downgrade", "head:base", f"starts at revision {HEAD}, and the database is at {HISTORY[2]}"),
+        ("head", "upgrade", "head", f"needs a database at revision base, and this one is at {HEAD}"),
+        (HISTORY[2], "upgrade", "head", f"needs a database at revision base, and this one is at {HISTORY[2]}"),
+        (HISTORY[2], "upgrade", f"{HISTORY[3]}:head", f"needs a database at revision {HISTORY[3]}, and this one is at"),
+        ("base", "upgrade", f"{HISTORY[3]}:head", "and this one is at base"),
+        ("base", "downgrade", "head:base", f"needs a database at revision {HEAD}, and this one is at base"),
+        (HISTORY[2], "downgrade", "head:base", f"needs a database at revision {HEAD}, and this one is at {HISTORY[2]}"),
     ],
 )
 def test_a_database_at_another_revision_is_refused_and_left_alone(
@@ -148,6 +148,9 @@ def test_a_database_at_another_revision_is_refused_and_left_alone(
     done = psql(supabase_url, script(direction, revisions))
     assert done.returncode == 3
     assert said in done.stderr
+    assert snapshot(supabase_url) == before
+    # A psql that goes on after an error, as it does unless told otherwise, changes nothing either.
+    psql(supabase_url, "\\unset ON_ERROR_STOP\n" + script(direction, revisions))
     assert snapshot(supabase_url) == before
 
 

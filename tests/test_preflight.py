@@ -64,6 +64,14 @@ def not_begun(url: sa.URL) -> bool:
 REFUSED: dict[str, tuple[str, list[str]]] = {
     "no auth.users": ("drop table auth.users", ["no table auth.users", "no Supabase database", "`make db`"]),
     "no auth.uid()": ("drop function auth.uid()", ["no function auth.uid()", "no Supabase database", "`make db`"]),
+    "generated column": (
+        scores(score="numeric generated always as (1) stored"),
+        ["legacy.daily_engagement_scores.score is a generated column"],
+    ),
+    "domain that is not null": (
+        "create domain public.mood as text not null;" + scores(mood="public.mood"),
+        ["legacy.daily_engagement_scores.mood is not null and has no default"],
+    ),
     "production layout": (PRODUCTION, ["public.daily_engagement_scores", "production layout", "score_ts"]),
     "unknown layout": (
         scores(score_ts="", score=""),
@@ -139,6 +147,12 @@ def test_what_could_not_be_finished_is_refused_before_it_begins(supabase_url: sa
     message = refusal_of(supabase_url)
     assert [part for part in named if part not in message] == [], message
     assert not_begun(supabase_url)
+
+
+def test_rows_without_a_day_are_no_duplicates(supabase_url: sa.URL) -> None:
+    run(supabase_url, f"{scores()}; insert into legacy.daily_engagement_scores values (null, null), (null, null)")
+    alembic.command.upgrade(alembic_config(supabase_url), "head")
+    assert not not_begun(supabase_url)
 
 
 def test_a_missing_role_is_named(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:

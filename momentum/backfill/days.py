@@ -62,4 +62,4 @@ class DayRange:
         try:
             return cls(first or last - ONE_DAY * ((days or DEFAULT_LENGTH) - 1), last)
         except OverflowError:
-            raise ConfigurationError(f"--days {days} reaches back beyond the calendar.") from None
+            raise ConfigurationError(f"--days {days or DEFAULT_LENGTH} reaches back beyond the calendar.") from None

@@ -6,7 +6,7 @@ top-level values. A row whose breakdown has neither, or that has no score, is no
 
 import datetime
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -48,7 +48,7 @@ class Discrepancy:
 
 def find_discrepancies(
     connection: Connection, scores: ScoreTable, days: DayRange, threshold: Decimal, users: Sequence[uuid.UUID] = ()
-) -> Iterator[Discrepancy]:
+) -> Generator[Discrepancy, None, None]:
     """Yield the rows of the range that differ by more than the threshold, by day and user.
 
     Args:
@@ -87,5 +87,6 @@ def find_discrepancies(
         bindparam("users", list(users), ARRAY(UUID)),
         bindparam("threshold", threshold, Numeric),
     )
-    for row in connection.execution_options(yield_per=1000).execute(statement):
-        yield Discrepancy(row.user_id, row.day, row.score, row.breakdown_score)
+    with connection.execution_options(yield_per=1000).execute(statement) as rows:
+        for row in rows:
+            yield Discrepancy(row.user_id, row.day, row.score, row.breakdown_score)

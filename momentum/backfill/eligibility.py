@@ -117,7 +117,11 @@ def read_active_users(
 
     recently_seen: ColumnElement[bool] = true()
     if active_within is not None:
-        since = datetime.datetime.combine(days.first - ONE_DAY * active_within, datetime.time(), datetime.UTC)
+        try:
+            since_day = days.first - ONE_DAY * active_within
+        except OverflowError:
+            since_day = datetime.date.min
+        since = datetime.datetime.combine(since_day, datetime.time(), datetime.UTC)
         recently_seen = func.coalesce(has.last_sign_in_at >= since, false()) if "last_sign_in_at" in there else false()
 
     statement = (

@@ -36,6 +36,7 @@ from sqlalchemy.sql.selectable import LateralFromClause
 
 from momentum.backfill.days import ONE_DAY, DayRange
 from momentum.backfill.eligibility import ACCOUNTS, ActiveUser, bind_users, had_event, users_parameter
+from momentum.database import reason
 from momentum.scores import ScoreTable
 
 # Errors in the data of a row: a value that does not fit (22), a broken constraint (23), a trigger's objection (P0001).
@@ -127,8 +128,7 @@ class Pages:
             if not code.startswith(DATA_ERRORS):
                 raise
             if len(rows) == 1:
-                diagnosis = getattr(error.orig, "diag", None)
-                return self._explain(connection, rows, f"{code} {getattr(diagnosis, 'message_primary', '')}")
+                return self._explain(connection, rows, f"{code} {reason(error, connection.engine.url)}")
             half = len(rows) // 2
             result = self.insert(connection, rows[:half])
             result.add(self.insert(connection, rows[half:]))

@@ -5,10 +5,12 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.days import DayRange
 from momentum.backfill.discrepancies import DEFAULT_THRESHOLD, Discrepancy, find_discrepancies
@@ -16,14 +18,16 @@ from momentum.backfill.eligibility import ActiveUser, read_active_users
 from momentum.backfill.pages import PageResult, Pages, UserDay
 from momentum.backfill.recount import count_missing
 from momentum.backfill.report import Report
+from momentum.database import reason
 from momentum.errors import ConfigurationError
 from momentum.scores import ScoreTable, read_score_table
 
 PAGE_SIZE = 500
 COMMIT_EVERY = 1000
 
-# Users whose days are looked up in one statement: each costs one search in the unique index a day.
+# What is looked up in one statement: each user-day costs one search in the unique index, and room for its answer.
 USERS_A_READ = 500
+USER_DAYS_A_READ = 30_000
 
 # Lines about single rows in the log; what comes after is only counted.
 LOGGED_ROWS = 20
@@ -94,10 +98,12 @@ def run_backfill(
     """
     started = time.monotonic()
     report = Report(settings.days, settings.dry_run)
-    with engine.connect().execution_options(postgresql_readonly=settings.dry_run) as connection:
+    # Nothing is said where the run may write: saying so would override a database that was set to read only.
+    options = {"postgresql_readonly": True} if settings.dry_run else {}
+    with engine.connect().execution_options(**options) as connection:
         scores = read_score_table(connection)
         refuse_hidden_rows(connection, scores)
-        started_at: datetime.datetime = connection.execute(text("select statement_timestamp()")).scalar_one()
+        started_at = read_clock(connection)
         users = read_active_users(
             connection,
             settings.days,
@@ -114,6 +120,7 @@ def run_backfill(
         fill(connection, pages, users, settings, report, on_progress, should_stop)
         report.fill_seconds = time.monotonic() - filling
 
+    report.interrupted = report.interrupted or should_stop()
     if not report.interrupted:
         with engine.connect().execution_options(postgresql_readonly=True) as connection:
             if not settings.dry_run:
@@ -126,9 +133,10 @@ def run_backfill(
                     started_at=started_at,
                     active_within=settings.active_within,
                 )
-            if settings.look_for_discrepancies:
+            if settings.look_for_discrepancies and not should_stop():
                 logger.debug("comparison of the scores with their breakdowns")
-                report.discrepancies = report_discrepancies(connection, scores, settings, on_discrepancy)
+                report.discrepancies = report_discrepancies(connection, scores, settings, on_discrepancy, should_stop)
+        report.interrupted = should_stop()
     report.elapsed_seconds = time.monotonic() - started
     return report
 
@@ -176,8 +184,9 @@ def fill(
         if in_transaction >= settings.commit_every:
             commit()
 
-    for start in range(0, len(users), USERS_A_READ):
-        group = users[start : start + USERS_A_READ]
+    group_size = max(1, min(USERS_A_READ, USER_DAYS_A_READ // len(settings.days)))
+    for start in range(0, len(users), group_size):
+        group = users[start : start + group_size]
         gaps = pages.find_missing(connection, group)
         report.users += gaps.users
         report.eligible += gaps.eligible
@@ -204,6 +213,14 @@ def fill(
     # After an interruption these were found but not tried: they are left to the next run and to its counts.
     report.eligible -= len(missing)
     on_progress(Progress(report, len(users), len(users)))
+
+
+def read_clock(connection: Connection) -> datetime.datetime:
+    """Return the server's time, in a form that no DateStyle of the database can change."""
+    moment = connection.scalar(
+        text("select to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
+    )
+    return datetime.datetime.fromisoformat(str(moment)).replace(tzinfo=datetime.UTC)
 
 
 def log_failures(page: PageResult, report: Report) -> None:
@@ -244,15 +261,32 @@ def warn_of_unknown_users(connection: Connection, settings: Settings) -> None:
 
 
 def report_discrepancies(
-    connection: Connection, scores: ScoreTable, settings: Settings, on_discrepancy: Callable[[Discrepancy], None]
-) -> int:
-    """Log the first discrepancies, hand on all of them and return how many there are."""
+    connection: Connection,
+    scores: ScoreTable,
+    settings: Settings,
+    on_discrepancy: Callable[[Discrepancy], None],
+    should_stop: Callable[[], bool],
+) -> int | None:
+    """Log the first discrepancies, hand on all of them and return how many there are.
+
+    They are for people to review, and no reason to lose the report of what was filled: where the server cannot compare
+    the rows, that is logged and None is returned.
+    """
     count = 0
     found = find_discrepancies(connection, scores, settings.days, settings.discrepancy_threshold, settings.users)
-    for count, discrepancy in enumerate(found, start=1):
-        if count <= LOGGED_ROWS:
-            logger.warning("review: %s", discrepancy)
-        on_discrepancy(discrepancy)
+    try:
+        with closing(found):
+            for count, discrepancy in enumerate(found, start=1):
+                if should_stop():
+                    return None
+                if count <= LOGGED_ROWS:
+                    logger.warning("review: %s", discrepancy)
+                on_discrepancy(discrepancy)
+    except DBAPIError as error:
+        logger.warning(
+            "the scores could not be compared with their breakdowns: %s", reason(error, connection.engine.url)
+        )
+        return None
     if count > LOGGED_ROWS:
         logger.warning("review: %s more rows differ from their breakdown", count - LOGGED_ROWS)
     return count

@@ -43,7 +43,10 @@ def run(command: list[str]) -> int:
     """Run a command with the URL of a migrated database of its own in the environment, and return its exit code."""
     with running_server() as server, server.database() as url:
         text = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return subprocess.run(command, env={**os.environ, URL_VARIABLES[0]: text}, check=False).returncode
+        try:
+            return subprocess.run(command, env={**os.environ, URL_VARIABLES[0]: text}, check=False).returncode
+        except OSError as error:
+            raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from None
 
 
 def main(arguments: list[str]) -> int:

@@ -139,7 +139,9 @@ def running_server(backend: str | None = None) -> Iterator[Server]:
     """
     backend = backend or os.environ.get("MOMENTUM_TEST_BACKEND") or ("container" if can_run_image() else "embedded")
     if backend not in BACKENDS:
-        raise ConfigurationError(f"There is no test backend {backend!r}; MOMENTUM_TEST_BACKEND is one of {BACKENDS}.")
+        raise ConfigurationError(
+            f"There is no test backend {backend!r}; MOMENTUM_TEST_BACKEND is one of {', '.join(BACKENDS)}."
+        )
     with ExitStack() as stack:
         start = {"embedded": embedded_server, "container": container_server, "url": existing_server}[backend]
         server = Server(stack.enter_context(start()), backend)
