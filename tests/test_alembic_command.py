@@ -1,6 +1,7 @@
 """The program `alembic` as people run it, and `alembic.command` as services call it."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.util import CommandError
 
-from momentum.database import describe
+from momentum.database import create_engine, describe
 from momentum.errors import (
     ConfigurationError,
     DatabaseUnreachableError,
@@ -184,6 +185,42 @@ def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa
     migrate_to(url, HEAD)
     migrate_to(url, stopped)
     assert snapshot(url) == facts
+
+
+def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
+    waiting = "select exists (select from pg_catalog.pg_locks where not granted and locktype = 'relation')"
+    with (
+        locked(url, "public.motivation_journal"),
+        create_engine(url, "momentum-tests").connect() as connection,
+        subprocess.Popen(
+            [ALEMBIC, "-c", "alembic.ini", "downgrade", "base"],
+            cwd=ROOT,
+            env={**os.environ, "HOME": str(tmp_path), "DATABASE_URL": text_of(url)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        while process.poll() is None and not connection.scalar(sa.text(waiting)):
+            connection.rollback()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1].startswith("Error: Interrupted; ")
+    assert "Traceback" not in stderr
+    assert current(url) == HISTORY[3]
+
+
+def test_a_role_that_may_not_look_is_told_that_nothing_has_changed(url: sa.URL, tmp_path: Path) -> None:
+    role = f"{url.database}_reader"
+    run(url, f"create role {role} login password '{role}'")
+    try:
+        text = url.set(drivername="postgresql", username=role, password=role).render_as_string(hide_password=False)
+        message = error_of(program("current", home=tmp_path, DATABASE_URL=text), 1)
+        assert "permission denied" in message
+        assert message.endswith("Nothing has changed.")
+    finally:
+        run(url, f"drop role {role}")
 
 
 def test_commands_that_only_look_create_nothing(supabase_url: sa.URL, tmp_path: Path) -> None:

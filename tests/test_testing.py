@@ -248,6 +248,11 @@ def test_anything_else_is_answered_with_the_usage(tmp_path: Path, command: str) 
     assert not (tmp_path / ".momentum").exists()
 
 
+def test_a_command_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = local("run no-such-command", tmp_path)
+    assert (done.returncode, done.stderr) == (2, "Error: no-such-command cannot be run: No such file or directory.\n")
+
+
 def test_run_gives_a_command_a_migrated_database_of_its_own_and_hands_on_its_exit_code(tmp_path: Path) -> None:
     code = (
         "import os, psycopg; "
