@@ -139,6 +139,11 @@ def all_of(url: "URL", name: str) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
+def as_text(url: "URL") -> str:
+    """Return a URL as libpq and other programs read it, password included: for their environment, never for output."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def create_engine(url: "URL", application_name: str) -> "Engine":
     """Return an engine that opens a connection when one is asked for and closes it after."""
     arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from momentum.database import create_engine, execute_script
+from momentum.database import as_text, create_engine, execute_script
 from momentum.environment import URL_VARIABLES
 from momentum.testing import running_server
 
@@ -69,7 +69,7 @@ def limit(url: sa.URL) -> tuple[int, float]:
 def ours(url: sa.URL) -> tuple[int, float]:
     """Return the rows and seconds of the command, its start and its recount included."""
     started = time.monotonic()
-    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    text = as_text(url)
     done = subprocess.run(
         [PROGRAM, "--from", str(FIRST), "--to", str(LAST), "--no-discrepancies", "--json", "--quiet"],
         env={**os.environ, URL_VARIABLES[0]: text},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 from momentum.environment import URL_VARIABLES
 from momentum.testing import running_server
 from tests.fixture import DAYS, USERS, load_fixture
@@ -30,7 +30,7 @@ def say(text: str) -> None:
 def run(*command: str, url: sa.URL) -> None:
     """Show a command and run it, with the database's URL in the environment."""
     print(f"$ {' '.join(command)}", flush=True)
-    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    text = as_text(url)
     environment = {**os.environ, URL_VARIABLES[0]: text}
     subprocess.run([PROGRAMS / command[0], *command[1:]], env=environment, check=True)
 

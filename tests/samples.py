@@ -1,9 +1,12 @@
 """Rows to write, and all the rows that a database holds."""
 
+import datetime
 import uuid
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 # A row for each table, with something in every column of its own; the ordinal makes a name or a day not yet taken.
 ROWS = {
@@ -84,3 +87,34 @@ def read_rows(connection: Connection) -> dict[str, list[str]]:
         name: list(connection.execute(sa.text(f"select t::text from {table} as t order by 1")).scalars())
         for name, table in tables(connection).items()
     }
+
+
+def add_users(engine: sa.Engine, count: int = 1, **columns: object) -> list[uuid.UUID]:
+    """Insert accounts, long there unless the columns say otherwise, and return their ids."""
+    values = {"created_at": LONG_AGO, **columns}
+    with engine.begin() as connection:
+        return list(
+            connection.scalars(
+                sa.text(f"""
+                    insert into auth.users ({", ".join(values)})
+                    select {", ".join(f":{name}" for name in values)} from generate_series(1, :count)
+                    returning id
+                """),
+                {**values, "count": count},
+            )
+        )
+
+
+def refuse_rows(engine: sa.Engine, condition: str, action: str) -> None:
+    """Give the score table a trigger that does something to certain rows."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"""
+            create function public.interfere() returns trigger language plpgsql as $$
+            begin
+              if {condition} then {action} end if;
+              return new;
+            end $$""")
+        connection.exec_driver_sql(
+            "create trigger interfere before insert on legacy.daily_engagement_scores "
+            "for each row execute function public.interfere()"
+        )

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.util import CommandError
 
-from momentum.database import create_engine, describe
+from momentum.database import as_text, create_engine, describe
 from momentum.errors import (
     ConfigurationError,
     DatabaseUnreachableError,
@@ -215,7 +215,7 @@ def test_a_role_that_may_not_look_is_told_that_nothing_has_changed(url: sa.URL, 
     role = f"{url.database}_reader"
     run(url, f"create role {role} login password '{role}'")
     try:
-        text = url.set(drivername="postgresql", username=role, password=role).render_as_string(hide_password=False)
+        text = as_text(url.set(username=role, password=role))
         message = error_of(program("current", home=tmp_path, DATABASE_URL=text), 1)
         assert "permission denied" in message
         assert message.endswith("Nothing has changed.")

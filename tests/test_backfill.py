@@ -20,11 +20,11 @@ from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.testing import Server
 from momentum.testing.servers import migrate
 from tests.fixture import load_fixture
+from tests.samples import add_users, refuse_rows
 
 FIRST = datetime.date(2026, 2, 20)
 LAST = datetime.date(2026, 3, 5)
 DAYS = DayRange(FIRST, LAST)
-LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 # The rules once more, as one plain statement that shares nothing with the code: user-days that should have a row.
 ELIGIBLE = """
@@ -52,22 +52,6 @@ def utc(day: datetime.date, hour: int = 0, minute: int = 0) -> datetime.datetime
 @pytest.fixture
 def engine(url: sa.URL) -> sa.Engine:
     return create_engine(url, application_name="momentum-tests")
-
-
-def add_users(engine: sa.Engine, count: int = 1, **columns: object) -> list[uuid.UUID]:
-    """Insert accounts, long there unless the columns say otherwise, and return their ids."""
-    values = {"created_at": LONG_AGO, **columns}
-    with engine.begin() as connection:
-        return list(
-            connection.scalars(
-                sa.text(f"""
-                    insert into auth.users ({", ".join(values)})
-                    select {", ".join(f":{name}" for name in values)} from generate_series(1, :count)
-                    returning id
-                """),
-                {**values, "count": count},
-            )
-        )
 
 
 def add_score(
@@ -350,21 +334,6 @@ def test_a_user_removed_meanwhile_is_eligible_no_more(engine: sa.Engine) -> None
     assert (report.left_over, report.failed) == (0, 0)
 
 
-def refuse_rows(engine: sa.Engine, condition: str, action: str) -> None:
-    """Give the score table a trigger that does something to certain rows."""
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"""
-            create function public.interfere() returns trigger language plpgsql as $$
-            begin
-              if {condition} then {action} end if;
-              return new;
-            end $$""")
-        connection.exec_driver_sql(
-            "create trigger interfere before insert on legacy.daily_engagement_scores "
-            "for each row execute function public.interfere()"
-        )
-
-
 def test_a_row_that_the_server_refuses_costs_that_row_alone(
     engine: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -440,10 +409,15 @@ def test_commits_come_at_most_so_many_rows_apart_and_pages_end_there(engine: sa.
 def test_a_stopped_run_commits_its_page_counts_what_it_did_and_leaves_the_rest(engine: sa.Engine) -> None:
     add_users(engine, 1200)
     asked = iter([False, False, True])
+    done: list[int] = []
     report = run_backfill(
-        engine, Settings(DAYS, page_size=100, commit_every=1000), should_stop=lambda: next(asked, True)
+        engine,
+        Settings(DAYS, page_size=100, commit_every=1000),
+        on_progress=lambda progress: done.append(progress.users_done),
+        should_stop=lambda: next(asked, True),
     )
     assert report.interrupted
+    assert done[-1] < 1200, "who was not looked at is not shown as done"
     assert 0 < report.inserted < 1200 * len(DAYS)
     assert sums_hold(report)
     assert len(scores(engine)) == report.inserted

@@ -18,8 +18,9 @@ import sqlalchemy as sa
 
 from momentum import __version__, cli
 from momentum.backfill import DayRange, Settings
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 from momentum.testing import Server
+from tests.samples import add_users, refuse_rows
 
 PROGRAM = Path(sys.executable).parent / "momentum-backfill"
 PASSWORD = "pa55-word"
@@ -57,8 +58,7 @@ def backfill(*arguments: str, url: sa.URL | str | None = None, **environment: st
 
 def with_password(url: sa.URL) -> str:
     """Return a URL as people write it; a server that trusts its clients takes any password, the others have one."""
-    url = url.set(drivername="postgresql", password=url.password or PASSWORD)
-    return url.render_as_string(hide_password=False)
+    return as_text(url.set(password=url.password or PASSWORD))
 
 
 def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -73,18 +73,6 @@ def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture
 def engine(url: sa.URL) -> sa.Engine:
     return create_engine(url, application_name="momentum-tests")
-
-
-def add_users(engine: sa.Engine, count: int) -> list[uuid.UUID]:
-    with engine.begin() as connection:
-        return list(
-            connection.scalars(
-                sa.text("""
-                    insert into auth.users (created_at) select '2020-01-01' from generate_series(1, :count) returning id
-                """),
-                {"count": count},
-            )
-        )
 
 
 def add_discrepancies(engine: sa.Engine, users: list[uuid.UUID]) -> None:
@@ -351,22 +339,9 @@ def test_the_command_for_the_rest_has_every_setting_and_no_url() -> None:
     )
 
 
-def refuse_rows(engine: sa.Engine, condition: str) -> None:
-    """Give the score table a trigger that objects to certain rows."""
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "create function public.object() returns trigger language plpgsql as $$ begin "
-            f"if {condition} then raise exception 'refused'; end if; return new; end $$"
-        )
-        connection.exec_driver_sql(
-            "create trigger object before insert on legacy.daily_engagement_scores "
-            "for each row execute function public.object()"
-        )
-
-
 def test_an_error_rate_of_exactly_the_limit_passes_and_above_it_is_exit_code_1(url: sa.URL, engine: sa.Engine) -> None:
     users = add_users(engine, 100)
-    refuse_rows(engine, f"new.user_id = '{users[42]}'")
+    refuse_rows(engine, f"new.user_id = '{users[42]}'", "raise exception 'refused';")
     done = backfill("--to", DAY, "--days", "1", "--json", url=url)
     report = json.loads(done.stdout)
     assert (done.returncode, report["failed"], report["error_rate"]) == (0, 1, 0.01)

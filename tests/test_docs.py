@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 from momentum.testing import Server
 from tests.pull_request import PATH, sample_outputs
 
@@ -28,7 +28,7 @@ def test_the_examples_of_the_readme_run_as_they_stand(url: sa.URL, example: str)
             sa.text("insert into legacy.daily_engagement_scores (user_id, score_ts, score) values (:id, now(), 5)"),
             {"id": user},
         )
-    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    text = as_text(url)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example],
         env={**os.environ, "DATABASE_URL": text, "USER_ID": str(user)},

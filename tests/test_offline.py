@@ -12,7 +12,7 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 from momentum.migrations import alembic_config
 from momentum.testing import Server
 from tests.catalog import snapshot
@@ -41,7 +41,7 @@ def script(direction: str, revisions: str) -> str:
 
 
 def psql(url: sa.URL, sql: str) -> subprocess.CompletedProcess[str]:
-    conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    conninfo = as_text(url)
     arguments = [find_psql(), "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f", "-", conninfo]
     environ = {**os.environ, "LC_ALL": "C"}
     return subprocess.run(arguments, input=sql, capture_output=True, text=True, check=False, env=environ)

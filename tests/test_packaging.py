@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def test_the_wheel_has_the_package_and_the_migrations_and_no_tests(installed: Pa
 def test_the_wheel_migrates_a_database_without_the_repository(
     installed: Path, supabase_url: sa.URL, tmp_path: Path
 ) -> None:
-    text = supabase_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    text = as_text(supabase_url)
     code = (
         "import sys, alembic.command, momentum; from momentum.migrations import alembic_config; "
         "print(momentum.__file__); alembic.command.upgrade(alembic_config(sys.argv[1]), 'head')"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 from momentum.models import Base
 from momentum.testing import Server, install_pgtap
 
@@ -751,7 +751,7 @@ def connections(server: Server, count: int) -> Iterator[list[psycopg.Connection[
             url = stack.enter_context(server.database())
             with create_engine(url, application_name="momentum-tests").begin() as connection:
                 install_pgtap(connection, PROJECT)
-            conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+            conninfo = as_text(url)
             pool.append(stack.enter_context(psycopg.connect(conninfo)))
         yield pool
 

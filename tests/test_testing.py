@@ -9,7 +9,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine, parse_url
+from momentum.database import as_text, create_engine, parse_url
 from momentum.errors import ConfigurationError
 from momentum.testing import Server, install_pgtap, running_server
 from momentum.testing.servers import apply_stand_in
@@ -111,7 +111,7 @@ def test_a_data_directory_of_another_version_is_an_error_of_one_sentence(tmp_pat
 def test_on_somebody_elses_server_only_own_databases_are_dropped(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = server.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = as_text(server.url)
     monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", url)
     with server.database(migrated=False) as theirs:
         before = names_of(server)

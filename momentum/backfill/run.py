@@ -184,6 +184,7 @@ def fill(
         if in_transaction >= settings.commit_every:
             commit()
 
+    done = 0
     group_size = max(1, min(USERS_A_READ, USER_DAYS_A_READ // len(settings.days)))
     for start in range(0, len(users), group_size):
         group = users[start : start + group_size]
@@ -200,19 +201,20 @@ def fill(
             while not should_stop() and (len(missing) >= settings.page_size or (last and missing)):
                 insert_page()
                 if not in_transaction:
-                    on_progress(Progress(report, start, len(users)))
+                    on_progress(Progress(report, done, len(users)))
         if not in_transaction:
             # Nothing is held between two groups, so that nobody has to wait for a transaction that only read.
             connection.rollback()
         if should_stop():
             report.interrupted = True
             break
-        on_progress(Progress(report, start + len(group), len(users)))
+        done += len(group)
+        on_progress(Progress(report, done, len(users)))
     if in_transaction:
         commit()
     # After an interruption these were found but not tried: they are left to the next run and to its counts.
     report.eligible -= len(missing)
-    on_progress(Progress(report, len(users), len(users)))
+    on_progress(Progress(report, done, len(users)))
 
 
 def read_clock(connection: Connection) -> datetime.datetime:

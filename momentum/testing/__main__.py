@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from momentum.database import create_engine, parse_url
+from momentum.database import as_text, create_engine, parse_url
 from momentum.environment import URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.testing.servers import apply_stand_in, migrate, running_server, start_embedded
@@ -28,7 +28,7 @@ def start() -> str:
     if empty:
         apply_stand_in(url)
     migrate(url)
-    return url.set(drivername="postgresql").render_as_string(hide_password=False).replace("%2F", "/")
+    return as_text(url).replace("%2F", "/")
 
 
 def stop() -> str:
@@ -42,7 +42,7 @@ def stop() -> str:
 def run(command: list[str]) -> int:
     """Run a command with the URL of a migrated database of its own in the environment, and return its exit code."""
     with running_server() as server, server.database() as url:
-        text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        text = as_text(url)
         try:
             return subprocess.run(command, env={**os.environ, URL_VARIABLES[0]: text}, check=False).returncode
         except OSError as error:

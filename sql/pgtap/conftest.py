@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
 from momentum.testing import install_pgtap
 from tests.server import shared_server
 
@@ -18,6 +18,6 @@ def pgtap_connection(request: pytest.FixtureRequest) -> Iterator[psycopg.Connect
     with shared_server(request.config).database() as url:
         with create_engine(url, application_name="momentum-pgtap").begin() as connection:
             install_pgtap(connection, Path(__file__).parents[2])
-        conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        conninfo = as_text(url)
         with psycopg.connect(conninfo) as pgtap_connection:
             yield pgtap_connection
