@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,11 +11,26 @@ import sqlalchemy as sa
 from momentum.database import create_engine
 from momentum.environment import URL_VARIABLES
 from momentum.testing import Server
-from tests.server import shared_server
+from tests.server import describe_for_worker, shared_server
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist where the server is."""
+    node.workerinput["server"] = describe_for_worker(shared_server(node.config))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"Postgres: {shared_server(config)}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have recorded as their summary, such as a score."""
+    for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed")):
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "summary":
+                    terminalreporter.write_line(str(value))
 
 
 @pytest.fixture(scope="session", autouse=True)

