@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NPM := node_modules/installed
+EXPORTED := .momentum/exported_sql
 PYTEST_FLAGS ?=
 
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap check ci-fast bench erd pull-request lock clean
+.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench traffic erd pull-request lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +37,7 @@ demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over,
 	@$(BIN)/python -m tests.demo
 
 test: install ## Run every test on a real Postgres
-	$(BIN)/pytest $(PYTEST_FLAGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 db: $(INSTALLED) ## Start a local migrated database that keeps running, and print its URL
 	@$(BIN)/python -m momentum.testing start
@@ -44,10 +45,13 @@ db: $(INSTALLED) ## Start a local migrated database that keeps running, and prin
 db-stop: $(INSTALLED) ## Stop the local database; its data stay
 	@$(BIN)/python -m momentum.testing stop
 
-lint: $(INSTALLED) ## Check style, SQL and that the diagrams in the docs are fresh
+lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions and that the diagrams in the docs are fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum/testing/supabase.sql
+	@$(BIN)/python -m tests.exported_sql $(EXPORTED)
+	$(BIN)/sqlfluff lint --disable-progress-bar --config tests/exported_sql.cfg $(EXPORTED)
+	$(BIN)/squawk --reporter gcc $(EXPORTED)/*.sql
 	$(BIN)/paracelsus inject README.md --check
 
 format: $(INSTALLED) ## Put the code into shape
@@ -60,6 +64,12 @@ types: $(INSTALLED) ## Check the types
 pgtap: install ## Run the tests inside the database only
 	$(BIN)/pytest sql/pgtap
 
+verify: $(INSTALLED) ## Compare the database at MOMENTUM_DATABASE_URL or DATABASE_URL with what the migrations make
+	@$(BIN)/python -m momentum.verify
+
+fingerprints: $(INSTALLED) ## Write momentum/fingerprints/ anew: what each revision makes
+	@$(BIN)/python -m tests.fingerprints
+
 check: $(INSTALLED) ## Check that the models and the migrations agree
 	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
 
@@ -68,6 +78,9 @@ ci-fast: lint types check ## Everything that must pass before a change lands
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
 	@$(BIN)/python -m tests.bench
+
+traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
+	@$(BIN)/python -m tests.traffic
 
 erd: $(INSTALLED) ## Draw the entity diagram in README.md anew from the models
 	$(BIN)/paracelsus inject README.md

@@ -1,33 +1,35 @@
 """Alembic's environment: which database, what is looked at first, how each revision runs, what autogenerate sees."""
 
 import functools
+import itertools
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from logging.config import fileConfig
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.operations import MigrationScript
-from alembic.runtime.migration import RevisionStep
+from alembic.runtime.migration import MigrationContext, RevisionStep
 
-from momentum import database, operations, preflight
-from momentum.errors import DatabaseUnreachableError, MigrationError, MomentumError
+from momentum import database, locks, operations, parking, preflight, verify
+from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
+from momentum.migrations import read_options
 from momentum.models import Base
 
 config = context.config
 
 # The version table stands in the private schema: in public it could be read and written with Supabase's anon key.
 VERSION_TABLE = {"version_table": "alembic_version", "version_table_schema": operations.PARKING_SCHEMA}
-# No statement of a revision waits longer for a lock, and so nobody queues longer behind it.
-LOCK_TIMEOUT = "2s"
-# A revision changes catalogs only, but for the score table's unique key, whose build time grows with the table.
-STATEMENT_TIMEOUT = "15min"
+# What a statement may wait for a lock and take where there is no second attempt: in a script made with --sql, and in a
+# transaction that was handed in.
+LIMITS = {"lock_timeout": "2s", "statement_timeout": locks.STATEMENT_TIMEOUT}
 
 # The functions that Alembic calls for commands that may create the version table; all others only look.
 CREATING = ("upgrade", "do_stamp", "do_ensure_version")
+MIGRATING = ("upgrade", "downgrade")
 
 # The session's note in a script made with --sql that it may go on.
 ACCEPTED = "momentum.script_accepted"
@@ -44,6 +46,7 @@ def include_object(obj: Any, name: str | None, kind: str, reflected: bool, compa
 
 def settings(command: str) -> dict[str, Any]:
     """Return what online and offline mode configure alike."""
+    callbacks = config.attributes.get("on_version_apply", ())
     return {
         # Alembic would make the version table for `check` and `downgrade` too.
         "dont_mutate": command not in CREATING,
@@ -51,6 +54,12 @@ def settings(command: str) -> dict[str, Any]:
         "include_object": include_object,
         "compare_server_default": True,
         "transaction_per_migration": True,
+        "on_version_apply": [*(callbacks if isinstance(callbacks, Iterable) else [callbacks]), finish_downgrade],
+        # What the revisions and their operations go by.
+        "existing": options.existing,
+        "scores": options.scores,
+        "patience": patience,
+        "timeouts": operations.timeouts(*LIMITS.values(), local=True),
         **VERSION_TABLE,
     }
 
@@ -66,8 +75,7 @@ def find_url(command: str) -> sa.URL:
 
     A downgrade doesn't take it from the env file: nobody should roll production back by forgetting to say where.
     """
-    given = context.get_x_argument(as_dictionary=True).get("url")
-    option = "-x url="
+    given, option = options.url, "-x url="
     if given is None and (given := config.get_main_option("sqlalchemy.url")) is not None:
         option = "sqlalchemy.url"
     return database.find_url(given, option=option, use_env_file=command != "downgrade")
@@ -81,13 +89,20 @@ def connect(command: str) -> Iterator[sa.Connection]:
         MomentumError: No URL, no server behind it, or the server refused a statement.
     """
     handed_in = config.attributes.get("connection")
+    if hasattr(handed_in, "sync_engine"):
+        raise ConfigurationError(
+            "An asynchronous engine or connection was handed in; hand in a synchronous one, inside of run_sync."
+        )
+    if handed_in is not None:
+        database.refuse_transaction_pooler(handed_in.engine.url)
     if isinstance(handed_in, sa.Connection):
         yield handed_in
     elif handed_in is not None:
-        with handed_in.connect() as connection:
+        with database.connection_errors(handed_in.engine.url), handed_in.connect() as connection:
             yield connection
     else:
         url = find_url(command)
+        database.refuse_transaction_pooler(url)
         if on_command_line:
             print(f"Database: {database.describe(url)}", file=sys.stderr)
         engine = database.create_engine(url, application_name="momentum-migrations")
@@ -96,51 +111,93 @@ def connect(command: str) -> Iterator[sa.Connection]:
 
 
 @contextmanager
-def timeouts(connection: sa.Connection) -> Iterator[None]:
-    """Limit what each statement waits and takes, and leave the connection as it was: it may go back to a pool."""
-    ours = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": STATEMENT_TIMEOUT}
-    before = {name: connection.scalar(sa.text("select current_setting(:name)"), {"name": name}) for name in ours}
-    set_all(connection, ours)
+def errors_explained(connection: sa.Connection, what: str, consequence: str) -> Iterator[None]:
+    """Turn the driver's errors into one sentence that says what happened and one that says what is the case now.
+
+    Raises:
+        DatabaseUnreachableError: The connection was lost.
+        MigrationError: The server refused a statement.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if database.lost_connection(error):
+            raise DatabaseUnreachableError("The connection to the database was lost; run the command again.") from None
+        tries = f" ({patience.failed} times in {patience.spent:.0f} seconds)" if locks.can_be_retried(error) else ""
+        reason = database.reason(error, connection.engine.url)
+        raise MigrationError(f"{what}: {reason}{tries}. {consequence}") from None
+
+
+@contextmanager
+def timeouts_restored(connection: sa.Connection) -> Iterator[None]:
+    """Leave the connection's timeouts as they were: it may go back to a pool."""
+    before = {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in operations.TIMEOUTS}
+    connection.commit()
     try:
         yield
     finally:
         if not connection.invalidated:
             connection.rollback()
-            set_all(connection, before)
+            locks.set_all(connection, before)
 
 
-def set_all(connection: sa.Connection, values: Mapping[str, str]) -> None:
-    """Change settings of the session."""
-    for name, value in values.items():
-        connection.execute(sa.text("select set_config(:name, :value, false)"), {"name": name, "value": value})
-    connection.commit()
+def refuse_autocommit(connection: sa.Connection) -> None:
+    """Refuse a connection on which no revision could be rolled back.
+
+    Raises:
+        ConfigurationError: It commits each statement by itself.
+    """
+    driver_connection = connection.connection.dbapi_connection
+    assert driver_connection is not None
+    if connection.dialect.detect_autocommit_setting(driver_connection):
+        raise ConfigurationError(
+            "The connection that was handed in commits each statement by itself (AUTOCOMMIT), so that no revision "
+            "could be rolled back; hand in one with another isolation level."
+        )
 
 
-def planned_steps(connection: sa.Connection) -> list[RevisionStep]:
-    """Return what the upgrade is about to do, without doing it."""
-    context.configure(connection=connection, **settings("upgrade"))
+def planned_steps(connection: sa.Connection, command: str) -> list[RevisionStep]:
+    """Return what an upgrade or a downgrade is about to do, without doing it."""
+    context.configure(connection=connection, **settings(command))
     migrations = context.get_context()
     return list(migrations.opts["fn"](migrations.get_current_heads(), migrations))
 
 
-def check_before_upgrade(connection: sa.Connection) -> None:
-    """Look at the database before anything is created in it.
+def check_before(connection: sa.Connection, command: str, *, may_commit: bool) -> list[RevisionStep]:
+    """Look at the database before anything is created or changed in it, and return what is going to be done.
 
     Raises:
         PreflightError: The pending revisions could not all be applied.
+        ConfigurationError: What is parked would be dropped without a downgrade to base.
     """
-    steps = planned_steps(connection)
+    steps = planned_steps(connection, command)
+    if options.purge and (command != "downgrade" or (steps[-1].to_revisions if steps else current_heads())):
+        raise ConfigurationError("-x purge=yes drops what is parked, and so goes with `downgrade base` only.")
     if not steps:
-        return
+        return steps
     pending = [step.revision.module for step in steps]
-    creates = [name for module in pending for name in getattr(module, "creates", ())]
     concerns = {getattr(module, "concerns_scores", None) for module in pending}
+    if command == "downgrade":
+        if "indexes" in concerns:
+            preflight.check_downgrade(connection, may_commit=may_commit)
+        return steps
     preflight.check_upgrade(
-        connection, creates, adopts_scores="adopts" in concerns, indexes_scores="indexes" in concerns
+        connection,
+        [name for module in pending for name in getattr(module, "creates", ())],
+        adopts_scores="adopts" in concerns,
+        indexes_scores="indexes" in concerns,
+        adopts_existing=options.existing == "adopt",
+        may_commit=may_commit,
     )
     if "adopts" in concerns:
         for warning in preflight.find_warnings(connection):
             log.warning(warning)
+    return steps
+
+
+def current_heads() -> tuple[str, ...]:
+    """Return the revision that the database is at, as Alembic has it: none at base."""
+    return tuple(context.get_context().get_current_heads())
 
 
 def refuse_empty_revision(_context: Any, _revision: Any, directives: list[MigrationScript]) -> None:
@@ -151,55 +208,130 @@ def refuse_empty_revision(_context: Any, _revision: Any, directives: list[Migrat
         print("The models and the database agree: there is nothing to generate.", file=sys.stderr)
 
 
+def finish_downgrade(*, step: Any, **_: Any) -> None:
+    """Do what a revision leaves for the time after its version is gone, called by Alembic after each step.
+
+    DROP INDEX CONCURRENTLY is such a thing. It can't be part of the transaction that takes the version away; done
+    before, a kill in between would leave a database that is said to have the revision and lacks its index.
+    """
+    finish = getattr(step.up_revision.module, "after_downgrade", None)
+    if finish and not step.is_upgrade:
+        finish()
+
+
+def remaining_steps(
+    plan: list[RevisionStep], command: str, heads: tuple[str, ...], migrations: MigrationContext
+) -> Iterator[RevisionStep]:
+    """Yield what is left of a plan, and before a downgrade finish what an interrupted one has left undone.
+
+    Alembic would count ``+2`` or ``-1`` anew from where an attempt has stopped, and so go too far.
+    """
+    if command == "downgrade":
+        for head in heads:
+            for above in context.script.get_revision(head).nextrev:
+                with migrations.begin_transaction(_per_migration=True):
+                    module = context.script.get_revision(above).module
+                    getattr(module, "after_downgrade", lambda: None)()
+    yield from itertools.dropwhile(lambda step: set(step.from_revisions) != set(heads), plan)
+
+
+def migrate(connection: sa.Connection, command: str, plan: list[RevisionStep]) -> None:
+    """Run the revisions of a plan, or what else the command does."""
+    given = {"connection": connection, "process_revision_directives": refuse_empty_revision, **settings(command)}
+    if command in MIGRATING:
+        given["fn"] = functools.partial(remaining_steps, plan, command)
+    context.configure(**given)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
 def run_online() -> None:
     """Migrate, or inspect, a database."""
     command = running_command()
     with connect(command) as connection:
-        # A connection inside a transaction belongs to its owner: then we neither commit nor change its settings.
-        owned = not connection.in_transaction()
-        migrating = False
-        try:
-            if command == "upgrade":
-                check_before_upgrade(connection)
-            if owned:
-                connection.rollback()
-            with timeouts(connection) if owned else nullcontext():
-                if command in CREATING:
-                    connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
-                if owned:
-                    connection.commit()
-                context.configure(
-                    connection=connection, process_revision_directives=refuse_empty_revision, **settings(command)
-                )
-                migrating = command in ("upgrade", "downgrade")
-                with context.begin_transaction():
-                    context.run_migrations()
-        except sa.exc.DBAPIError as error:
-            if database.lost_connection(error):
-                raise DatabaseUnreachableError(
-                    "The connection to the database was lost; run the command again."
-                ) from None
-            message = database.reason(error, connection.engine.url)
-            if not migrating:
-                raise MigrationError(f"The database refused a statement: {message}. Nothing has changed.") from None
-            raise MigrationError(
-                f"The {command} stopped: {message}. Its revision was rolled back, the ones before it stand; "
-                "mend the cause, then run the command again."
-            ) from None
+        if connection.in_transaction():
+            # It belongs to its owner: we don't commit, and leave its settings as they are.
+            with errors_explained(connection, "The database refused a statement", "Roll the transaction back."):
+                run_inside_transaction(connection, command)
+        elif command in (*CREATING, *MIGRATING):
+            refuse_autocommit(connection)
+            with (
+                errors_explained(connection, "The database refused a statement", "Nothing has changed."),
+                locks.only_migration(connection.engine, patience),
+                timeouts_restored(connection),
+            ):
+                run_with_retries(connection, command)
+        else:
+            with errors_explained(connection, "The database refused a statement", "Nothing has changed."):
+                migrate(connection, command, [])
+
+
+def run_inside_transaction(connection: sa.Connection, command: str) -> None:
+    """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
+    plan = check_before(connection, command, may_commit=False) if command in MIGRATING else []
+    if options.purge:
+        raise ConfigurationError("-x purge=yes commits, and the connection was handed in inside a transaction.")
+    # Where its owner has set no limits we do, for as long as we are at work.
+    unlimited = [name for name in operations.TIMEOUTS if connection.exec_driver_sql(f"show {name}").scalar_one() == "0"]
+    for name in unlimited:
+        connection.exec_driver_sql(f"set local {name} = '{LIMITS[name]}'")
+    if command in CREATING:
+        connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
+    migrate(connection, command, plan)
+    if command == "upgrade" and options.verify:
+        verify.check(connection)
+    for name in unlimited:
+        connection.exec_driver_sql(f"set local {name} = 0")
+
+
+def run_with_retries(connection: sa.Connection, command: str) -> None:
+    """Migrate, each revision in its own transaction, and try again where a lock could not be had in time."""
+
+    def create_schema() -> None:
+        connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
+
+    def look() -> None:
+        plan.extend(check_before(connection, command, may_commit=True))
+
+    plan: list[RevisionStep] = []
+    patience.start()
+    if command in MIGRATING:
+        patience.run(connection, look, statement_timeout=locks.READING_TIMEOUT)
+    with errors_explained(
+        connection,
+        f"The {command} stopped" if command in MIGRATING else "The database refused a statement",
+        "Its revision is not done, the ones before it stand; mend the cause, then run the command again.",
+    ):
+        if command in CREATING:
+            patience.run(connection, create_schema)
+        patience.run(connection, lambda: migrate(connection, command, plan))
+    if command == "downgrade" and not current_heads():
+        if options.purge:
+            with errors_explained(connection, "The purge stopped", "The rest is parked; run the command again."):
+                parking.purge(connection, patience)
+        else:
+            with errors_explained(connection, "What is parked could not be counted", "The downgrade is done."):
+                parking.log_parked(connection, patience)
+    if command == "upgrade" and options.verify:
+        patience.run(connection, lambda: verify.check(connection))
 
 
 def run_offline() -> None:
     """Write the SQL of a migration to standard output, for psql and other tools."""
+    if options.purge:
+        raise ConfigurationError("-x purge=yes counts what it drops, and so needs the database: leave out --sql.")
     start = context.get_starting_revision_argument()
-    options = {"dialect_opts": {"paramstyle": "named"}, "literal_binds": True, **settings("upgrade")}
-    context.configure(dialect_name="postgresql", **options)
+    given = {"dialect_opts": {"paramstyle": "named"}, "literal_binds": True, **settings("upgrade")}
+    context.configure(dialect_name="postgresql", **given)
     steps = context.get_context().opts["fn"]
-    context.configure(dialect_name="postgresql", fn=lambda *heads: map(guarded, steps(*heads)), **options)
+    context.configure(dialect_name="postgresql", fn=lambda *heads: map(guarded, steps(*heads)), **given)
     revision = context.script.get_revision(start) if isinstance(start, str) else None
     # Alembic makes the version table where a script starts at the base; an online downgrade leaves an empty one.
     remove = "" if revision else f"drop table if exists {operations.PARKING_SCHEMA}.alembic_version;\n  "
+    for setting in operations.timeouts(*LIMITS.values()):
+        context.execute(setting)
     # Withdrawn first: an earlier script of the same session may have been accepted.
-    context.execute(f"set {ACCEPTED} = 'no'")
+    context.execute(f"do $withdraw$ begin perform set_config('{ACCEPTED}', 'no', false); end $withdraw$")
     context.execute(
         guard(revision.revision if revision else None, f"{remove}perform set_config('{ACCEPTED}', 'yes', false);")
     )
@@ -207,6 +339,8 @@ def run_offline() -> None:
         context.execute(f"create schema if not exists {operations.PARKING_SCHEMA}")
     with context.begin_transaction():
         context.run_migrations()
+    for name in operations.TIMEOUTS:
+        context.execute(f"reset {name}")
 
 
 def guarded(step: RevisionStep) -> RevisionStep:
@@ -214,7 +348,9 @@ def guarded(step: RevisionStep) -> RevisionStep:
     migrate = step.migration_fn
 
     @functools.wraps(migrate)
-    def migrate_guarded(**options: Any) -> None:
+    def migrate_guarded(**arguments: Any) -> None:
+        for setting in settings("upgrade")["timeouts"]:
+            context.execute(setting)
         context.execute(
             guard(
                 next(iter(step.from_revisions), None),
@@ -223,7 +359,7 @@ def guarded(step: RevisionStep) -> RevisionStep:
   end if;""",
             )
         )
-        migrate(**options)
+        migrate(**arguments)
 
     step.migration_fn = migrate_guarded
     return step
@@ -256,6 +392,9 @@ if on_command_line and config.config_file_name is not None:
     logging.getLogger("alembic.runtime.migration").addFilter(lambda record: record.getMessage().startswith("Running"))
 
 try:
+    # What -x says, or what a calling program said to alembic_config.
+    options = read_options({**config.attributes.get("options", {}), **context.get_x_argument(as_dictionary=True)})
+    patience = locks.Patience(options.attempts, options.deadline)
     if context.is_offline_mode():
         run_offline()
     else:
@@ -270,6 +409,8 @@ except KeyboardInterrupt:
     if not on_command_line:
         raise
     print(
-        "Error: Interrupted; the revision that was running is rolled back, the ones before it stand.", file=sys.stderr
+        "Error: Interrupted; the revision that was running is not done, the ones before it stand; run the command "
+        "again.",
+        file=sys.stderr,
     )
     raise SystemExit(130) from None

@@ -20,9 +20,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.exceptions import TyperException
 
 from momentum import __version__
+from momentum.command import complain, run_app
 from momentum.display import Display, print_report
 from momentum.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
@@ -46,20 +46,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command with some arguments and return its exit code; every error is one line on standard error."""
-    try:
-        return app(arguments, prog_name=COMMAND, standalone_mode=False) or 0
-    except TyperException as error:
-        return complain(f"{error.format_message().rstrip('.')}; see {COMMAND} --help.", error.exit_code)
-    except MomentumError as error:
-        return complain(str(error), error.exit_code)
-    except Exception as error:  # A traceback could show a password.
-        return complain(f"Unexpected {type(error).__name__}; please report it with the command that you gave.", 1)
-
-
-def complain(message: str, exit_code: int) -> int:
-    """Print an error and return its exit code."""
-    print(f"Error: {message}", file=sys.stderr)
-    return exit_code
+    return run_app(app, COMMAND, arguments)
 
 
 def parse_day(text: str) -> datetime.date:

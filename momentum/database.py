@@ -28,6 +28,8 @@ LOST_CONNECTION = ("08", "57P")
 
 INSUFFICIENT_PRIVILEGE = "42501"
 
+TRANSACTION_POOLER_PORT = "6543"
+
 
 def parse_url(text: str, origin: str) -> "URL":
     """Return a URL for psycopg 3 from ``postgresql://`` or ``postgres://``, which Supabase prints.
@@ -131,6 +133,23 @@ def describe(url: "URL") -> str:
         return f"{','.join(servers)}:{ports[0] or 5432}/{url.database}"
     named = [f"{host}:{port}" if port else host for host, port in zip_longest(servers, ports, fillvalue="")]
     return f"{','.join(named)}/{url.database}"
+
+
+def refuse_transaction_pooler(url: "URL") -> None:
+    """Refuse a URL that leads to a transaction pooler: it gives every transaction another session of the server.
+
+    Timeouts, advisory locks and CREATE INDEX CONCURRENTLY rest on a session. The ports are Supabase's.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    ports = [str(url.port), *",".join(all_of(url, "port")).split(",")]
+    ports += [host.rpartition(":")[2] for host in ",".join(all_of(url, "host")).split(",")]
+    if TRANSACTION_POOLER_PORT in ports:
+        raise ConfigurationError(
+            f"Port {TRANSACTION_POOLER_PORT} is a transaction pooler, through which a database cannot be migrated; "
+            "use port 5432 of the same host, where sessions are kept."
+        )
 
 
 def all_of(url: "URL", name: str) -> tuple[str, ...]:

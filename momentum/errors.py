@@ -37,5 +37,9 @@ class MigrationError(MomentumError):
     """A revision failed; its transaction was rolled back, and the revisions before it stand."""
 
 
+class VerificationError(MomentumError):
+    """A migrated database is not what its revision makes; nothing is rolled back."""
+
+
 class ReadOnlyError(MomentumError):
     """Something tried to write through a read-only mapping."""

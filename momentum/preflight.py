@@ -4,24 +4,81 @@
 found and what to do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
-from momentum.scores import RELATION_KINDS, SEEDS_LAYOUT, TABLE_NAME, UTC_DAY, find_candidates, find_layout
+from momentum.scores import (
+    PRODUCTION_LAYOUT,
+    RELATION_KINDS,
+    SEEDS_LAYOUT,
+    TABLE_NAME,
+    Layout,
+    find_candidates,
+    find_layout,
+)
 
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
 
 # What the revisions make in legacy, or beside an adopted score table.
-FRESH_SCORES = (TABLE_NAME, f"pk_{TABLE_NAME}")
-SCORE_KEY = f"uq_{TABLE_NAME}_user_id_utc_day"
+FRESH_SCORES = (TABLE_NAME, f"pk_{TABLE_NAME}", SEEDS_LAYOUT.key)
+
+# The tables that the app's earlier migrations may have made under our names, with the columns that a copy rests on
+# where they are there: those that ours require first, and the types that all of them have.
+EVERY_TABLE = {
+    "id": "uuid",
+    "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone",
+    "deleted_at": "timestamp with time zone",
+}
+PREDECESSORS = {
+    "momentum_pillars": {"name": "text", "description": "text"},
+    "momentum_events": {
+        "user_id": "uuid",
+        "pillar_id": "uuid",
+        "event_type": "text",
+        "event_ts": "timestamp with time zone",
+        "payload": "jsonb",
+    },
+    "motivation_journal": {
+        "user_id": "uuid",
+        "pillar_id": "uuid",
+        "date": "date",
+        "prompt": "text",
+        "response": "text",
+        "motivation_type": "text",
+    },
+    "habit_index": {
+        "user_id": "uuid",
+        "pillar_id": "uuid",
+        "index_date": "date",
+        "habit_score": "numeric",
+        "details": "jsonb",
+    },
+}
+REQUIRED = {
+    "momentum_pillars": ("id", "name"),
+    "momentum_events": ("id", "user_id", "event_type"),
+    "motivation_journal": ("id", "user_id", "date"),
+    "habit_index": ("id", "user_id", "index_date", "habit_score"),
+}
+# The view too, as a name and a kind of relation.
+VIEW = ("daily_momentum_scores", "v")
 
 NOT_SUPABASE = "this is no Supabase database; `make db` gives a local one to try things on."
 
 
-def check_upgrade(connection: Connection, creates: Iterable[str], *, adopts_scores: bool, indexes_scores: bool) -> None:
+def check_upgrade(
+    connection: Connection,
+    creates: Iterable[str],
+    *,
+    adopts_scores: bool,
+    indexes_scores: bool,
+    adopts_existing: bool,
+    may_commit: bool,
+) -> None:
     """Refuse a database that the pending revisions could not migrate completely.
 
     Args:
@@ -29,19 +86,59 @@ def check_upgrade(connection: Connection, creates: Iterable[str], *, adopts_scor
         creates: The names of the relations that the pending revisions make in ``public``.
         adopts_scores: Whether a pending revision takes over or creates the score table.
         indexes_scores: Whether a pending revision makes the score table's unique key.
+        adopts_existing: Whether tables of ours that are there already are to be parked and copied.
+        may_commit: Whether the migration has transactions of its own.
 
     Raises:
         PreflightError: With the first thing that is wrong.
     """
     check_server(connection)
     check_supabase(connection)
-    check_collisions(connection, creates)
+    check_collisions(connection, creates, adopts_existing=adopts_existing, may_commit=may_commit)
     if adopts_scores:
         check_score_table(connection)
     else:
         check_recorded_table(connection)
     if indexes_scores:
-        check_score_key(connection)
+        check_score_key(connection, may_commit=may_commit)
+
+
+def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
+    """Refuse a database on which the way back past the score table's unique key could not be completed.
+
+    Raises:
+        PreflightError: With the first thing that is wrong.
+    """
+    relation = adopted_table(connection)
+    if relation is None:
+        return
+    rows = 0
+    if connection.scalar(text("select to_regclass('momentum_internal.superseded_scores')")) is not None:
+        rows = connection.scalar(text("select count(*) from momentum_internal.superseded_scores")) or 0
+    if connection.scalar(text("select to_regclass(:relation)"), {"relation": relation}) is None:
+        if rows:
+            raise PreflightError(
+                f"The score table {relation} is gone, and {rows} superseded rows belong into it; give it its name "
+                "back, then try again."
+            )
+        return
+    if not may_commit and connection.scalar(text("select created_index from momentum_internal.score_table")):
+        raise PreflightError(uncommittable(relation))
+    if rows:
+        check_columns_fit(connection, relation)
+        check_rows_can_move(connection, relation)
+
+
+def check_columns_fit(connection: Connection, relation: str) -> None:
+    """Refuse a score table that has lost a column of which superseded rows hold values."""
+    kept = "momentum_internal.superseded_scores"
+    for column in sorted(read_columns(connection, kept).keys() - read_columns(connection, relation).keys()):
+        quoted = connection.dialect.identifier_preparer.quote(column).replace(":", "\\:")
+        if connection.scalar(text(f"select exists (select from {kept} where {quoted} is not null)")):
+            raise PreflightError(
+                f"{relation} has no column {column} any more, and superseded rows hold values of it; rename or drop "
+                f"that column of {kept} too, then try again."
+            )
 
 
 def check_server(connection: Connection) -> None:
@@ -66,7 +163,14 @@ def check_supabase(connection: Connection) -> None:
         raise PreflightError(f"There is no function auth.uid(): {NOT_SUPABASE}")
 
 
-def check_collisions(connection: Connection, names: Iterable[str], schema: str = "public") -> None:
+def check_collisions(
+    connection: Connection,
+    names: Iterable[str],
+    schema: str = "public",
+    *,
+    adopts_existing: bool = False,
+    may_commit: bool = True,
+) -> None:
     """Refuse names that are taken, in public by earlier versions of our own tables above all."""
     taken = connection.execute(
         text("""
@@ -81,12 +185,134 @@ def check_collisions(connection: Connection, names: Iterable[str], schema: str =
         """),
         {"schema": schema, "names": list(names)},
     ).all()
-    if taken:
-        found = ", ".join(f"{RELATION_KINDS.get(row.kind, 'relation')} {schema}.{row.name}" for row in taken)
+    predecessors = [
+        row.name
+        for row in taken
+        if schema == "public" and (row.name in PREDECESSORS if row.kind == "r" else (row.name, row.kind) == VIEW)
+    ]
+    in_the_way = [row for row in taken if not (adopts_existing and row.name in predecessors)]
+    if in_the_way:
+        found = ", ".join(f"{RELATION_KINDS.get(row.kind, 'relation')} {schema}.{row.name}" for row in in_the_way)
+        advice = "rename or move what is in the way, then try again"
+        if len(predecessors) == len(in_the_way):
+            advice = "-x existing=adopt parks them and copies their rows; or " + advice
+        raise PreflightError(f"Already there, and not made by these migrations: {found}; {advice}.")
+    for name in predecessors:
+        if name in PREDECESSORS:
+            check_predecessor(connection, name, may_commit=may_commit)
+
+
+def check_predecessor(connection: Connection, name: str, *, may_commit: bool) -> None:
+    """Refuse an earlier version of a table of ours whose rows could not be copied, or that others rest on."""
+    relation = f"public.{name}"
+    found = read_columns(connection, relation)
+    known = {**EVERY_TABLE, **PREDECESSORS[name]}
+    for column in REQUIRED[name]:
+        if column not in found:
+            raise PreflightError(
+                f"{relation} has no column {column}, so its rows cannot be copied; rename or move the table, then try "
+                "again."
+            )
+    for column, expected in known.items():
+        if found.get(column, expected) != expected:
+            raise PreflightError(
+                f"{relation}.{column} is of type {found[column]}, so its rows cannot be copied, {expected} is "
+                "expected; rename or move the table, then try again."
+            )
+    unique = connection.scalar(
+        text("""
+            select exists (
+              select from pg_catalog.pg_index
+              where
+                indrelid = to_regclass(:relation) and indisunique and indisvalid and indpred is null
+                and indnkeyatts = 1 and pg_get_indexdef(indexrelid, 1, false) = 'id'
+            )
+        """),
+        {"relation": relation},
+    )
+    if not unique:
         raise PreflightError(
-            f"Already there, and not made by these migrations: {found}; rename or move what is in the way, then try "
-            "again."
+            f"{relation} has no unique key on id, so its rows could not be told apart; rename or move the table, then "
+            "try again."
         )
+    dependents = connection.scalars(
+        text("""
+            with parked as (
+              select c.oid as relation, c.reltype
+              from pg_catalog.pg_class as c
+              where c.oid = to_regclass(:relation)
+            ), dependents as (
+              -- Views.
+              select 'pg_catalog.pg_class'::regclass as classid, r.ev_class as objid
+              from parked
+              inner join pg_catalog.pg_depend as d on d.refobjid = relation
+              inner join pg_catalog.pg_rewrite as r on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
+              where d.refclassid = 'pg_catalog.pg_class'::regclass and r.ev_class <> relation
+              union
+              -- Functions with a body that is parsed, or that return its rows or take them.
+              select d.classid, d.objid
+              from parked
+              inner join pg_catalog.pg_depend as d
+                on (d.refclassid, d.refobjid) in (
+                  ('pg_catalog.pg_class'::regclass, relation), ('pg_catalog.pg_type'::regclass, reltype)
+                )
+              where d.classid = 'pg_catalog.pg_proc'::regclass
+              union
+              -- Policies and foreign keys of other tables, so far as these are not parked as well.
+              select d.classid, d.objid
+              from parked
+              inner join pg_catalog.pg_depend as d on d.refobjid = relation
+              inner join pg_catalog.pg_policy as p on d.classid = 'pg_catalog.pg_policy'::regclass and d.objid = p.oid
+              inner join pg_catalog.pg_class as c on p.polrelid = c.oid
+              where
+                d.refclassid = 'pg_catalog.pg_class'::regclass
+                and not (c.relnamespace = 'public'::regnamespace and c.relname = any(:predecessors))
+              union
+              select 'pg_catalog.pg_class'::regclass, c.oid
+              from parked
+              inner join pg_catalog.pg_constraint as f on f.contype = 'f' and f.confrelid = relation
+              inner join pg_catalog.pg_class as c on f.conrelid = c.oid
+              where not (c.relnamespace = 'public'::regnamespace and c.relname = any(:predecessors))
+              union
+              select 'pg_catalog.pg_class'::regclass, i.inhrelid
+              from parked
+              inner join pg_catalog.pg_inherits as i on i.inhparent = relation
+            )
+            select (pg_identify_object(classid, objid, 0)).identity as dependent
+            from dependents
+            order by dependent
+        """),
+        {"relation": relation, "predecessors": list(PREDECESSORS)},
+    ).all()
+    if dependents:
+        raise PreflightError(
+            f"{', '.join(dependents)} would go on with {relation} after it is parked; drop what rests on it, and make "
+            "it again over the new table."
+        )
+    check_owner(connection, relation, "could not park it")
+    if not may_commit:
+        raise PreflightError(uncommittable(relation))
+
+
+def read_columns(connection: Connection, relation: str) -> dict[str, str]:
+    """Return the columns of a relation with their types."""
+    rows = connection.execute(
+        text("""
+            select attname as name, pg_catalog.format_type(atttypid, null) as type
+            from pg_catalog.pg_attribute
+            where attrelid = to_regclass(:relation) and attnum > 0 and not attisdropped
+        """),
+        {"relation": relation},
+    )
+    return {row.name: row.type for row in rows}
+
+
+def uncommittable(relation: str) -> str:
+    """Return why a relation cannot be migrated inside a transaction that was handed in."""
+    return (
+        f"{relation} is migrated in steps that commit, and the connection was handed in inside a transaction; commit "
+        "it first, or hand in an engine."
+    )
 
 
 def check_score_table(connection: Connection) -> None:
@@ -99,18 +325,14 @@ def check_score_table(connection: Connection) -> None:
             f"There is more than one score table: {names}; rename or move all but the one that holds the scores."
         )
     for relation in candidates:
-        if find_layout(connection, relation) is not SEEDS_LAYOUT:
-            raise PreflightError(
-                f"{relation} is in the app's production layout (score_date, final_score, breakdown), which this "
-                "version cannot take over; the layout with score_ts, score and pillar_breakdown is expected."
-            )
-        check_owner(connection, relation)
+        find_layout(connection, relation)
     if not candidates:
+        # A parked one brings its indexes along.
         check_collisions(connection, FRESH_SCORES, schema="legacy")
 
 
-def check_owner(connection: Connection, relation: str) -> None:
-    """Refuse a score table that is somebody else's: only its owner can make its unique key."""
+def check_owner(connection: Connection, relation: str, consequence: str) -> None:
+    """Refuse a table that is somebody else's, where only its owner can do what is to be done."""
     row = connection.execute(
         text("""
             select pg_get_userbyid(relowner) as owner, current_user as migrating
@@ -121,8 +343,7 @@ def check_owner(connection: Connection, relation: str) -> None:
     ).one_or_none()
     if row:
         raise PreflightError(
-            f"{relation} belongs to {row.owner}, and you are {row.migrating}, who could not make its unique key; "
-            "migrate as its owner."
+            f"{relation} belongs to {row.owner}, and you are {row.migrating}, who {consequence}; migrate as its owner."
         )
 
 
@@ -159,29 +380,209 @@ def check_recorded_table(connection: Connection) -> None:
         )
 
 
-def check_score_key(connection: Connection) -> None:
-    """Refuse what would keep the score table's unique key from being made."""
-    recorded = recorded_table(connection)
-    standing = [recorded] if recorded else find_candidates(connection)
-    check_collisions(connection, [SCORE_KEY], schema=standing[0].partition(".")[0] if standing else "legacy")
-    for relation in standing or parked_scores(connection):
-        pairs = connection.scalar(
-            text(f"""
-                select count(*)
-                from (
-                  -- A unique key lets through any number of nulls.
-                  select from {relation}
-                  where user_id is not null and score_ts is not null
-                  group by user_id, {UTC_DAY}
-                  having count(*) > 1
-                ) as duplicate_days
-            """)
+def check_score_key(connection: Connection, *, may_commit: bool) -> None:
+    """Refuse what would keep an adopted score table's unique key from being made."""
+    adopted = adopted_table(connection)
+    standing = [adopted] if adopted else [] if recorded_table(connection) else find_candidates(connection)
+    if not standing:
+        return
+    relation = standing[0]
+    layout = find_layout(connection, relation)
+    if layout is PRODUCTION_LAYOUT:
+        check_deferrable_key(connection, relation)
+    if has_own_key(connection, relation, layout):
+        return
+    if not intended_key(connection):
+        check_collisions(connection, [layout.key], schema=relation.partition(".")[0])
+    check_owner(connection, relation, "could not make its unique key")
+    if not may_commit:
+        raise PreflightError(uncommittable(relation))
+    hidden_from = connection.scalar(
+        text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
+    )
+    if hidden_from:
+        raise PreflightError(
+            f"Row level security hides rows of {relation} from {hidden_from}, who could not see duplicate days; "
+            "migrate as a role with bypassrls."
         )
+    if layout is PRODUCTION_LAYOUT:
+        pairs = count_duplicate_days(connection, relation, layout)
         if pairs:
             raise PreflightError(
-                f"{relation} has {pairs} {'day' if pairs == 1 else 'days'} on which a user has more than one row (in "
-                "UTC); keep one row a user and day, then try again."
+                f"{relation} has {pairs} {'day' if pairs == 1 else 'days'} on which a user has more than one row, "
+                "and no unique index on user_id and score_date; keep one row a user and day, then try again."
             )
+    else:
+        check_rows_can_move(connection, relation, lambda: count_duplicate_days(connection, relation, layout) > 0)
+        check_users_exist(connection, relation, layout)
+
+
+def check_users_exist(connection: Connection, relation: str, layout: Layout) -> None:
+    """Refuse superseded rows of users who don't exist: they could not be kept, because such rows go with their user."""
+    has_key = connection.scalar(
+        text("""
+            select exists (
+              select
+              from pg_catalog.pg_constraint as c
+              inner join pg_catalog.pg_attribute as a on c.conrelid = a.attrelid and c.conkey = array[a.attnum]
+              where
+                c.conrelid = to_regclass(:relation) and c.confrelid = 'auth.users'::regclass
+                and c.contype = 'f' and c.convalidated and a.attname = 'user_id'
+            )
+        """),
+        {"relation": relation},
+    )
+    if has_key:
+        return
+    users = connection.scalar(
+        text(f"""
+            select count(distinct s.user_id)
+            from (
+              select user_id
+              from {relation}
+              where user_id is not null and {layout.day} is not null
+              group by user_id, {layout.day}
+              having count(*) > 1
+            ) as s
+            where not exists (select from auth.users as u where u.id = s.user_id)
+        """)
+    )
+    if users:
+        raise PreflightError(
+            f"{relation} has days with more than one row of {users} {'user' if users == 1 else 'users'} who "
+            f"{'is' if users == 1 else 'are'} not in auth.users, which could not be moved aside; keep one row a user "
+            "and day, then try again."
+        )
+
+
+def has_own_key(connection: Connection, relation: str, layout: Layout) -> bool:
+    """Tell whether a score table has a unique index over user and day by itself."""
+    return bool(
+        connection.scalar(
+            text("""
+                select exists (
+                  select
+                  from pg_catalog.pg_index as i
+                  inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+                  where
+                    i.indrelid = to_regclass(:relation) and i.indisunique and i.indisvalid and i.indimmediate
+                    and i.indpred is null and i.indnkeyatts = 2 and c.relname <> :ours
+                    and array[pg_get_indexdef(i.indexrelid, 1, false), pg_get_indexdef(i.indexrelid, 2, false)]
+                      @> array['user_id', :day]
+                )
+            """),
+            {
+                "relation": relation,
+                "ours": layout.key,
+                "day": layout.indexed_day,
+            },
+        )
+    )
+
+
+def check_deferrable_key(connection: Connection, relation: str) -> None:
+    """Refuse a unique constraint over user and day that waits for the end of a transaction: no upsert works beside it.
+
+    Postgres refuses ON CONFLICT (user_id, score_date) where such a constraint is among those that it could mean.
+    """
+    name = connection.scalar(
+        text("""
+            select conname
+            from pg_catalog.pg_constraint as c
+            inner join pg_catalog.pg_index as i on c.conindid = i.indexrelid
+            where
+              c.conrelid = to_regclass(:relation) and c.contype in ('p', 'u') and c.condeferrable and i.indnkeyatts = 2
+              and array[pg_get_indexdef(i.indexrelid, 1, false), pg_get_indexdef(i.indexrelid, 2, false)]
+                @> array['user_id', 'score_date']
+        """),
+        {"relation": relation},
+    )
+    if name:
+        raise PreflightError(
+            f"The unique constraint {name} of {relation} is deferrable, beside which no upsert on user_id and "
+            "score_date works; make it one that is not deferrable, then try again."
+        )
+
+
+def count_duplicate_days(connection: Connection, relation: str, layout: Layout) -> int:
+    """Return on how many days a user has more than one row."""
+    count: int = connection.execute(
+        text(f"""
+            select count(*)
+            from (
+              -- A unique key lets through any number of nulls.
+              select from {relation}
+              where user_id is not null and {layout.day} is not null
+              group by user_id, {layout.day}
+              having count(*) > 1
+            ) as duplicate_days
+        """)
+    ).scalar_one()
+    return count
+
+
+def check_rows_can_move(connection: Connection, relation: str, rows_move: Callable[[], bool] = lambda: True) -> None:
+    """Refuse a score table whose superseded rows would not come back from their move exactly as they were.
+
+    Args:
+        connection: A connection.
+        relation: The score table.
+        rows_move: Tells whether there are such rows at all; asked only where something stands against their move.
+    """
+    obstacle = connection.scalar(
+        text("""
+            select 'the trigger ' || tgname || ' of ' || :relation || ' would fire'
+            from pg_catalog.pg_trigger
+            where
+              -- Bits 4 and 8 are INSERT and DELETE: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+              tgrelid = to_regclass(:relation) and not tgisinternal and tgenabled in ('O', 'A') and tgtype & 12 <> 0
+            union all
+            select format('rows of %I.%I that refer to %s would stand in the way', n.nspname, t.relname, :relation)
+            from pg_catalog.pg_constraint as c
+            inner join pg_catalog.pg_class as t on c.conrelid = t.oid
+            inner join pg_catalog.pg_namespace as n on t.relnamespace = n.oid
+            where c.contype = 'f' and c.confrelid = to_regclass(:relation)
+            union all
+            select 'no row could be deleted, because it has no replica identity for the publication ' || p.pubname
+            from pg_catalog.pg_publication_tables as t
+            inner join pg_catalog.pg_publication as p on t.pubname = p.pubname and p.pubdelete
+            inner join pg_catalog.pg_class as c on c.oid = to_regclass(:relation)
+            inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+            where
+              t.schemaname = n.nspname and t.tablename = c.relname
+              and (
+                c.relreplident = 'n'
+                or (
+                  c.relreplident = 'd'
+                  and not exists (select from pg_catalog.pg_index where indrelid = c.oid and indisprimary)
+                )
+              )
+            limit 1
+        """),
+        {"relation": relation},
+    )
+    if obstacle and rows_move():
+        raise PreflightError(
+            f"{relation} has days on which a user has more than one row (in UTC), and when all but the latest are "
+            f"moved aside, or back, {obstacle}; keep one row a user and day, or take that away first."
+        )
+
+
+def adopted_table(connection: Connection) -> str | None:
+    """Return the score table that the migrations recorded, if they found it and didn't create it."""
+    if recorded_table(connection) is None:
+        return None
+    relation: str | None = connection.scalar(
+        text("select relation from momentum_internal.score_table where not created_table")
+    )
+    return relation
+
+
+def intended_key(connection: Connection) -> bool:
+    """Tell whether an earlier run has begun to make the unique key, so that what has its name is ours."""
+    return recorded_table(connection) is not None and bool(
+        connection.scalar(text("select created_index from momentum_internal.score_table"))
+    )
 
 
 def recorded_table(connection: Connection) -> str | None:

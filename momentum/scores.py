@@ -1,4 +1,4 @@
-"""The layouts of the legacy score table: which column is the day, the score, the breakdown, and what a default row is.
+"""The layouts of the legacy score table: which column is the day, the score, the breakdown; its key and default row.
 
 The revisions carry their own sealed SQL; this is what the preflight and the backfill go by. A new layout is one more
 ``Layout`` here, one more branch in the revision that finds the score table, and one more in the view's.
@@ -39,6 +39,8 @@ class Layout:
         name: What ``momentum_internal.score_table`` calls it.
         columns: The columns that the view and the backfill rest on, with their types.
         day: The SQL expression of a row's UTC day, as the unique key has it.
+        indexed_day: The same as the server writes it when it is asked for an index's columns.
+        key: What the unique key is called if the migrations make it.
         score: The column of the score in points, 0 to 100.
         breakdown: The column of the JSON object that says how the score came about.
         default_row: The columns of the row that the backfill inserts, with the SQL expression of each; ``day`` in an
@@ -48,6 +50,8 @@ class Layout:
     name: str
     columns: Mapping[str, str]
     day: str
+    indexed_day: str
+    key: str
     score: str
     breakdown: str
     default_row: Mapping[str, str]
@@ -62,6 +66,8 @@ SEEDS_LAYOUT = Layout(
         "pillar_breakdown": "jsonb",
     },
     day=UTC_DAY,
+    indexed_day="(((score_ts AT TIME ZONE 'UTC'::text))::date)",
+    key=f"uq_{TABLE_NAME}_user_id_utc_day",
     score="score",
     breakdown="pillar_breakdown",
     default_row={
@@ -71,14 +77,29 @@ SEEDS_LAYOUT = Layout(
     },
 )
 
-# Recognised so that it can be refused by name; taking it over is not possible yet.
 PRODUCTION_LAYOUT = Layout(
     name="production",
-    columns={"user_id": "uuid", "score_date": "date", "final_score": "numeric", "breakdown": "jsonb"},
+    columns={
+        "user_id": "uuid",
+        "score_date": "date",
+        "final_score": "numeric",
+        "breakdown": "jsonb",
+        "momentum_state": "text",
+        "calculation_metadata": "jsonb",
+    },
     day="score_date",
+    indexed_day="score_date",
+    key=f"uq_{TABLE_NAME}_user_id_score_date",
     score="final_score",
     breakdown="breakdown",
-    default_row={},
+    # raw_score and normalized_score are 0 by default. The metadata is the layout's place for where a row comes from.
+    default_row={
+        "score_date": "day",
+        "final_score": "0",
+        "momentum_state": "'NeedsCare'",
+        "breakdown": "'{}'::jsonb",
+        "calculation_metadata": "jsonb_build_object('source', 'backfill')",
+    },
 )
 
 LAYOUTS = (SEEDS_LAYOUT, PRODUCTION_LAYOUT)
@@ -149,19 +170,18 @@ def find_layout(connection: Connection, relation: str) -> Layout:
     for column, expected in layout.columns.items():
         if found[column] != expected:
             raise PreflightError(f"{relation}.{column} is of type {found[column]}; {expected} is expected.")
-    if layout is SEEDS_LAYOUT:
-        generated = [row.name for row in rows if row.generated and row.name in layout.columns]
-        if generated:
-            raise PreflightError(
-                f"{relation}.{generated[0]} is a generated column, into which nothing can be written; make it a plain "
-                "column, then try again."
-            )
-        needed = [r.name for r in rows if r.not_null and not r.has_default and r.name not in layout.columns]
-        if needed:
-            raise PreflightError(
-                f"{relation}.{needed[0]} is not null and has no default, so no default row could be inserted; give it "
-                "a default, then try again."
-            )
+    generated = [row.name for row in rows if row.generated and row.name in layout.columns]
+    if generated:
+        raise PreflightError(
+            f"{relation}.{generated[0]} is a generated column, into which nothing can be written; make it a plain "
+            "column, then try again."
+        )
+    needed = [r.name for r in rows if r.not_null and not r.has_default and r.name not in layout.columns]
+    if needed:
+        raise PreflightError(
+            f"{relation}.{needed[0]} is not null and has no default, so no default row could be inserted; give it "
+            "a default, then try again."
+        )
     return layout
 
 
@@ -175,11 +195,11 @@ def read_score_table(connection: Connection) -> ScoreTable:
     if connection.scalar(text("select to_regclass('momentum_internal.score_table')")) is not None:
         row = connection.execute(
             text("""
-                select s.relation, s.layout, s.created_table, s.created_index,
-                  to_regclass(s.relation) is not null as there
+                select s.relation, s.layout, s.created_table,
+                  to_regclass(s.relation) is not null and to_regclass(s.unique_index) is not null as there
                 from momentum_internal.score_table as s
             """)
         ).one_or_none()
-    if row is None or not row.created_index or not row.there:
+    if row is None or not row.there:
         raise NotMigratedError("The database is not migrated; run `alembic upgrade head` first.")
     return ScoreTable(row.relation, next(known for known in LAYOUTS if known.name == row.layout), row.created_table)

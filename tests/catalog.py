@@ -51,6 +51,13 @@ select concat_ws(' | ', 'function', p.oid::regprocedure, p.proowner::regrole, p.
 from pg_proc p
 inner join ours s on p.pronamespace = s.oid and p.prokind <> 'a'
 union all
+select concat_ws(' | ', 'publication', p.pubname, p.pubowner::regrole, p.puballtables, p.pubinsert, p.pubupdate,
+  p.pubdelete, p.pubtruncate, p.pubviaroot, t.relation, pg_get_expr(t.prqual, t.prrelid), t.prattrs)
+from pg_publication p
+left join (
+  select pr.*, r.name as relation from pg_publication_rel pr inner join relations r on pr.prrelid = r.oid
+) as t on t.prpubid = p.oid
+union all
 select concat_ws(' | ', 'type', s.nspname, t.typname, t.typtype)
 from pg_type t
 inner join ours s on t.typnamespace = s.oid

@@ -1,5 +1,8 @@
 """The migrations as a program calls them, and their history."""
 
+import time
+from typing import Any
+
 import alembic.command
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
@@ -7,7 +10,7 @@ from alembic.script import ScriptDirectory
 from momentum.database import create_engine, execute_script
 from momentum.migrations import alembic_config
 from momentum.testing import Server
-from tests.samples import LEGACY_SCORES
+from tests.samples import LEGACY_SCORES, PREDECESSOR_VIEW, PREDECESSORS, PRODUCTION_SCORES, read_rows
 
 SCRIPTS = ScriptDirectory.from_config(alembic_config("postgresql://localhost/unused"))
 
@@ -15,16 +18,13 @@ SCRIPTS = ScriptDirectory.from_config(alembic_config("postgresql://localhost/unu
 REVISIONS = list(SCRIPTS.walk_revisions())[::-1]
 HISTORY = ["base", *(revision.revision for revision in REVISIONS)]
 
-# Where the score table may come from: nowhere, or the schema in which one of the seed's layout stands.
-SCORES = ("fresh", "legacy", "public")
 
-
-def migrate_to(url: sa.URL, revision: str) -> None:
-    """Bring a database to a revision, up or down from where it is."""
+def migrate_to(url: sa.URL, revision: str, **options: str) -> None:
+    """Bring a database to a revision, up or down from where it is, with the options that ``-x`` takes."""
     if HISTORY.index(revision) > HISTORY.index(current(url)):
-        alembic.command.upgrade(alembic_config(url), revision)
+        alembic.command.upgrade(alembic_config(url, **options), revision)
     elif revision != current(url):
-        alembic.command.downgrade(alembic_config(url), revision)
+        alembic.command.downgrade(alembic_config(url, **options), revision)
 
 
 def current(url: sa.URL) -> str:
@@ -41,12 +41,62 @@ def run(url: sa.URL, sql: str) -> None:
         execute_script(connection, sql)
 
 
-def database_with_scores(server: Server, scores: str) -> sa.URL:
-    """Return a new database, not migrated, with a score table of the seed's layout in a schema, or none if fresh."""
+def execute(url: sa.URL, sql: str, **parameters: Any) -> Any:
+    """Execute a statement, commit, and return the first value of its first row, if it returns rows."""
+    with create_engine(url, application_name="momentum-tests").begin() as connection:
+        result = connection.execute(sa.text(sql), parameters)
+        return result.scalar() if result.returns_rows else None
+
+
+def fetch(url: sa.URL, sql: str, **parameters: Any) -> list[Any]:
+    """Return the first value of every row of a query."""
+    with create_engine(url, application_name="momentum-tests").connect() as connection:
+        return list(connection.scalars(sa.text(sql), parameters))
+
+
+def rows_of(url: sa.URL) -> dict[str, list[str]]:
+    """Return every row of every table of ours and of the score table, as the server writes it."""
+    with create_engine(url, application_name="momentum-tests").connect() as connection:
+        return read_rows(connection)
+
+
+def visible(facts: list[str]) -> list[str]:
+    """Return the facts that clients can see: what a downgrade leaves in the private schema is none."""
+    return [fact for fact in facts if "momentum_internal" not in fact]
+
+
+def wait_until(url: sa.URL, condition: str, **parameters: Any) -> None:
+    """Ask the database until a condition holds.
+
+    Raises:
+        TimeoutError: It doesn't within a minute.
+    """
+    deadline = time.monotonic() + 60
+    engine = create_engine(url, application_name="momentum-tests")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.scalar(sa.text(f"select {condition}"), parameters):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after a minute still not: {condition}")
+
+
+def database_with_scores(server: Server, scores: str, *, predecessors: bool = False) -> sa.URL:
+    """Return a new database, not migrated, with a score table to adopt, or none.
+
+    Args:
+        server: Where to make it.
+        scores: One of ``momentum.migrations.SCORES``.
+        predecessors: Whether the app's own versions of our tables stand there too, and its view over production scores.
+    """
+    schema, _, layout = scores.partition(".")
 
     def prepare(url: sa.URL) -> None:
-        if scores != "fresh":
-            run(url, LEGACY_SCORES.format(schema=scores))
+        if layout:
+            run(url, {"seed": LEGACY_SCORES, "production": PRODUCTION_SCORES}[layout].format(schema=schema))
+        if predecessors:
+            run(url, PREDECESSORS)
+        if predecessors and layout == "production":
+            run(url, PREDECESSOR_VIEW.format(schema=schema))
 
-    template = server.template(f"scores-{scores}", lambda: server.create_database(server.supabase_template()), prepare)
+    key = f"scores-{scores}{'-predecessors' if predecessors else ''}"
+    template = server.template(key, lambda: server.create_database(server.supabase_template()), prepare)
     return server.create_database(template)

@@ -8,29 +8,48 @@ from sqlalchemy import Connection
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
-# A row for each table, with something in every column of its own; the ordinal makes a name or a day not yet taken.
+# What a row of each table has in the columns of its own; a row has those of them that the table has, because the score
+# table comes in two layouts and the app's own versions of our tables lack some. The ordinal makes a name or a day not
+# yet taken, and no day of the future.
 ROWS = {
-    "momentum_pillars": """
-        insert into {table} (name, description) values ('pillar ' || :ordinal, E'a\\tdescription, 100 %')
-    """,
-    "momentum_events": """
-        insert into {table} (user_id, pillar_id, event_type, payload, deleted_at)
-        values (:user, (select id from {pillars} limit 1), 'walk', '{{"steps": 1.50, "é": null}}', now())
-    """,
-    "motivation_journal": """
-        insert into {table} (user_id, pillar_id, date, prompt, response, motivation_type)
-        values (:user, (select id from {pillars} limit 1), date '2024-02-28' + :ordinal, 'why?', E'\\'"\\\\', 'inner')
-    """,
-    "habit_index": """
-        insert into {table} (user_id, pillar_id, index_date, habit_score, details)
-        values (:user, (select id from {pillars} limit 1), date '2024-02-28' + :ordinal, 99.95, '{{"a": [1, 2]}}')
-    """,
-    "daily_engagement_scores": """
-        insert into {table} (user_id, score_ts, score, pillar_breakdown)
-        values (
-          :user, timestamptz '2024-02-28 23:59:59.999999+00' + :ordinal * interval '1 day', 12.34, '{{"sleep": 5}}'
-        )
-    """,
+    "momentum_pillars": {"name": "'pillar ' || :ordinal", "description": "E'a\\tdescription, 100 %'"},
+    "momentum_events": {
+        "user_id": ":user",
+        "pillar_id": "(select id from {pillars} limit 1)",
+        "event_type": "'walk'",
+        "payload": """'{{"steps": 1.50, "é": null}}'""",
+        "deleted_at": "now()",
+    },
+    "motivation_journal": {
+        "user_id": ":user",
+        "pillar_id": "(select id from {pillars} limit 1)",
+        "date": "date '2020-02-28' + :ordinal",
+        "prompt": "'why?'",
+        "response": "E'\\'\"\\\\'",
+        "motivation_type": "'inner'",
+    },
+    "habit_index": {
+        "user_id": ":user",
+        "pillar_id": "(select id from {pillars} limit 1)",
+        "index_date": "date '2020-02-28' + :ordinal",
+        "habit_score": "99.95",
+        "details": """'{{"a": [1, 2]}}'""",
+    },
+    "daily_engagement_scores": {
+        "user_id": ":user",
+        # The seed's layout.
+        "score_ts": "timestamptz '2020-02-28 23:59:59.999999+00' + :ordinal * interval '1 day'",
+        "score": "12.34",
+        "pillar_breakdown": """'{{"sleep": 5}}'""",
+        # The production layout.
+        "score_date": "date '2020-02-28' + :ordinal",
+        "raw_score": "123.40",
+        "normalized_score": "12.34",
+        "final_score": "12.34",
+        "momentum_state": "'Rising'",
+        "breakdown": """'{{"final_score": 12.34, "points_by_type": {{"sleep": 5}}}}'""",
+        "events_count": "3",
+    },
 }
 
 # A score table in the seed's layout, as it may have stood there for years: with grants and policies of its own.
@@ -52,6 +71,197 @@ comment on table {schema}.daily_engagement_scores is 'Scores of old.';
 """
 
 
+# The app's production score table with everything that stands on it. It can't be moved or renamed: its triggers and
+# functions name it in strings, and its clients do so from outside.
+PRODUCTION_SCORES = """
+create schema if not exists {schema};
+grant usage on schema {schema} to anon, authenticated, service_role;
+create table {schema}.daily_engagement_scores (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  score_date date not null,
+  raw_score numeric(10, 2) not null default 0,
+  normalized_score numeric(5, 2) not null default 0,
+  final_score numeric(5, 2) not null default 0,
+  momentum_state text not null check (momentum_state in ('Rising', 'Steady', 'NeedsCare')),
+  breakdown jsonb not null default '{{}}',
+  algorithm_version text not null default 'v1.0',
+  events_count integer not null default 0,
+  calculation_metadata jsonb default '{{}}',
+  created_at timestamptz default now(),
+  updated_at timestamptz default now(),
+  constraint check_score_ranges check (
+    raw_score >= 0 and normalized_score between 0 and 100 and final_score between 0 and 100
+  ),
+  constraint check_score_date_not_future check (score_date <= current_date)
+);
+comment on table {schema}.daily_engagement_scores is 'Scores by day, written by the app.';
+create unique index idx_daily_scores_user_date on {schema}.daily_engagement_scores (user_id, score_date);
+create index idx_daily_scores_date_state on {schema}.daily_engagement_scores (score_date, momentum_state);
+create index idx_daily_scores_user_recent on {schema}.daily_engagement_scores (user_id, score_date desc);
+create index idx_daily_scores_breakdown on {schema}.daily_engagement_scores using gin (breakdown);
+
+alter table {schema}.daily_engagement_scores enable row level security;
+create policy "Users can view own scores" on {schema}.daily_engagement_scores for select using (auth.uid() = user_id);
+create policy "Service role can manage all scores" on {schema}.daily_engagement_scores to service_role using (true);
+grant all on table {schema}.daily_engagement_scores to anon, authenticated, service_role;
+
+-- What the app would post to its push function: a row for each, so that a test can count them.
+create table public.pushes (
+  id bigint generated always as identity primary key,
+  user_id uuid,
+  score_date date,
+  momentum_state text
+);
+
+create function public.update_updated_at_column() returns trigger language plpgsql as $$
+begin
+  new.updated_at := now();
+  return new;
+end $$;
+create trigger update_daily_scores_updated_at before update on {schema}.daily_engagement_scores
+  for each row execute function public.update_updated_at_column();
+
+create function public.prevent_duplicate_daily_scores() returns trigger language plpgsql
+set search_path = {schema}, public as $$
+begin
+  if exists (
+    select from daily_engagement_scores
+    where user_id = new.user_id and score_date = new.score_date and (tg_op = 'INSERT' or id <> new.id)
+  ) then
+    raise exception 'user % has a score on % already', new.user_id, new.score_date;
+  end if;
+  return new;
+end $$;
+create trigger prevent_duplicate_daily_scores_trigger before insert or update on {schema}.daily_engagement_scores
+  for each row execute function public.prevent_duplicate_daily_scores();
+
+create function public.publish_momentum_update() returns trigger language plpgsql as $$
+begin
+  perform pg_notify(
+    'momentum_updates:' || new.user_id,
+    jsonb_build_object('day', new.score_date, 'state', new.momentum_state, 'score', new.final_score)::text
+  );
+  return new;
+end $$;
+create trigger momentum_score_realtime_trigger after insert or update on {schema}.daily_engagement_scores
+  for each row execute function public.publish_momentum_update();
+
+create function public.invalidate_momentum_cache() returns trigger language plpgsql as $$
+begin
+  perform pg_notify('cache_invalidation', coalesce(new.user_id, old.user_id)::text);
+  return coalesce(new, old);
+end $$;
+create trigger momentum_cache_invalidation_trigger after insert or update or delete
+  on {schema}.daily_engagement_scores
+  for each row execute function public.invalidate_momentum_cache();
+
+create function public.trigger_push_notifications() returns trigger language plpgsql as $$
+begin
+  if tg_op = 'INSERT' or old.momentum_state <> new.momentum_state or abs(new.final_score - old.final_score) > 10 then
+    insert into public.pushes (user_id, score_date, momentum_state)
+    values (new.user_id, new.score_date, new.momentum_state);
+  end if;
+  return new;
+end $$;
+create trigger momentum_change_notification_trigger after insert or update on {schema}.daily_engagement_scores
+  for each row execute function public.trigger_push_notifications();
+
+alter table {schema}.daily_engagement_scores replica identity full;
+create publication supabase_realtime;
+alter publication supabase_realtime add table {schema}.daily_engagement_scores;
+
+create view public.momentum_dashboard as
+select user_id, score_date, final_score, momentum_state, breakdown
+from {schema}.daily_engagement_scores
+where score_date = current_date;
+create view public.recent_user_momentum as
+select
+  s.user_id, s.score_date, s.final_score, s.momentum_state,
+  avg(s.final_score) over (
+    partition by s.user_id order by s.score_date rows between 6 preceding and current row
+  ) as seven_day_average
+from {schema}.daily_engagement_scores as s;
+
+create function public.get_momentum_trend(p_user_id uuid, p_days integer default 7)
+returns table (score_date date, final_score numeric, momentum_state text) language sql stable security definer
+set search_path = {schema}, public as $$
+  select score_date, final_score, momentum_state
+  from daily_engagement_scores
+  where user_id = p_user_id and score_date >= current_date - p_days
+  order by score_date desc
+$$;
+
+-- In public they find the table by their caller's search path, as the app's own do.
+do $unpin$
+begin
+  if '{schema}' = 'public' then
+    alter function public.prevent_duplicate_daily_scores() reset search_path;
+    alter function public.get_momentum_trend(uuid, integer) reset search_path;
+  end if;
+end
+$unpin$;
+"""
+
+# Our four tables as the app's own earlier migrations made them, open to every client.
+PREDECESSORS = """
+create table public.momentum_pillars (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique,
+  description text,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted_at timestamptz
+);
+create table public.momentum_events (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid references auth.users (id) on delete cascade,
+  pillar_id uuid references public.momentum_pillars (id),
+  event_type text not null,
+  event_ts timestamptz not null default now(),
+  payload jsonb,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted_at timestamptz
+);
+create index idx_momentum_events_user_id on public.momentum_events (user_id);
+create index idx_momentum_events_pillar_id on public.momentum_events (pillar_id);
+create index idx_momentum_events_event_ts on public.momentum_events (event_ts);
+create table public.motivation_journal (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid references auth.users (id) on delete cascade,
+  date date not null,
+  prompt text,
+  response text,
+  motivation_type text,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted_at timestamptz,
+  unique (user_id, date)
+);
+create index idx_motivation_journal_user_date on public.motivation_journal (user_id, date);
+create table public.habit_index (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid references auth.users (id) on delete cascade,
+  index_date date not null,
+  habit_score numeric not null,
+  details jsonb,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted_at timestamptz,
+  unique (user_id, index_date)
+);
+create index idx_habit_index_user_date on public.habit_index (user_id, index_date);
+"""
+
+# The view of the app's own over its production table; it asks with its owner's rights.
+PREDECESSOR_VIEW = """
+create view public.daily_momentum_scores as
+select user_id, final_score as score, score_date, breakdown as pillar_breakdown
+from {schema}.daily_engagement_scores;
+"""
+
+
 def add_user(connection: Connection) -> uuid.UUID:
     """Add a user and return the id."""
     user: uuid.UUID = connection.execute(sa.text("insert into auth.users default values returning id")).scalar_one()
@@ -59,13 +269,14 @@ def add_user(connection: Connection) -> uuid.UUID:
 
 
 def tables(connection: Connection) -> dict[str, str]:
-    """Return the tables of ours and the score table, with the schema that each stands in."""
+    """Return the tables of ours and the score table with their schema; of two of a name, the one that is not parked."""
     found = connection.execute(
         sa.text("""
             select c.relname, format('%I.%I', n.nspname, c.relname)
             from pg_catalog.pg_class c
             inner join pg_catalog.pg_namespace n on c.relnamespace = n.oid
             where c.relname = any(:names) and c.relkind in ('r', 'p')
+            order by n.nspname <> 'momentum_internal'
         """),
         {"names": list(ROWS)},
     )
@@ -75,9 +286,15 @@ def tables(connection: Connection) -> dict[str, str]:
 def write_rows(connection: Connection, user: uuid.UUID, ordinal: int) -> None:
     """Write a row into each table that is there and not parked."""
     standing = {name: table for name, table in tables(connection).items() if not table.startswith("momentum_internal.")}
-    for name, insert in ROWS.items():
+    for name, values in ROWS.items():
         if name in standing:
-            sql = insert.format(table=standing[name], pillars=standing.get("momentum_pillars"))
+            columns = connection.scalars(
+                sa.text("select attname from pg_attribute where attrelid = to_regclass(:table) and attnum > 0"),
+                {"table": standing[name]},
+            ).all()
+            row = {column: value for column, value in values.items() if column in columns}
+            sql = f"insert into {{table}} ({', '.join(row)}) values ({', '.join(row.values())})"
+            sql = sql.format(table=standing[name], pillars=standing.get("momentum_pillars"))
             connection.execute(sa.text(sql), {"user": user, "ordinal": ordinal})
 
 

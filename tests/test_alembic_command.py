@@ -1,9 +1,8 @@
 """The program `alembic` as people run it, and `alembic.command` as services call it."""
 
-import os
+import asyncio
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 from alembic.util import CommandError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from momentum.database import as_text, create_engine, describe
 from momentum.errors import (
@@ -21,52 +21,20 @@ from momentum.errors import (
     MomentumError,
     PreflightError,
 )
+from momentum.locks import ADVISORY_LOCK, Patience
 from momentum.migrations import SCRIPTS, alembic_config
+from momentum.testing import Server
+from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, current, migrate_to, run
+from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
 
 HEAD = HISTORY[-1]
-ROOT = SCRIPTS.parent
-ALEMBIC = Path(sys.executable).with_name("alembic")
-SECRET = "s3cret-pässword"
 NOWHERE = f"postgresql://postgres:{SECRET}@127.0.0.1:1/nowhere"
 
 
 def write_env_file(home: Path, text: str) -> None:
     (home / ".bee_secrets").mkdir()
     (home / ".bee_secrets" / "supabase.env").write_text(text, encoding="utf-8")
-
-
-def text_of(url: sa.URL, scheme: str = "postgresql") -> str:
-    """Return a URL as people write it; a server that trusts its clients takes any password, the others have one."""
-    return url.set(drivername=scheme, password=url.password or SECRET).render_as_string(hide_password=False)
-
-
-def program(*arguments: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the real program; whatever it prints, no secret may be in it, nor a traceback."""
-    done = subprocess.run(
-        [ALEMBIC, "-c", "alembic.ini", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "HOME": str(home), **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    for output in (done.stdout, done.stderr):
-        assert SECRET not in output
-        assert "s3cret" not in output
-        assert "Traceback" not in output
-    return done
-
-
-def error_of(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
-    """Return the one line of an error."""
-    assert done.returncode == exit_code, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("Database: ", "Running "))]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("Error: ")
-    assert lines[0].endswith(".")
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -173,9 +141,9 @@ def locked(url: sa.URL, table: str) -> Iterator[None]:
 
 def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
     with locked(url, "public.motivation_journal"):
-        done = program("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
+        done = program("-x", "attempts=3", "downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
     message = error_of(done, 1)
-    assert "lock timeout" in message
+    assert "lock timeout (3 times in " in message
     assert "the ones before it stand" in message
     stopped = current(url)
     assert stopped == HISTORY[3], "parking motivation_journal is the first step that needs its lock"
@@ -192,14 +160,7 @@ def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url:
     with (
         locked(url, "public.motivation_journal"),
         create_engine(url, "momentum-tests").connect() as connection,
-        subprocess.Popen(
-            [ALEMBIC, "-c", "alembic.ini", "downgrade", "base"],
-            cwd=ROOT,
-            env={**os.environ, "HOME": str(tmp_path), "DATABASE_URL": text_of(url)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
+        start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url)) as process,
     ):
         while process.poll() is None and not connection.scalar(sa.text(waiting)):
             connection.rollback()
@@ -209,6 +170,147 @@ def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url:
     assert stderr.splitlines()[-1].startswith("Error: Interrupted; ")
     assert "Traceback" not in stderr
     assert current(url) == HISTORY[3]
+
+
+def test_a_lock_that_is_let_go_of_in_time_is_waited_for(url: sa.URL, tmp_path: Path) -> None:
+    """Nobody queues behind a migration for long: it lets go, and comes again."""
+    tries = """
+        select count(*) from pg_catalog.pg_stat_activity
+        where application_name = 'momentum-migrations' and wait_event_type = 'Lock' and query_start > :since
+    """
+    with create_engine(url, "momentum-tests").connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
+        with locked(url, "public.motivation_journal"):
+            process = start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
+            since = watching.scalar(sa.text("select now()"))
+            for _ in range(2):
+                while not watching.scalar(sa.text(tries), {"since": since}):
+                    assert process.poll() is None
+                since = watching.scalar(sa.text("select now()"))
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert current(url) == "base"
+
+
+def test_a_relative_revision_is_counted_from_where_the_run_began(url: sa.URL) -> None:
+    with create_engine(url, "momentum-tests").connect() as connection:
+        # Which stops the second of the two steps for a few attempts.
+        connection.execute(sa.text("select from public.momentum_events"))
+        migrate_to(url, HISTORY[3])
+        letting_go = threading.Timer(1.0, connection.rollback)
+        letting_go.start()
+        alembic.command.downgrade(alembic_config(url), "-2")
+        letting_go.join()
+    assert current(url) == HISTORY[1]
+
+
+def test_who_comes_behind_a_waiting_migration_waits_no_longer_than_it(url: sa.URL, tmp_path: Path) -> None:
+    waiting = """
+        select exists (
+          select from pg_catalog.pg_locks where not granted and relation = 'public.habit_index'::regclass
+        )
+    """
+    with (
+        create_engine(url, "momentum-tests").connect().execution_options(isolation_level="AUTOCOMMIT") as client,
+        create_engine(url, "momentum-tests").connect() as reader,
+    ):
+        reader.execute(sa.text("select from public.habit_index"))
+        process = start("-x", "attempts=4", "downgrade", HISTORY[2], home=tmp_path, DATABASE_URL=text_of(url))
+        while not client.scalar(sa.text(waiting)):
+            assert process.poll() is None
+        client.exec_driver_sql("set statement_timeout = '2500ms'")
+        client.exec_driver_sql("select from public.habit_index")
+        _, stderr = process.communicate(timeout=60)
+        reader.rollback()
+    assert process.returncode == 1
+    assert "lock timeout (4 times" in stderr
+    assert current(url) == HISTORY[3]
+
+
+@contextmanager
+def advisory_lock(url: sa.URL) -> Iterator[int]:
+    """Hold the lock of a migration, and yield the pid of who does."""
+    with create_engine(url, "another-deploy").connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+        holder.execute(sa.text("select pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
+        yield holder.exec_driver_sql("select pg_backend_pid()").scalar_one()
+
+
+def test_who_holds_the_lock_of_a_migration_is_named(supabase_url: sa.URL, tmp_path: Path) -> None:
+    before = snapshot(supabase_url)
+    with advisory_lock(supabase_url) as pid:
+        done = program("-x", "deadline=1", "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url))
+        assert program("current", home=tmp_path, DATABASE_URL=text_of(supabase_url)).returncode == 0
+    message = error_of(done, 1)
+    assert f"pid {pid} (application another-deploy)" in message
+    assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_several_upgrades_at_once_all_end_well_and_one_does_the_work(
+    supabase_url: sa.URL, url: sa.URL, tmp_path: Path, count: int
+) -> None:
+    processes = [start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url)) for _ in range(count)]
+    outputs = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, outputs
+    assert sum("Running upgrade" in output for output in outputs) == 1
+    assert snapshot(supabase_url) == snapshot(url)
+
+
+@pytest.mark.parametrize("where", ["port", "query", "host in query"])
+def test_a_transaction_pooler_is_refused_and_the_right_port_is_named(tmp_path: Path, where: str) -> None:
+    url = {
+        "port": f"postgresql://postgres:{SECRET}@pooler.example.com:6543/postgres",
+        "query": f"postgresql://postgres:{SECRET}@/postgres?host=a,b&port=5432,6543",
+        "host in query": f"postgresql://postgres:{SECRET}@/postgres?host=a:5432&host=b:6543",
+    }[where]
+    message = error_of(program("-x", f"url={url}", "upgrade", "head", home=tmp_path), 2)
+    assert "Port 6543 is a transaction pooler" in message
+    assert "use port 5432" in message
+
+
+def test_a_transaction_pooler_is_refused_of_an_engine_too() -> None:
+    config = alembic_config("")
+    config.attributes["connection"] = sa.create_engine(f"postgresql://postgres:{SECRET}@127.0.0.1:6543/postgres")
+    with pytest.raises(ConfigurationError, match="use port 5432"):
+        alembic.command.upgrade(config, "head")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            "exsting=adopt",
+            "knows no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
+        ),
+        ("existing=yes", "existing= takes refuse or adopt"),
+        ("verify=0", "verify= takes yes or no"),
+        ("purge", "purge= takes yes or no"),
+        ("attempts=many", "attempts= takes a whole number"),
+        ("deadline=0", "deadline= takes a whole number of seconds"),
+        (f"{SECRET}=1", "knows no option"),
+    ],
+)
+def test_an_option_that_is_misspelt_is_not_passed_over(
+    supabase_url: sa.URL, tmp_path: Path, option: str, said: str
+) -> None:
+    before = snapshot(supabase_url)
+    done = program("-x", option, "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url))
+    assert said in error_of(done, 2)
+    assert snapshot(supabase_url) == before
+
+
+def test_an_interrupt_is_not_lost_where_the_lock_timeout_comes_before_its_cancellation(url: sa.URL) -> None:
+    def wait(connection: sa.Connection) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            # As the driver does: it asks the server to cancel the statement, and waits for what comes of that.
+            connection.execute(sa.text("lock table public.habit_index in access exclusive mode"))
+            raise
+
+    with locked(url, "public.habit_index"), create_engine(url, "momentum-tests").connect() as connection:
+        with pytest.raises(KeyboardInterrupt):
+            Patience().run(connection, lambda: wait(connection))
+        connection.rollback()
 
 
 def test_a_role_that_may_not_look_is_told_that_nothing_has_changed(url: sa.URL, tmp_path: Path) -> None:
@@ -371,6 +473,171 @@ def test_a_connection_in_a_transaction_is_neither_committed_nor_changed(supabase
         connection.rollback()
     engine.dispose()
     assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize("handed_in", ["engine", "connection"])
+def test_a_connection_that_commits_each_statement_is_refused(supabase_url: sa.URL, handed_in: str) -> None:
+    before = snapshot(supabase_url)
+    engine = sa.create_engine(supabase_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        config = alembic_config("")
+        config.attributes["connection"] = engine if handed_in == "engine" else connection
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            alembic.command.upgrade(config, "head")
+    engine.dispose()
+    assert snapshot(supabase_url) == before
+
+
+def test_the_connection_of_an_asynchronous_engine_may_be_handed_in(supabase_url: sa.URL) -> None:
+    config = alembic_config("")
+
+    def upgrade(connection: sa.Connection) -> None:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+
+    async def migrate() -> None:
+        engine = create_async_engine(supabase_url)
+        async with engine.connect() as connection:
+            await connection.run_sync(upgrade)
+        await engine.dispose()
+
+    asyncio.run(migrate())
+    assert current(supabase_url) == HEAD
+
+
+def test_an_engine_whose_server_does_not_answer_is_a_typed_exception() -> None:
+    config = alembic_config("")
+    config.attributes["connection"] = sa.create_engine(NOWHERE.replace("postgresql", "postgresql+psycopg", 1))
+    with pytest.raises(DatabaseUnreachableError):
+        alembic.command.upgrade(config, "head")
+
+
+def test_the_lock_is_kept_however_soon_the_server_ends_idle_sessions(supabase_url: sa.URL) -> None:
+    run(supabase_url, f"alter database {supabase_url.database} set idle_session_timeout = '300ms'")
+    with create_engine(supabase_url, "momentum-tests").connect() as connection:
+        # It keeps the migration from its locks for longer than that.
+        connection.execute(sa.text("lock table auth.users in share mode"))
+        connection.execute(sa.text("set local idle_in_transaction_session_timeout = 0"))
+        letting_go = threading.Timer(1.0, connection.rollback)
+        letting_go.start()
+        alembic.command.upgrade(alembic_config(supabase_url), "head")
+        letting_go.join()
+    assert current(supabase_url) == HEAD
+
+
+@pytest.mark.parametrize("step", ["upgrade", "downgrade"])
+def test_what_needs_commits_is_refused_inside_a_transaction(server: Server, step: str) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        if step == "downgrade":
+            migrate_to(url, HEAD)
+        before = snapshot(url)
+        with create_engine(url, "momentum-tests").connect() as connection:
+            connection.execute(sa.text("select 1"))
+            config = alembic_config("")
+            config.attributes["connection"] = connection
+            with pytest.raises(PreflightError, match="in steps that commit, and the connection was handed in inside a"):
+                getattr(alembic.command, step)(config, "head" if step == "upgrade" else "base")
+            # Not further than what needs none.
+            getattr(alembic.command, step)(config, HISTORY[-3] if step == "upgrade" else HISTORY[-2])
+            connection.rollback()
+        assert snapshot(url) == before
+    finally:
+        server.drop_database(url)
+
+
+def test_an_asynchronous_engine_is_refused_in_one_sentence(supabase_url: sa.URL) -> None:
+    config = alembic_config("")
+    config.attributes["connection"] = create_async_engine(supabase_url)
+    with pytest.raises(ConfigurationError, match="inside of run_sync"):
+        alembic.command.upgrade(config, "head")
+
+
+def test_a_program_gives_options_as_what_they_are(supabase_url: sa.URL) -> None:
+    with locked(supabase_url, "auth.users"), pytest.raises(MigrationError, match=r"lock timeout \(2 times"):
+        alembic.command.upgrade(alembic_config(supabase_url, attempts=2, verify=False), "head")
+
+
+def test_a_score_table_that_was_dropped_with_the_view_does_not_stop_the_way_back(server: Server) -> None:
+    url = database_with_scores(server, "public.seed")
+    try:
+        migrate_to(url, HEAD)
+        run(url, "drop table public.daily_engagement_scores cascade")
+        migrate_to(url, "base")
+        migrate_to(url, HEAD)
+    finally:
+        server.drop_database(url)
+
+
+def test_a_transaction_that_was_handed_in_waits_for_no_lock_without_end(supabase_url: sa.URL) -> None:
+    with (
+        locked(supabase_url, "auth.users"),
+        create_engine(supabase_url, "momentum-tests").connect() as connection,
+    ):
+        connection.execute(sa.text("select 1"))
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        with pytest.raises(MigrationError, match="lock timeout"):
+            alembic.command.upgrade(config, "head")
+
+
+def test_production_with_its_own_key_is_migrated_inside_a_transaction(server: Server) -> None:
+    url = database_with_scores(server, "public.production")
+    try:
+        with create_engine(url, "momentum-tests").connect() as connection:
+            for step, revision in (("upgrade", "head"), ("downgrade", "base"), ("upgrade", "head")):
+                connection.execute(sa.text("select 1"))
+                config = alembic_config("")
+                config.attributes["connection"] = connection
+                getattr(alembic.command, step)(config, revision)
+            connection.commit()
+        assert current(url) == HEAD
+    finally:
+        server.drop_database(url)
+
+
+def test_a_connection_that_is_lost_while_the_key_is_made_is_one_line(server: Server, tmp_path: Path) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    waiting = """
+        select pid from pg_catalog.pg_stat_activity
+        where application_name = 'momentum-migrations' and query like 'create unique%' and wait_event_type = 'Lock'
+    """
+    try:
+        with (
+            create_engine(url, "momentum-tests").connect().execution_options(isolation_level="AUTOCOMMIT") as watching,
+            create_engine(url, "momentum-tests").connect() as writer,
+        ):
+            writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
+            process = start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
+            while (pid := watching.scalar(sa.text(waiting))) is None:
+                assert process.poll() is None
+            watching.execute(sa.text("select pg_terminate_backend(:pid)"), {"pid": pid})
+            _, stderr = process.communicate(timeout=60)
+            writer.rollback()
+        assert process.returncode == 3, stderr
+        assert stderr.splitlines()[-1] == "Error: The connection to the database was lost; run the command again."
+        assert "Traceback" not in stderr
+        assert program("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url)).returncode == 0
+        assert current(url) == HEAD
+    finally:
+        server.drop_database(url)
+
+
+def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_nothing_behind(
+    server: Server, tmp_path: Path
+) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        with create_engine(url, "momentum-tests").connect() as writer:
+            writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
+            done = program("-x", "deadline=3", "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
+            writer.rollback()
+        assert "lock timeout" in error_of(done, 1)
+        assert current(url) == HISTORY[-3]
+        assert program("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url)).returncode == 0
+        assert not [fact for fact in snapshot(url, of="index | legacy") if " | f | " in fact], "an invalid index"
+    finally:
+        server.drop_database(url)
 
 
 def test_a_connection_keeps_its_settings_when_a_migration_fails(supabase_url: sa.URL) -> None:

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import uuid
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from momentum.database import as_text, create_engine
+from momentum.migrations import Options
 from momentum.testing import Server
 from tests.pull_request import PATH, sample_outputs
 
@@ -52,6 +54,13 @@ def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
     section = README.split("## The backfill")[1].split("## ")[0]
     told = set(re.findall(r"`(--[a-z-]+)", section))
     assert exist == told, "README's table of options and --help name the same options"
+
+
+def test_the_operator_is_told_of_every_option_of_the_migrations_and_of_no_other() -> None:
+    told = re.findall(
+        r"^\| `-x (\w+)=", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert sorted(told) == sorted(field.name for field in fields(Options))
 
 
 def test_the_makefile_documents_every_target_and_stays_short() -> None:

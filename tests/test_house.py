@@ -30,7 +30,7 @@ LAYERS = [
     {"base"},
     {"mixins"},
     {"models"},
-    {"database", "scores", "migrations", "operations", "preflight"},
+    {"command", "database", "locks", "scores", "migrations", "operations", "parking", "preflight", "verify"},
     {"backfill"},
     {"display"},
     {"cli"},
@@ -92,6 +92,15 @@ def test_the_folder_lists_the_history_in_order() -> None:
 
 def test_the_migrations_folder_is_no_package() -> None:
     assert not list(SCRIPTS.rglob("__init__.py")), "alembic/__init__.py would hide the library of that name"
+
+
+def test_no_way_back_drops_a_table() -> None:
+    dropped = {
+        (path.name, found)
+        for path in REVISION_FILES
+        for found in re.findall(r"(?i)drop[ _]table\W*(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert {name for _, name in dropped} == {"score_table"}, f"{dropped}: park it with op.park_table, so no row is lost"
 
 
 @pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.doc)

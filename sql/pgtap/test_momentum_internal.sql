@@ -140,7 +140,14 @@ select results_eq(
       ('momentum_internal.score_table created_table boolean not null', 'Whether we made the table, or adopted it.'),
       ('momentum_internal.score_table created_schema boolean not null', 'Whether we made the schema it stands in.'),
       ('momentum_internal.score_table granted_usage boolean not null', 'Whether we let service_role into its schema.'),
-      ('momentum_internal.score_table created_index boolean not null default false', 'Whether we made its unique key.')
+      (
+        'momentum_internal.score_table unique_index text',
+        'The unique index over user and day, with its schema; null until there is one.'
+      ),
+      (
+        'momentum_internal.score_table created_index boolean not null default false',
+        'Whether we make or have made that index, and so drop it on the way back.'
+      )
   $$,
   'the tables of momentum_internal have exactly these columns in this order'
 );
@@ -227,7 +234,12 @@ select is((select count(*) from momentum_internal.alembic_version), 1::bigint, '
 -- In a database that had no score table the migrations made all of it, and a downgrade may take all of it away.
 select results_eq(
   'select * from momentum_internal.score_table',
-  $$values (true, 'legacy.daily_engagement_scores', 'seed', true, true, true, true)$$,
+  $$
+    values (
+      true, 'legacy.daily_engagement_scores', 'seed', true, true, true,
+      'legacy.uq_daily_engagement_scores_user_id_utc_day', true
+    )
+  $$,
   'score_table says that the score table and what belongs to it are ours'
 );
 
@@ -312,6 +324,10 @@ select is(
   ),
   '
 begin
+  -- Where rows of a parked predecessor are merged, they keep the time at which the app wrote them.
+  if current_setting(''momentum.keep_updated_at'', true) = ''yes'' then
+    return new;
+  end if;
   new.updated_at := now();
   return new;
 end

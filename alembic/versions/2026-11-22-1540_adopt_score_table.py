@@ -8,7 +8,7 @@ from alembic.operations import Operations
 from sqlalchemy.dialects import postgresql
 
 revision: str = "e1572ab9630c"
-down_revision: str | None = "c94d27f1508b"
+down_revision: str | None = "d3a5b1c8260f"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
@@ -19,51 +19,118 @@ creates: tuple[str, ...] = ()
 concerns_scores = "adopts"
 
 
-def upgrade() -> None:
-    """Record what there is, then take back or create the table if there is none to adopt.
-
-    An adopted table is left exactly as it is: its grants and policies are not ours to change.
-    """
-    op.execute("""
+# Told by the columns, in whichever schema the table stands.
+FIND = """
 do $find_score_table$
 declare
   adopted constant regclass := coalesce(
     to_regclass('legacy.daily_engagement_scores'), to_regclass('public.daily_engagement_scores')
   );
+  columns constant text[] := array(
+    select attname::text from pg_catalog.pg_attribute where attrelid = adopted and attnum > 0 and not attisdropped
+  );
+  found_schema constant text := (
+    select n.nspname
+    from pg_catalog.pg_class as c
+    inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+    where c.oid = adopted
+  );
+  found_layout constant text := case
+    when columns @> array['user_id', 'score_ts', 'score', 'pillar_breakdown'] then 'seed'
+    when columns @> array[
+      'user_id', 'score_date', 'final_score', 'breakdown', 'momentum_state', 'calculation_metadata'
+    ] then 'production'
+  end;
+  -- What a script made with --sql was made for; null where the migration can look for itself.
+  expected constant text := {expected};
+  found constant text := case when adopted is null then 'fresh' else found_schema || '.' || found_layout end;
 begin
-  if adopted is null then
-    insert into momentum_internal.score_table (relation, layout, created_table, created_schema, granted_usage)
-    values ('legacy.daily_engagement_scores', 'seed', true, to_regnamespace('legacy') is null, false);
-    return;
-  end if;
-
-  -- The preflight says these things in better words; a script made with --sql has no preflight.
+  -- The preflight says these things in better words; a script has no preflight.
   if to_regclass('legacy.daily_engagement_scores') is not null
     and to_regclass('public.daily_engagement_scores') is not null then
     raise exception 'there are two tables daily_engagement_scores, in legacy and in public; keep one';
   end if;
-  if to_regclass('momentum_internal.daily_engagement_scores') is not null then
+  if adopted is not null and to_regclass('momentum_internal.daily_engagement_scores') is not null then
     raise exception 'a score table is parked in momentum_internal, and % stands in its place', adopted;
   end if;
-  if 4 <> (
-    select count(*)
-    from pg_catalog.pg_attribute
-    where
-      attrelid = adopted
-      and attname in ('user_id', 'score_ts', 'score', 'pillar_breakdown')
-      and attnum > 0
-      and not attisdropped
-  ) then
-    raise exception '% has not the columns user_id, score_ts, score and pillar_breakdown', adopted;
+  if found is null then
+    raise exception
+      '% has neither the columns user_id, score_ts, score and pillar_breakdown, nor user_id, score_date, final_score, '
+      'breakdown, momentum_state and calculation_metadata', adopted;
+  end if;
+  if found <> expected then
+    raise exception
+      'this script was made with -x scores=%, and daily_engagement_scores here needs one made with -x scores=%',
+      expected, found;
   end if;
 
-  insert into momentum_internal.score_table (relation, layout, created_table, created_schema, granted_usage)
-  select format('%I.%I', n.nspname, c.relname), 'seed', false, false, false
-  from pg_catalog.pg_class as c
-  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
-  where c.oid = adopted;
+  insert into momentum_internal.score_table
+    (relation, layout, created_table, created_schema, granted_usage, unique_index, created_index)
+  select
+    coalesce(found_schema, 'legacy') || '.daily_engagement_scores', coalesce(found_layout, 'seed'),
+    adopted is null, adopted is null and to_regnamespace('legacy') is null, false,
+    case when adopted is null then 'legacy.uq_daily_engagement_scores_user_id_utc_day' end, adopted is null;
 end
-$find_score_table$""")
+$find_score_table$"""
+
+# Rows of an adopted table that share a user and a day with a later one move here, and back on the way down. The table
+# stays when it is empty: to drop it would take an ACCESS EXCLUSIVE lock on auth.users. It has the columns that the
+# adopted table has now, which may be others than before an earlier downgrade.
+KEEP_SUPERSEDED = """
+do $keep_superseded_scores$
+declare
+  adopted constant regclass := (
+    select relation::regclass from momentum_internal.score_table where not created_table and layout = 'seed'
+  );
+  missing record;
+begin
+  if adopted is null then
+    return;
+  end if;
+  if to_regclass('momentum_internal.superseded_scores') is null then
+    -- Without the rules of the adopted table: it may lose one, and then these rows need not keep it either.
+    execute format('create table momentum_internal.superseded_scores as table %s with no data', adopted);
+    -- Where a publication is for all tables, no row could be deleted otherwise, and no user who has one.
+    alter table momentum_internal.superseded_scores replica identity full;
+    alter table momentum_internal.superseded_scores
+      add constraint fk_superseded_scores_user_id_users
+      foreign key (user_id) references auth.users (id) on delete cascade;
+    create index ix_superseded_scores_user_id on momentum_internal.superseded_scores (user_id);
+    comment on table momentum_internal.superseded_scores is
+      'Scores that a later one of the same user and day has replaced; a downgrade puts them back.';
+    revoke all on table momentum_internal.superseded_scores from public, anon, authenticated, service_role;
+  end if;
+  for missing in
+    select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, s.attname is not null as changed
+    from pg_catalog.pg_attribute as a
+    left join pg_catalog.pg_attribute as s
+      on s.attrelid = 'momentum_internal.superseded_scores'::regclass and s.attname = a.attname and not s.attisdropped
+    where
+      a.attrelid = adopted and a.attnum > 0 and not a.attisdropped
+      and (s.attname is null or (s.atttypid, s.atttypmod) <> (a.atttypid, a.atttypmod))
+  loop
+    if missing.changed then
+      execute format(
+        'alter table momentum_internal.superseded_scores alter column %1$I type %2$s using %1$I::%2$s',
+        missing.name, missing.type
+      );
+    else
+      execute format('alter table momentum_internal.superseded_scores add column %I %s', missing.name, missing.type);
+    end if;
+  end loop;
+end
+$keep_superseded_scores$"""
+
+
+def upgrade() -> None:
+    """Record what there is, then take back or create the table if there is none to adopt.
+
+    An adopted table is left exactly as it is: its grants and policies are not ours to change.
+    """
+    context = op.get_context()
+    expected = f"'{context.opts['scores']}'" if context.as_sql else "null::text"
+    op.execute(FIND.replace("{expected}", expected))
+    op.execute(KEEP_SUPERSEDED)
     op.execute("""
 do $open_legacy$
 begin
@@ -166,6 +233,18 @@ def create_daily_engagement_scores(op: Operations) -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_daily_engagement_scores")),
         schema="legacy",
         comment="Momentum scores: one row a user and UTC day. Clients read it through public.daily_momentum_scores.",
+    )
+    # Made with the table, and parked and taken back with it: on a full table it would take a while.
+    op.create_index(
+        op.f("uq_daily_engagement_scores_user_id_utc_day"),
+        "daily_engagement_scores",
+        ["user_id", sa.text("((score_ts at time zone 'UTC')::date)")],
+        unique=True,
+        schema="legacy",
+    )
+    op.execute(
+        "comment on index legacy.uq_daily_engagement_scores_user_id_utc_day is "
+        "'One row a user and UTC day; finds a user''s scores of a day or a range of days.'"
     )
     op.execute("""
 create trigger set_updated_at before update on legacy.daily_engagement_scores

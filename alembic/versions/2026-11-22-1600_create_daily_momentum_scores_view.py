@@ -19,10 +19,24 @@ def upgrade() -> None:
     The day is always the one in UTC; a plain cast to date would depend on the time zone of whoever asks. The view
     checks rights and policies as its reader (security_invoker), so that a user sees the user's own rows only.
     """
+    op.park_predecessor("daily_momentum_scores")
     op.execute("""
 do $create_view$
+declare
+  scores constant momentum_internal.score_table := (select t from momentum_internal.score_table as t);
 begin
-  execute format($view$
+  if scores.layout = 'production' then
+    execute format($view$
+create view public.daily_momentum_scores with (security_invoker = true) as
+select
+  s.user_id,
+  s.final_score as score,
+  s.score_date,
+  s.breakdown as pillar_breakdown
+from %s as s
+    $view$, scores.relation);
+  else
+    execute format($view$
 create view public.daily_momentum_scores with (security_invoker = true) as
 select
   s.user_id,
@@ -30,7 +44,8 @@ select
   (s.score_ts at time zone 'UTC')::date as score_date,
   s.pillar_breakdown
 from %s as s
-  $view$, (select relation from momentum_internal.score_table));
+    $view$, scores.relation);
+  end if;
 end
 $create_view$""")
     op.execute(
@@ -49,4 +64,6 @@ $create_view$""")
 
 def downgrade() -> None:
     """Drop the view, which holds no rows of its own."""
-    op.execute("drop view public.daily_momentum_scores")
+    # Whoever has dropped an adopted score table with cascade has dropped the view with it.
+    op.execute("drop view if exists public.daily_momentum_scores")
+    op.restore_predecessor("daily_momentum_scores")

@@ -1,0 +1,202 @@
+"""Copy the rows of the tables that the app's earlier migrations made, where they were parked as predecessors."""
+
+import logging
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "d3a5b1c8260f"
+down_revision: str | None = "c94d27f1508b"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+# The relations that this revision adds to public.
+creates: tuple[str, ...] = ()
+
+# Each after the one that it refers to.
+TABLES = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
+
+# For every row of a predecessor that was looked at: what it was like, and why it could not be copied. So a row that was
+# written to a predecessor between a downgrade and the next upgrade is told from one that has been copied before, which
+# may have been changed in our table since.
+BOOKKEEPING = """
+create table if not exists momentum_internal.predecessor_rows (
+  relation text not null,
+  id uuid not null,
+  fingerprint uuid not null,
+  refused text,
+  constraint pk_predecessor_rows primary key (relation, id)
+)"""
+
+# A page of 500 rows is copied and committed, and then the next one, in the order of the ids. A row that breaks a rule
+# of our table costs its page a second look, row by row; it stays where it is.
+COPY = r"""
+do $copy_predecessor_rows$
+declare
+  source constant regclass := to_regclass('momentum_internal.predecessor_{table}');
+  columns text;
+  assignments text;
+  unchanged text;
+  merge text;
+  page uuid[];
+  row_id uuid;
+  last_id uuid;
+begin
+  if source is null then
+    return;
+  end if;
+
+  -- The columns that both tables have. Where ours is narrower, a value that would be rounded is not copied.
+  select
+    string_agg(format('%I', s.attname), ', '),
+    string_agg(format('%1$I = excluded.%1$I', s.attname), ', ') filter (where s.attname <> 'id'),
+    coalesce(
+      string_agg(
+        format('c.%1$I::%2$s is not distinct from c.%1$I', s.attname, format_type(t.atttypid, t.atttypmod)), ' and '
+      ) filter (where s.atttypmod <> t.atttypmod),
+      'true'
+    )
+  into columns, assignments, unchanged
+  from pg_catalog.pg_attribute as s
+  inner join pg_catalog.pg_attribute as t on s.attname = t.attname
+  where
+    s.attrelid = source and t.attrelid = 'public.{table}'::regclass
+    and s.attnum > 0 and t.attnum > 0 and not s.attisdropped and not t.attisdropped;
+
+  merge := format($merge$
+    with changed as (
+      select s.*, md5(s::text)::uuid as momentum_fingerprint
+      from %1$s as s
+      where s.id = any ($1) and not exists (
+        select from momentum_internal.predecessor_rows as r
+        where r.relation = '{table}' and r.id = s.id and r.refused is null and r.fingerprint = md5(s::text)::uuid
+      )
+    ), copied as (
+      insert into public.{table} (%2$s)
+      select %2$s from changed as c where %4$s
+      -- A row of ours with the same id that didn't come from here is somebody else's.
+      on conflict (id) do update set %3$s
+      where exists (
+        select from momentum_internal.predecessor_rows as r where r.relation = '{table}' and r.id = excluded.id
+      )
+      returning id
+    )
+    insert into momentum_internal.predecessor_rows (relation, id, fingerprint, refused)
+    select
+      '{table}', c.id, c.momentum_fingerprint,
+      case
+        when copied.id is not null then null
+        when %4$s then 'there is another row with this id'
+        else 'a value would be rounded'
+      end
+    from changed as c
+    left join copied on c.id = copied.id
+    on conflict (relation, id) do update set fingerprint = excluded.fingerprint, refused = excluded.refused
+  $merge$, source, columns, assignments, unchanged);
+
+  loop
+    -- For this page only: while it has locked users it doesn't wait for another one. The trigger of our table goes by
+    -- the next, and a row's text, of which the fingerprint is made, depends on the others.
+    perform set_config('lock_timeout', '300ms', true);
+    perform set_config('momentum.keep_updated_at', 'yes', true), set_config('timezone', 'UTC', true),
+      set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
+      set_config('extra_float_digits', '1', true);
+    execute format(
+      'select array_agg(id order by id) '
+      'from (select id from %s where $1 is null or id > $1 order by id limit 500) as page', source
+    ) into page using last_id;
+    exit when page is null;
+    begin
+      execute merge using page;
+    exception when integrity_constraint_violation or data_exception then
+      foreach row_id in array page loop
+        begin
+          execute merge using array[row_id];
+        exception when integrity_constraint_violation or data_exception then
+          execute format(
+            'insert into momentum_internal.predecessor_rows '
+            'select %L, s.id, md5(s::text)::uuid, $2 from %s as s where s.id = $1 '
+            'on conflict (relation, id) do update set fingerprint = excluded.fingerprint, refused = excluded.refused',
+            '{table}', source
+          ) using row_id, sqlerrm;
+        end;
+      end loop;
+    end;
+    commit;
+    last_id := page[cardinality(page)];
+  end loop;
+end
+$copy_predecessor_rows$"""
+
+# A script whose reader goes on after an error must not come to a version that it hasn't got.
+CHECK = """
+do $check_predecessor_rows$
+declare
+  missing bigint;
+begin
+  if to_regclass('momentum_internal.predecessor_{table}') is null then
+    return;
+  end if;
+  select count(*) into missing
+  from momentum_internal.predecessor_{table} as s
+  where not exists (
+    select from momentum_internal.predecessor_rows as r where r.relation = '{table}' and r.id = s.id
+  );
+  if missing > 0 then
+    raise exception '% rows of momentum_internal.predecessor_{table} have not been copied', missing;
+  end if;
+end
+$check_predecessor_rows$"""
+
+REFUSED = """
+select
+  relation, refused, count(*) as rows, (array_agg(id::text order by id))[1:5] as first_ids
+from momentum_internal.predecessor_rows
+where refused is not null
+group by relation, refused
+order by relation, rows desc"""
+
+log = logging.getLogger("momentum.migrations")
+
+
+def upgrade() -> None:
+    """Copy what fits into our tables; what doesn't stays parked, is counted and named. Nothing to do without them."""
+    context = op.get_context()
+    if context.as_sql:
+        tables = TABLES if context.opts["existing"] == "adopt" else ()
+    else:
+        found = [f"momentum_internal.predecessor_{table}" for table in TABLES]
+        there = op.get_bind().scalars(
+            sa.text("select to_regclass(name) is not null from unnest(cast(:found as text[])) as name"),
+            {"found": found},
+        )
+        tables = tuple(table for table, is_there in zip(TABLES, there, strict=True) if is_there)
+    if not tables:
+        return
+    op.execute(BOOKKEEPING)
+    op.execute(
+        "comment on table momentum_internal.predecessor_rows is "
+        "'Which rows of the parked predecessors were copied, and why the others were not.'"
+    )
+    op.execute("revoke all on table momentum_internal.predecessor_rows from public, anon, authenticated, service_role")
+    for table in tables:
+        op.execute_patiently(COPY.replace("{table}", table))
+    for table in tables:
+        op.execute(CHECK.format(table=table))
+    if not context.as_sql:
+        for row in op.get_bind().execute(sa.text(REFUSED)):
+            log.warning(
+                "%s %s of public.%s could not be copied (%s) and stay in momentum_internal.predecessor_%s: %s%s",
+                row.rows,
+                "row" if row.rows == 1 else "rows",
+                row.relation,
+                row.refused,
+                row.relation,
+                ", ".join(row.first_ids),
+                " and more" if row.rows > len(row.first_ids) else "",
+            )
+
+
+def downgrade() -> None:
+    """Do nothing: what was copied stays in our tables, and the predecessors are put back with them."""

@@ -1,0 +1,299 @@
+"""Give an adopted score table its unique key, one row a user and UTC day; a table that we created has it already."""
+
+import logging
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "07d3e6c8b51f"
+down_revision: str | None = "e1572ab9630c"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+# The relations that this revision adds to public.
+creates: tuple[str, ...] = ()
+
+# Tells the preflight to look for what would keep the key from being made.
+concerns_scores = "indexes"
+
+# How often new duplicates may come in between their move and the key, before that is given up.
+ROUNDS = 5
+
+# By layout: the key's name, and the day in it, the same expression as in the view, so that a search by day can use it.
+KEYS = {
+    "seed": ("uq_daily_engagement_scores_user_id_utc_day", "((score_ts at time zone 'UTC')::date)"),
+    "production": ("uq_daily_engagement_scores_user_id_score_date", "score_date"),
+}
+
+# A unique index of the table's own that serves as well: over these two, for every row, checked at once.
+OWN_KEY = """
+select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+from pg_catalog.pg_index as i
+inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+where
+  i.indrelid = to_regclass('{relation}') and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
+  and i.indnkeyatts = 2
+  and array[pg_get_indexdef(i.indexrelid, 1, false), pg_get_indexdef(i.indexrelid, 2, false)] @> array[
+    'user_id', case '{layout}' when 'seed' then '(((score_ts AT TIME ZONE ''UTC''::text))::date)' else 'score_date' end
+  ]
+  and c.relname <> '{ours}'
+order by c.relname
+limit 1"""
+
+# What a script can't do is to make an index only where there is none: CONCURRENTLY stands in no condition.
+RECORD_OWN_KEY = """
+do $record_own_key$
+begin
+  update momentum_internal.score_table set unique_index = (
+    {own_key}
+  );
+  if (select unique_index is null from momentum_internal.score_table) then
+    raise exception
+      '{relation} has no unique index; create unique index concurrently idx_daily_scores_user_date on {relation} '
+      '(user_id, score_date); then go on with a script from this revision''s predecessor to head';
+  end if;
+end
+$record_own_key$"""
+
+# The latest score of a user and UTC day stays, of two at the same moment the one with the higher id, else the one that
+# lies further back in the table. The others move, whole, a page of 500 a commit. A row that is locked, or that changed
+# since it was found, is left to the next round: nobody is waited for, and nothing is moved whose successor is gone.
+MOVE = r"""
+do $move_superseded_scores$
+declare
+  ranking constant text := (
+    select 's.score_ts desc, ' || coalesce(
+      (select 's.id desc nulls last, ' from pg_catalog.pg_attribute
+        where attrelid = '{relation}'::regclass and attname = 'id' and not attisdropped and atttypid in (
+          'uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype, 'numeric'::regtype,
+          'text'::regtype, 'character varying'::regtype
+        )), ''
+    ) || 's.ctid desc'
+  );
+  columns constant text := (
+    select string_agg(format('%I', s.attname), ', ')
+    from pg_catalog.pg_attribute as s
+    inner join pg_catalog.pg_attribute as t on s.attname = t.attname
+    where
+      s.attrelid = 'momentum_internal.superseded_scores'::regclass and t.attrelid = '{relation}'::regclass
+      and s.attnum > 0 and t.attnum > 0 and not s.attisdropped and not t.attisdropped
+  );
+  page record;
+  staying tid[];
+  going tid[];
+begin
+  for page in execute format($find$
+    select
+      array_agg(tid) as tids, array_agg(version) as versions,
+      array_agg(successor) as successors, array_agg(successor_version) as successor_versions
+    from (
+      select *, row_number() over (order by tid) / 500 as number
+      from (
+        select
+          s.ctid as tid, s.xmin as version,
+          first_value(s.ctid) over ranked as successor, first_value(s.xmin) over ranked as successor_version
+        from {relation} as s
+        inner join (
+          select user_id, (score_ts at time zone 'UTC')::date as day
+          from {relation}
+          where user_id is not null and score_ts is not null
+          group by user_id, day
+          having count(*) > 1
+        ) as doubled on s.user_id = doubled.user_id and (s.score_ts at time zone 'UTC')::date = doubled.day
+        window ranked as (partition by s.user_id, doubled.day order by %s)
+      ) as scores
+      where tid <> successor
+    ) as superseded
+    group by number
+    order by number
+  $find$, ranking)
+  loop
+    perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
+    select array_agg(ctid) into staying
+    from (select ctid from {relation} where ctid = any (page.successors) for share skip locked) as locked;
+    select array_agg(ctid) into going
+    from (select ctid from {relation} where ctid = any (page.tids) for update skip locked) as locked;
+    execute format($move$
+      with moved as (
+        delete from {relation} as t
+        using
+          unnest($1::tid[], $2::xid[], $3::tid[], $4::xid[]) as d (tid, version, successor, successor_version),
+          {relation} as s
+        where
+          t.ctid = any ($6) and t.ctid = d.tid and t.xmin = d.version
+          and s.ctid = any ($5) and s.ctid = d.successor and s.xmin = d.successor_version
+        returning t.*
+      )
+      insert into momentum_internal.superseded_scores (%1$s) select %1$s from moved
+    $move$, columns) using page.tids, page.versions, page.successors, page.successor_versions, staying, going;
+    commit;
+  end loop;
+end
+$move_superseded_scores$"""
+
+PUT_BACK = r"""
+do $put_back_superseded_scores$
+declare
+  columns constant text := (
+    select string_agg(format('%I', s.attname), ', ')
+    from pg_catalog.pg_attribute as s
+    inner join pg_catalog.pg_attribute as t on s.attname = t.attname
+    where
+      s.attrelid = to_regclass('momentum_internal.superseded_scores') and t.attrelid = to_regclass('{relation}')
+      and s.attnum > 0 and t.attnum > 0 and not s.attisdropped and not t.attisdropped and t.attgenerated = ''
+  );
+  moved bigint;
+begin
+  if columns is null then
+    return;
+  end if;
+  loop
+    perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
+    execute format($move$
+      with moved as (
+        delete from momentum_internal.superseded_scores
+        where ctid = any (array(select ctid from momentum_internal.superseded_scores limit 500))
+        returning *
+      )
+      insert into {relation} (%1$s) overriding system value select %1$s from moved
+    $move$, columns);
+    get diagnostics moved = row_count;
+    commit;
+    exit when moved = 0;
+  end loop;
+end
+$put_back_superseded_scores$"""
+
+# Also for a script whose reader goes on after an error: it must not come to a version that it hasn't got.
+RECORD = """
+do $record_unique_key$
+begin
+  if not exists (select from pg_catalog.pg_index where indexrelid = to_regclass('{index}') and indisvalid) then
+    raise exception 'there is no valid unique index {index}';
+  end if;
+  update momentum_internal.score_table set unique_index = '{index}', created_index = {created};
+end
+$record_unique_key$"""
+
+GIVE_UP = f"""
+do $give_up$
+begin
+  raise exception 'new rows for days that have one came into {{relation}} {ROUNDS} times while its unique key was made';
+end
+$give_up$"""
+
+REVIEW = """
+select s.user_id, (s.score_ts at time zone 'UTC')::date as day, s.score as superseded, t.score as kept
+from momentum_internal.superseded_scores as s
+inner join {relation} as t
+  on s.user_id = t.user_id and (s.score_ts at time zone 'UTC')::date = (t.score_ts at time zone 'UTC')::date
+where abs(s.score - t.score) > 5
+order by day, s.user_id"""
+
+EXPECT = """
+do $expect_score_table$
+declare
+  found constant text := (
+    select case when created_table then 'fresh' else split_part(relation, '.', 1) || '.' || layout end
+    from momentum_internal.score_table
+  );
+begin
+  if found <> '{scores}' then
+    raise exception
+      'this script was made with -x scores={scores}, and daily_engagement_scores here needs one made with -x scores=%',
+      found;
+  end if;
+end
+$expect_score_table$"""
+
+log = logging.getLogger("momentum.migrations")
+
+
+def upgrade() -> None:
+    """Use the table's own unique index, or move what would break one aside and make one, while clients go on."""
+    relation, layout = find_adopted()
+    if relation is None:
+        return
+    schema = relation.partition(".")[0]
+    name, day = KEYS[layout]
+    index = f"{schema}.{name}"
+    own_key = OWN_KEY.format(relation=relation, layout=layout, ours=name)
+    online = not op.get_context().as_sql
+    if online:
+        if own := op.get_bind().scalar(sa.text(own_key)):
+            op.execute(RECORD.format(index=own, created="false"))
+            return
+    elif layout == "production":
+        op.execute(RECORD_OWN_KEY.format(own_key=own_key, relation=relation))
+        return
+    # Said before it is done: what is found under this name after a kill is ours.
+    op.execute("update momentum_internal.score_table set created_index = true")
+    for _ in range(ROUNDS):
+        if is_valid(index):
+            break
+        op.execute_patiently(f"drop index concurrently if exists {index}")
+        if layout == "seed":
+            op.execute_patiently(MOVE.replace("{relation}", relation))
+        try:
+            op.execute_patiently(f"create unique index concurrently {name} on {relation} (user_id, {day})")
+            break
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            # An invalid unique index would go on refusing rows.
+            op.execute_patiently(f"drop index concurrently if exists {index}", at_least=10)
+            if not isinstance(error, sa.exc.IntegrityError):
+                raise
+    else:
+        op.execute(GIVE_UP.format(relation=relation))
+    op.execute(f"comment on index {index} is 'One row a user and UTC day; made for public.daily_momentum_scores.'")
+    op.execute(RECORD.format(index=index, created="true"))
+    if online and layout == "seed":
+        moved = op.get_bind().scalar(sa.text("select count(*) from momentum_internal.superseded_scores"))
+        if moved:
+            log.info("%s superseded rows of %s were moved to momentum_internal.superseded_scores", moved, relation)
+        for row in op.get_bind().execute(sa.text(REVIEW.format(relation=relation))):
+            log.warning(
+                "review: user %s on %s: %s was superseded by %s", row.user_id, row.day, row.superseded, row.kept
+            )
+
+
+def downgrade() -> None:
+    """Forget the key; it is dropped after that."""
+    if op.get_context().as_sql:
+        op.execute(EXPECT.format(scores=op.get_context().opts["scores"]))
+    op.execute("update momentum_internal.score_table set unique_index = null where not created_table")
+
+
+def after_downgrade() -> None:
+    """Drop the key if we made it, while clients go on, and put the superseded scores back; env.py calls this."""
+    relation, layout = find_adopted()
+    if relation is None:
+        return
+    index = f"{relation.partition('.')[0]}.{KEYS[layout][0]}"
+    created = sa.text("select created_index from momentum_internal.score_table")
+    if not op.get_context().as_sql and not op.get_bind().scalar(created):
+        return
+    op.execute_patiently(f"drop index concurrently if exists {index}")
+    if layout == "seed":
+        op.execute_patiently(PUT_BACK.replace("{relation}", relation))
+    op.execute("update momentum_internal.score_table set created_index = false")
+
+
+def find_adopted() -> tuple[str | None, str]:
+    """Return the adopted score table and its layout; no table where we created it."""
+    context = op.get_context()
+    if context.as_sql:
+        schema, _, layout = context.opts["scores"].partition(".")
+        return (f"{schema}.daily_engagement_scores", layout) if layout else (None, "seed")
+    adopted = sa.text("select relation, layout from momentum_internal.score_table where not created_table")
+    row = op.get_bind().execute(adopted).one_or_none()
+    return (row.relation, row.layout) if row else (None, "seed")
+
+
+def is_valid(index: str) -> bool:
+    """Tell whether there is such an index, made to its end; a script can't look."""
+    found = sa.text("select indisvalid from pg_catalog.pg_index where indexrelid = to_regclass(:index)")
+    return not op.get_context().as_sql and bool(op.get_bind().scalar(found, {"index": index}))
