@@ -33,6 +33,9 @@ MIGRATING = ("upgrade", "downgrade")
 
 # The session's note in a script made with --sql that it may go on.
 ACCEPTED = "momentum.script_accepted"
+REFUSE = f"""if current_setting('{ACCEPTED}', true) is distinct from 'yes' then
+    raise exception 'this script was refused where it begins';
+  end if;"""
 
 log = logging.getLogger("momentum.migrations")
 on_command_line = config.cmd_opts is not None
@@ -349,20 +352,35 @@ def guarded(step: RevisionStep) -> RevisionStep:
 
     @functools.wraps(migrate)
     def migrate_guarded(**arguments: Any) -> None:
+        lower = next(iter(step.from_revisions if step.is_upgrade else step.to_revisions), None)
+        context.get_context().opts |= {"protection": protection(lower), "guard": guard(lower, REFUSE)}
         for setting in settings("upgrade")["timeouts"]:
             context.execute(setting)
-        context.execute(
-            guard(
-                next(iter(step.from_revisions), None),
-                f"""if current_setting('{ACCEPTED}', true) is distinct from 'yes' then
-    raise exception 'this script was refused where it begins';
-  end if;""",
-            )
-        )
+        context.execute(guard(next(iter(step.from_revisions), None), REFUSE))
         migrate(**arguments)
 
     step.migration_fn = migrate_guarded
     return step
+
+
+def protection(expected: str | None) -> str:
+    """Return SQL after which nothing can be written, unless the script was accepted and came to a revision.
+
+    For what stands outside of the transactions, and so outside of their guards.
+    """
+    return f"""
+do $protect$
+declare
+  found text;
+begin
+  if to_regclass('{operations.PARKING_SCHEMA}.alembic_version') is not null then
+    execute 'select version_num from {operations.PARKING_SCHEMA}.alembic_version' into found;
+  end if;
+  if current_setting('{ACCEPTED}', true) is distinct from 'yes' or found is distinct from '{expected}' then
+    perform set_config('default_transaction_read_only', 'on', false);
+  end if;
+end
+$protect$"""
 
 
 def guard(expected: str | None, then: str) -> str:

@@ -233,9 +233,13 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
         with context.autocommit_block():
             for setting in timeouts(milliseconds(patience.seconds), "0"):
                 operations.execute(setting)
+            # A psql that goes on after an error must not get here and do what no transaction guards.
+            operations.execute(context.opts["protection"])
             operations.execute(statement)
+            operations.execute("reset default_transaction_read_only")
         for setting in context.opts["timeouts"]:
             operations.execute(setting)
+        operations.execute(context.opts["guard"])
         return
     while not try_patiently(operations, statement, patience, operation.at_least):
         pass

@@ -285,6 +285,57 @@ def test_a_database_at_another_revision_is_refused_and_left_alone(
     assert snapshot(supabase_url) == before
 
 
+RELATIONS = "select oid from pg_class where relname !~ '^pg_' order by oid"
+CARELESS = "\\unset ON_ERROR_STOP\n"
+
+
+@pytest.mark.parametrize("scores", ["legacy.seed", "public.production"])
+@pytest.mark.parametrize(
+    ("at", "direction", "revisions"), [("head", "upgrade", "head"), ("base", "downgrade", "head:base")]
+)
+def test_a_refused_script_changes_no_adopted_table_even_if_psql_goes_on(
+    server: Server, scores: str, at: str, direction: str, revisions: str
+) -> None:
+    url = database_with_scores(server, scores)
+    try:
+        with create_engine(url, application_name="momentum-tests").begin() as connection:
+            write_rows(connection, add_user(connection), 0)
+        migrate_to(url, HEAD)
+        migrate_to(url, at if at == "base" else HEAD)
+        before, rows, relations = snapshot(url), rows_of(url), fetch(url, RELATIONS)
+        psql(url, CARELESS + script(direction, revisions, scores=scores))
+        assert snapshot(url) == before
+        assert rows_of(url) == rows
+        assert fetch(url, RELATIONS) == relations, "something was dropped and made again"
+    finally:
+        server.drop_database(url)
+
+
+def test_a_script_that_fails_on_its_way_does_nothing_more_even_if_psql_goes_on(server: Server) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        run(
+            url,
+            """
+            create function public.forbid() returns event_trigger language plpgsql as $$
+            begin
+              if exists (select from pg_event_trigger_ddl_commands() where object_identity ~ 'superseded_scores$') then
+                raise exception 'not now';
+              end if;
+            end $$;
+            create event trigger forbid on ddl_command_end execute function public.forbid();
+            """,
+        )
+        psql(url, CARELESS + script("upgrade", "head", scores="legacy.seed"))
+        assert current(url) == HISTORY[-4]
+        assert not snapshot(url, of="uq_daily_engagement_scores_user_id_utc_day")
+        run(url, "drop event trigger forbid")
+        apply(url, "upgrade", f"{HISTORY[-4]}:head", scores="legacy.seed")
+        assert current(url) == HEAD
+    finally:
+        server.drop_database(url)
+
+
 def test_without_a_preflight_a_script_still_says_what_it_cannot_adopt(server: Server) -> None:
     url = database_with_scores(server, "legacy.seed")
     try:
