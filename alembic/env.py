@@ -269,22 +269,37 @@ def run_online() -> None:
                 migrate(connection, command, [])
 
 
-def run_inside_transaction(connection: sa.Connection, command: str) -> None:
-    """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
-    plan = check_before(connection, command, may_commit=False) if command in MIGRATING else []
-    if options.purge:
-        raise ConfigurationError("-x purge=yes commits, and the connection was handed in inside a transaction.")
-    # Where its owner has set no limits we do, for as long as we are at work.
+@contextmanager
+def limits_where_there_are_none(connection: sa.Connection) -> Iterator[None]:
+    """Limit what statements may wait and take in somebody's transaction, where its owner has set no limits."""
     unlimited = [name for name in operations.TIMEOUTS if connection.exec_driver_sql(f"show {name}").scalar_one() == "0"]
+
+    def restore() -> None:
+        for name in unlimited:
+            connection.exec_driver_sql(f"set local {name} = 0")
+
     for name in unlimited:
         connection.exec_driver_sql(f"set local {name} = '{LIMITS[name]}'")
-    if command in CREATING:
-        connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
-    migrate(connection, command, plan)
-    if command == "upgrade" and options.verify:
-        verify.check(connection)
-    for name in unlimited:
-        connection.exec_driver_sql(f"set local {name} = 0")
+    try:
+        yield
+    except MomentumError:
+        restore()
+        raise
+    # After an error of the server's the rollback, without which the transaction can do nothing more, restores them.
+    restore()
+
+
+def run_inside_transaction(connection: sa.Connection, command: str) -> None:
+    """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
+    if options.purge:
+        raise ConfigurationError("-x purge=yes commits, and the connection was handed in inside a transaction.")
+    with limits_where_there_are_none(connection):
+        plan = check_before(connection, command, may_commit=False) if command in MIGRATING else []
+        if command in CREATING:
+            connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
+        migrate(connection, command, plan)
+        if command == "upgrade" and options.verify:
+            verify.check(connection)
 
 
 def run_with_retries(connection: sa.Connection, command: str) -> None:

@@ -1,8 +1,7 @@
 """How a migration gets its locks without anybody having to wait for it: the advisory lock, timeouts and retries.
 
 A statement that waits for a lock on a table makes everybody who comes after it wait as well. So each one waits for a
-moment only, and its revision is tried again a little later: GitLab's and Rails' migrations do the same, but go on
-without a timeout or stop their checks on the way back. Here nothing is ever run untimed, in neither direction.
+moment only, and its revision is tried again a little later. Nothing is ever run untimed, in neither direction.
 """
 
 import random
@@ -24,6 +23,10 @@ STATEMENT_TIMEOUT = "1min"
 # What a statement may take that reads a whole table, such as the preflight's.
 READING_TIMEOUT = "15min"
 
+# What ends a run that can't have its locks, unless it is told otherwise.
+ATTEMPTS = 40
+SECONDS = 300.0
+
 FIRST_LOCK_TIMEOUT = 0.3
 LONGEST_LOCK_TIMEOUT = 2.0
 FIRST_PAUSE = 0.1
@@ -43,8 +46,8 @@ class Patience:
         failed: How many attempts have failed.
     """
 
-    attempts: int = 40
-    seconds: float = 300.0
+    attempts: int = ATTEMPTS
+    seconds: float = SECONDS
     failed: int = 0
     _started: float = field(default_factory=time.monotonic)
 

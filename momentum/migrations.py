@@ -9,6 +9,7 @@ from sqlalchemy import URL
 
 from momentum.database import as_text
 from momentum.errors import ConfigurationError
+from momentum.locks import ATTEMPTS, SECONDS
 
 # An installed package carries the migrations; in the repository they stand beside it.
 PACKAGED = Path(__file__).parent / "_alembic"
@@ -37,8 +38,8 @@ class Options:
     scores: str = "fresh"
     verify: bool = True
     purge: bool = False
-    attempts: int = 40
-    deadline: float = 300.0
+    attempts: int = ATTEMPTS
+    deadline: float = SECONDS
 
 
 def read_options(given: Mapping[str, str]) -> Options:

@@ -546,6 +546,17 @@ def test_what_needs_commits_is_refused_inside_a_transaction(server: Server, step
         server.drop_database(url)
 
 
+def test_a_refusal_inside_a_transaction_leaves_its_settings_as_they_were(supabase_url: sa.URL) -> None:
+    run(supabase_url, "create table public.habit_index ()")
+    with create_engine(supabase_url, "momentum-tests").connect() as connection:
+        settings = connection.execute(sa.text(SETTINGS)).one()
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        with pytest.raises(PreflightError):
+            alembic.command.upgrade(config, "head")
+        assert connection.execute(sa.text(SETTINGS)).one() == settings
+
+
 def test_an_asynchronous_engine_is_refused_in_one_sentence(supabase_url: sa.URL) -> None:
     config = alembic_config("")
     config.attributes["connection"] = create_async_engine(supabase_url)
