@@ -1,6 +1,7 @@
 """Clients go on working while the migrations go up and down: the short form of `make traffic`, with the same bounds."""
 
 import functools
+import time
 
 import psycopg
 import pytest
@@ -43,13 +44,28 @@ def test_beside_an_idle_reader_of_accounts_nothing_fails_and_no_row_is_lost(serv
     assert problems(run_traffic(server, "production", ROWS, seconds=0, migrate=migrate)) == []
 
 
+SOMEBODY_WAITS = """
+    select exists (
+      select from pg_catalog.pg_locks where relation = 'auth.users'::regclass and locktype = 'relation' and not granted
+    )
+"""
+
+
+def wait_until(connection: psycopg.Connection, condition: str) -> None:
+    deadline = time.monotonic() + 60
+    while connection.execute(condition).fetchone() != (True,):
+        assert time.monotonic() < deadline, f"in a minute it has not come true that {condition}"
+
+
 def migrate_badly(run: Run, url: sa.URL, layout: Layout, seconds: float) -> None:
     """Break every promise once."""
     del seconds
     run.commands += [execute(UP, url), execute(("alembic", "upgrade", "nowhere"), url)]
     with psycopg.connect(as_text(url), autocommit=True) as connection:
         with connection.transaction():
-            connection.execute("lock table auth.users in access exclusive mode")
+            # It holds up sign-ins only: whoever waits for a foreign key's check would not ask for an account meanwhile.
+            connection.execute("lock table auth.users in share mode")
+            wait_until(connection, SOMEBODY_WAITS)
             connection.execute("select pg_sleep(2.5)")
         connection.execute("alter view public.daily_momentum_scores rename to hidden")
         connection.execute("select pg_sleep(0.5)")
