@@ -1,19 +1,21 @@
 """The command ``momentum-backfill``: parse, call, print.
 
 Standard output carries the result, standard error everything else. Exit codes: 0 done; 1 too many rows failed, or the
-recount disagrees; 2 usage or configuration; 3 database unreachable or not migrated; 130 interrupted.
+recount disagrees; 2 usage or configuration; 3 database unreachable or not migrated; 130 interrupted, 143 terminated.
 """
 
 import csv
 import datetime
+import enum
 import json
 import os
 import shlex
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
@@ -22,19 +24,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from momentum import __version__
-from momentum.command import complain, run_app
-from momentum.display import Display, print_report
+from momentum.command import run_app
+from momentum.display import Display, page_of, print_report, print_undo_report
 from momentum.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
+    from typer._click.core import Parameter
 
-    from momentum.backfill.discrepancies import Discrepancy
+    from momentum.backfill.days import DayRange
+    from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
+    from momentum.backfill.fill import Failure, Row
     from momentum.backfill.report import Report
-    from momentum.backfill.run import Settings
+    from momentum.backfill.settings import Settings
+    from momentum.backfill.undo import UndoReport
 
 COMMAND = "momentum-backfill"
+
+# Discrepancies that a page lists; it says how many more there are.
+MOST_ON_A_PAGE = 5000
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -64,14 +73,22 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class LogFormat(enum.StrEnum):
+    """How standard error is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 Option = typer.Option
 
 
 @app.command(
     epilog="Exit codes: 0 done; 1 too many rows failed, or the recount disagrees; 2 usage or configuration; "
-    "3 database unreachable or not migrated; 130 interrupted."
+    "3 database unreachable or not migrated; 130 interrupted; 143 terminated."
 )
 def backfill(
+    context: typer.Context,
     database_url: Annotated[
         str | None,
         Option(
@@ -135,22 +152,73 @@ def backfill(
             "--dry-run", metavar="", help="Count, by day, what would be inserted; write nothing.", rich_help_panel="How"
         ),
     ] = False,
+    workers: Annotated[
+        int, Option(min=1, max=16, metavar="N", help="Connections that fill at once.", rich_help_panel="How")
+    ] = 1,
     page_size: Annotated[
         int, Option(min=1, max=500, metavar="N", help="Rows in an INSERT at most.", rich_help_panel="How")
     ] = 500,
     commit_every: Annotated[
         int, Option(min=1, max=1000, metavar="N", help="Rows between two commits.", rich_help_panel="How")
     ] = 1000,
+    pause_ms: Annotated[
+        int,
+        Option(
+            min=0,
+            metavar="MS",
+            help="Milliseconds to pause after a commit, outside of a transaction.",
+            rich_help_panel="How",
+        ),
+    ] = 0,
+    lock_timeout: Annotated[
+        float,
+        Option(min=0.001, metavar="SECONDS", help="How long a statement waits for a lock.", rich_help_panel="How"),
+    ] = 2.0,
+    statement_timeout: Annotated[
+        float, Option(min=0.001, metavar="SECONDS", help="How long a statement may take.", rich_help_panel="How")
+    ] = 60.0,
+    attempts: Annotated[
+        int,
+        Option(
+            min=1,
+            metavar="N",
+            help="How often a transaction is tried after lock timeouts, deadlocks and lost connections.",
+            rich_help_panel="How",
+        ),
+    ] = 8,
+    allow_webhooks: Annotated[
+        bool,
+        Option(
+            "--allow-webhooks",
+            metavar="",
+            help="Run although a trigger of the score table calls out of the database for every row.",
+            rich_help_panel="How",
+        ),
+    ] = False,
     max_error_rate: Annotated[
         float,
         Option(
             min=0.0,
             max=1.0,
             metavar="RATE",
-            help="The share of failed rows above which the exit code is 1.",
+            help="The share of failed rows above which the run stops, from 1,000 rows on, and the exit code is 1.",
             rich_help_panel="How",
         ),
     ] = 0.01,
+    manifest: Annotated[
+        Path | None,
+        Option(
+            metavar="PATH", help="Append every inserted user and day, once committed.", rich_help_panel="Taking back"
+        ),
+    ] = None,
+    undo: Annotated[
+        Path | None,
+        Option(
+            metavar="MANIFEST",
+            help="Delete the rows that a manifest lists and that are still the untouched default.",
+            rich_help_panel="Taking back",
+        ),
+    ] = None,
     discrepancy_threshold: Annotated[
         float,
         Option(
@@ -167,9 +235,25 @@ def backfill(
     no_discrepancies: Annotated[
         bool, Option("--no-discrepancies", metavar="", help="Don't look for them.", rich_help_panel="Discrepancies")
     ] = False,
+    failures: Annotated[
+        Path | None,
+        Option(
+            metavar="PATH",
+            help="Append every user and day that failed, with SQLSTATE and message.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    report_page: Annotated[
+        Path | None,
+        Option("--report", metavar="PATH", help="Write an HTML page with a picture of it.", rich_help_panel="Output"),
+    ] = None,
     as_json: Annotated[
         bool, Option("--json", metavar="", help="Print one JSON object instead of text.", rich_help_panel="Output")
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        Option(help="What standard error is written for: people or machines.", rich_help_panel="Output"),
+    ] = LogFormat.TEXT,
     quiet: Annotated[
         bool,
         Option("--quiet", "-q", metavar="", help="Errors only; with --json the object too.", rich_help_panel="Output"),
@@ -191,21 +275,25 @@ def backfill(
 
     momentum-backfill --dry-run  [dim](what would happen for the last 30 days)[/dim]
 
-    momentum-backfill --from 2026-01-01 --to 2026-01-31
+    momentum-backfill --from 2026-01-01 --to 2026-01-31 --workers 2  [dim](a range, on two connections)[/dim]
 
-    momentum-backfill --days 7 --active-within 90 --json
+    momentum-backfill --days 7 --active-within 90 --json  [dim](recently active users, a report for machines)[/dim]
 
-    momentum-backfill --discrepancies review.csv
+    momentum-backfill --days 2 --quiet --log-format json --failures failed.jsonl  [dim](at night)[/dim]
+
+    momentum-backfill --manifest rows.jsonl --report page.html  [dim](keep what is needed to look and to undo)[/dim]
+
+    momentum-backfill --undo rows.jsonl --dry-run  [dim](what taking those rows back would do)[/dim]
+
+    momentum-backfill --discrepancies review.csv  [dim](scores that contradict their breakdown)[/dim]
     """
     del version
-    if quiet and verbose:
-        raise ConfigurationError("Give --quiet or --verbose, not both.")
-    if discrepancies and no_discrepancies:
-        raise ConfigurationError("Give --discrepancies or --no-discrepancies, not both.")
-
+    check_combinations(context)
     # Here and not above, so that --help need not wait for SQLAlchemy.
     from momentum.backfill.days import DayRange, today
-    from momentum.backfill.run import Settings
+    from momentum.backfill.faults import Retries
+    from momentum.backfill.session import Limits
+    from momentum.backfill.settings import Settings
     from momentum.database import find_url
 
     settings = Settings(
@@ -214,102 +302,258 @@ def backfill(
         active_within=active_within,
         page_size=page_size,
         commit_every=commit_every,
+        workers=workers,
+        pause=pause_ms / 1000,
+        limits=Limits(lock_timeout, statement_timeout, Retries(attempts)),
+        max_error_rate=max_error_rate,
+        allow_webhooks=allow_webhooks,
         dry_run=dry_run,
+        count_by_day=report_page is not None,
         look_for_discrepancies=not no_discrepancies,
         discrepancy_threshold=Decimal(str(discrepancy_threshold)),
     )
     from_environment = database_url == os.environ.get(URL_VARIABLES[0])
-    option = URL_VARIABLES[0] if from_environment else "--database-url"
-    url = find_url(database_url, option=option, env_file=env_file)
-    resume = resume_command(settings, max_error_rate, env_file)
+    url = find_url(database_url, option=URL_VARIABLES[0] if from_environment else "--database-url", env_file=env_file)
+    resume = resume_command(context, settings.days)
     with ExitStack() as stack:
-        write_row = stack.enter_context(csv_file(discrepancies)) if discrepancies else ignore
-        display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose))
+        display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals())
         try:
-            report = execute(url, settings, display, write_row, stopped)
+            outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
+            if undo is not None:
+                return take_back(url, undo, settings, display, outputs, stopped, resume, as_json=as_json, quiet=quiet)
+            report = execute(url, settings, display, outputs, stopped)
+            unfinished = resume if report.unfinished and not report.dry_run else None
+            if report_page is not None:
+                outputs.write_page(report_page, report, settings, url, unfinished)
+            display.finish()
+            if as_json:
+                print(json.dumps(report.as_json(unfinished)))
+            elif not quiet:
+                print_report(report, unfinished)
+            return judge(report, max_error_rate, stopped, display)
         except KeyboardInterrupt:
-            return complain("Interrupted; what was not committed is rolled back.", 130)
+            return display.complain("Interrupted; what was not committed is rolled back.", stopped.exit_code)
+        except MomentumError as error:
+            return display.complain(str(error), error.exit_code)
 
-    unfinished = resume if report.interrupted or report.recount_disagrees or report.failed else None
-    if as_json:
-        print(json.dumps(report.as_json(unfinished)))
-    elif not quiet:
-        print_report(report, unfinished)
-    return judge(report, max_error_rate, stopped)
+
+# What says how to fill; to take back, the manifest says all of it.
+NOT_WITH_UNDO = (
+    "days",
+    "first",
+    "last",
+    "user",
+    "active_within",
+    "workers",
+    "manifest",
+    "discrepancy_threshold",
+    "discrepancies",
+    "no_discrepancies",
+    "report_page",
+)
+
+
+def check_combinations(context: typer.Context) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ConfigurationError: Two of them do.
+    """
+    given = {option.name: option.opts[0] for option in given_options(context)}
+    for one, other in (("quiet", "verbose"), ("discrepancies", "no_discrepancies")):
+        if one in given and other in given:
+            raise ConfigurationError(f"Give {given[one]} or {given[other]}, not both.")
+    if "undo" in given:
+        for name in NOT_WITH_UNDO:
+            if name in given:
+                raise ConfigurationError(f"Give --undo without {given[name]}: the manifest says what is taken back.")
+
+
+def given_options(context: typer.Context) -> list["Parameter"]:
+    """Return the options that were given on the command line, in the order of the help."""
+    return [
+        option
+        for option in context.command.params
+        if getattr(context.get_parameter_source(str(option.name)), "name", "") == "COMMANDLINE"
+    ]
+
+
+@dataclass
+class Outputs:
+    """The files that a run writes, opened before anything else happens."""
+
+    on_discrepancy: "Callable[[Discrepancy], None]"
+    on_inserted: "Callable[[Sequence[Row]], None]"
+    on_failure: "Callable[[Failure], None]"
+    largest: "LargestDiscrepancies"
+
+    @classmethod
+    def open(
+        cls,
+        stack: ExitStack,
+        display: Display,
+        discrepancies: Path | None,
+        manifest: Path | None,
+        failures: Path | None,
+        report_page: Path | None,
+    ) -> "Outputs":
+        """Open the files that were asked for.
+
+        Raises:
+            ConfigurationError: One of them cannot be written.
+        """
+        from momentum.backfill.discrepancies import LargestDiscrepancies
+        from momentum.backfill.manifest import append_lines, as_line, check_writable
+
+        write_row = stack.enter_context(csv_file(discrepancies, display)) if discrepancies else ignore
+        append_rows = stack.enter_context(append_lines(manifest, "--manifest")) if manifest else ignore
+        append_failures = stack.enter_context(append_lines(failures, "--failures")) if failures else ignore
+        if report_page is not None:
+            check_writable(report_page, "--report")
+        largest = LargestDiscrepancies(MOST_ON_A_PAGE if report_page else 0)
+
+        def on_discrepancy(found: "Discrepancy") -> None:
+            write_row(found)
+            largest.add(found)
+
+        def on_inserted(rows: "Sequence[Row]") -> None:
+            append_rows(as_line(user_id, day) for user_id, day in rows)
+
+        def on_failure(failed: "Failure") -> None:
+            append_failures(
+                iter([as_line(failed.user_id, failed.day, sqlstate=failed.sqlstate, message=failed.message)])
+            )
+
+        return cls(on_discrepancy, on_inserted if manifest else ignore, on_failure if failures else ignore, largest)
+
+    def write_page(self, path: Path, report: "Report", settings: "Settings", url: "URL", resume: str | None) -> None:
+        """Write the page of a run."""
+        from momentum.backfill.page import write_page
+        from momentum.database import describe
+
+        write_page(path, page_of(report, settings, describe(url), self.largest, resume))
 
 
 def ignore(_: object) -> None:
     """Do nothing with what is handed over."""
 
 
-def execute(
-    url: "URL",
-    settings: "Settings",
-    display: "Display",
-    write_row: "Callable[[Discrepancy], None]",
-    stopped: "StopSignals",
-) -> "Report":
+def execute(url: "URL", settings: "Settings", display: Display, outputs: Outputs, stopped: "StopSignals") -> "Report":
     """Run the backfill; the driver's errors become ours, and say what was committed before.
 
     Raises:
         MomentumError: It could not run to its end.
+        KeyboardInterrupt: It was told to stop, and could not do so in an orderly way.
     """
+    from momentum.backfill.fill import Observers
     from momentum.backfill.run import run_backfill
-    from momentum.database import connection_errors, create_engine, describe
+    from momentum.database import create_engine, describe
 
     display.log(f"Database {describe(url)}, {settings.days}, {'dry run' if settings.dry_run else 'backfill'}.")
+    with errors_say_what_was_committed(url, display, stopped):
+        return run_backfill(
+            create_engine(url, application_name=COMMAND),
+            settings,
+            observers=Observers(display.progress, outputs.on_inserted, outputs.on_failure),
+            on_discrepancy=outputs.on_discrepancy,
+            should_stop=stopped.asked,
+        )
+
+
+def take_back(
+    url: "URL",
+    manifest: Path,
+    settings: "Settings",
+    display: Display,
+    outputs: Outputs,
+    stopped: "StopSignals",
+    resume: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Undo a run, print what came of it and return the exit code that it deserves."""
+    from momentum.backfill.undo import run_undo
+    from momentum.database import create_engine, describe
+
+    display.log(f"Database {describe(url)}, undoing {manifest}.")
+    with errors_say_what_was_committed(url, display, stopped):
+        report = run_undo(
+            create_engine(url, application_name=COMMAND),
+            manifest,
+            settings,
+            on_progress=display.undo_progress,
+            on_failure=outputs.on_failure,
+            should_stop=stopped.asked,
+        )
+    unfinished = resume if report.unfinished and not report.dry_run else None
+    display.finish()
+    if as_json:
+        print(json.dumps(report.as_json(unfinished)))
+    elif not quiet:
+        print_undo_report(report, unfinished)
+    if stopped.asked():
+        return stopped.exit_code
+    return judge_failures(report, settings.max_error_rate, display)
+
+
+@contextmanager
+def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSignals") -> Iterator[None]:
+    """Turn the driver's errors into ours, and say what stands in the database all the same."""
+    from momentum.database import connection_errors
+
     try:
         with connection_errors(url):
-            return run_backfill(
-                create_engine(url, application_name=COMMAND),
-                settings,
-                on_progress=display.progress,
-                on_discrepancy=write_row,
-                should_stop=lambda: stopped.received is not None,
-            )
+            yield
     except MomentumError as error:
-        if stopped.received is not None:
+        if stopped.asked():
             raise KeyboardInterrupt from None
-        if display.inserted:
-            raise type(error)(f"{error} {display.inserted} rows were inserted and committed before.") from None
+        if display.committed:
+            raise type(error)(f"{error} {display.committed} rows were committed before.") from None
         raise
 
 
-def judge(report: "Report", max_error_rate: float, stopped: "StopSignals") -> int:
+def judge(report: "Report", max_error_rate: float, stopped: "StopSignals", display: Display) -> int:
     """Return the exit code that a report deserves, and say why if it is not 0."""
-    if stopped.received is not None:
-        return 128 + stopped.received
+    if stopped.asked():
+        return stopped.exit_code
     if report.recount_disagrees:
-        return complain(
+        return display.complain(
             f"The recount found {report.left_over} eligible user-days without a row, and {report.failed} are known to "
             "have failed; run the command again.",
             1,
         )
-    if report.error_rate > max_error_rate:
-        return complain(
-            f"{report.failed} rows failed, an error rate of {report.error_rate:.2%}, above the limit of "
-            f"{max_error_rate:.2%}; the log names them.",
-            1,
-        )
-    return 0
+    return judge_failures(report, max_error_rate, display)
 
 
-def resume_command(settings: "Settings", max_error_rate: float, env_file: str | None) -> str:
+def judge_failures(report: "Report | UndoReport", max_error_rate: float, display: Display) -> int:
+    """Return 1, and say why, if more rows have failed than are allowed, else 0."""
+    if report.error_rate <= max_error_rate:
+        return 0
+    return display.complain(
+        f"{report.failed} rows failed, an error rate of {report.error_rate:.2%}, above the limit of "
+        f"{max_error_rate:.2%}; the log names them.",
+        1,
+    )
+
+
+# What the command for the rest says by absolute days, what must stay secret, and what has done its work.
+NOT_RESUMED = ("database_url", "days", "first", "last", "dry_run")
+
+
+def resume_command(context: typer.Context, days: "DayRange") -> str:
     """Return the command that does what is left: the days are absolute, and there is no URL in it."""
-    words = [COMMAND, "--from", settings.days.first.isoformat(), "--to", settings.days.last.isoformat()]
-    if env_file:
-        words += ["--env-file", env_file]
-    for user in settings.users:
-        words += ["--user", str(user)]
-    if settings.active_within is not None:
-        words += ["--active-within", str(settings.active_within)]
-    words += ["--page-size", str(settings.page_size), "--commit-every", str(settings.commit_every)]
-    words += ["--max-error-rate", str(max_error_rate)]
-    if settings.look_for_discrepancies:
-        words += ["--discrepancy-threshold", str(settings.discrepancy_threshold)]
-    else:
-        words += ["--no-discrepancies"]
+    given = given_options(context)
+    words = [COMMAND]
+    if not any(option.name == "undo" for option in given):
+        words += ["--from", days.first.isoformat(), "--to", days.last.isoformat()]
+    for option in given:
+        if option.name in NOT_RESUMED:
+            continue
+        value = context.params[str(option.name)]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
     return shlex.join(words)
 
 
@@ -318,6 +562,15 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+
+    def asked(self) -> bool:
+        """Tell whether one has."""
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What shells expect of a program that a signal has ended; that of Ctrl-C if none is known."""
+        return 128 + (self.received or signal.SIGINT)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take note of the first signal, so that the running page ends and commits; abort at the second."""
@@ -330,17 +583,18 @@ class StopSignals:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Catch Ctrl-C while a run is going on."""
+    """Catch Ctrl-C and a request to terminate while a run is going on."""
     signals = StopSignals()
-    previous = signal.signal(signal.SIGINT, signals.handle)
+    previous = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
-def csv_file(path: Path) -> "Iterator[Callable[[Discrepancy], None]]":
+def csv_file(path: Path, display: Display) -> "Iterator[Callable[[Discrepancy], None]]":
     """Yield a function that writes a discrepancy to a CSV file, which is opened before anything else happens.
 
     Raises:
@@ -361,4 +615,6 @@ def csv_file(path: Path) -> "Iterator[Callable[[Discrepancy], None]]":
             yield write_row
     except OSError as error:
         # What was filled is filled and must be reported, whatever became of the list.
-        complain(f"--discrepancies {path} could not be written ({error.strerror}); the list is not complete.", 0)
+        display.complain(
+            f"--discrepancies {path} could not be written ({error.strerror}); the list is not complete.", 0
+        )

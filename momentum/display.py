@@ -1,5 +1,7 @@
 """What a person sees of the command: a bar on a terminal, a line now and then in a log, and the result."""
 
+import datetime
+import json
 import logging
 import sys
 import time
@@ -8,8 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from momentum.backfill.discrepancies import LargestDiscrepancies
+    from momentum.backfill.fill import Progress
+    from momentum.backfill.page import Page
     from momentum.backfill.report import Report
-    from momentum.backfill.run import Progress
+    from momentum.backfill.settings import Settings
+    from momentum.backfill.undo import UndoReport
 
 # Seconds between two lines of progress in a log.
 LOG_INTERVAL = 1.0
@@ -18,11 +24,12 @@ LOG_INTERVAL = 1.0
 class Display:
     """What a person sees while the run is going on: a bar on a terminal, a line now and then in a log."""
 
-    def __init__(self, stream: TextIO, *, quiet: bool, verbose: bool) -> None:
-        self.inserted = 0
+    def __init__(self, stream: TextIO, *, quiet: bool, verbose: bool, as_json: bool = False) -> None:
+        self.committed = 0
         self._stream = stream
         self._quiet = quiet
         self._verbose = verbose
+        self._as_json = as_json
         self._started = self._last_line = time.monotonic()
         self._commits = 0
         self._bar: Any = None
@@ -30,24 +37,29 @@ class Display:
 
     @classmethod
     @contextmanager
-    def open(cls, *, quiet: bool, verbose: bool) -> Iterator["Display"]:
-        """Yield a display on standard error that also shows what the job logs."""
-        display = cls(sys.stderr, quiet=quiet, verbose=verbose)
+    def open(cls, *, quiet: bool, verbose: bool, as_json: bool = False) -> Iterator["Display"]:
+        """Yield a display on standard error that also shows what the job logs.
+
+        Args:
+            quiet: Errors only.
+            verbose: Also what is done, step by step.
+            as_json: A JSON object a line, for machines.
+        """
+        display = cls(sys.stderr, quiet=quiet, verbose=verbose, as_json=as_json)
         handler = LogHandler(display)
         logger = logging.getLogger("momentum.backfill")
         logger.addHandler(handler)
         logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
         try:
-            if sys.stderr.isatty() and not quiet:
+            if sys.stderr.isatty() and not (quiet or as_json):
                 display.start_bar()
             yield display
         finally:
-            if display._bar is not None:
-                display._bar.stop()
+            display.finish()
             logger.removeHandler(handler)
 
     def start_bar(self) -> None:
-        """Show a bar with rows a second and the time left."""
+        """Show a bar with what is done, rows a second, the time left and the failures so far."""
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -56,45 +68,101 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f} rows/s"),
+            TextColumn("{task.fields[done]}"),
+            TextColumn("{task.fields[rate]:,.0f} rows/s"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[failed]}"),
             console=Console(file=self._stream),
         )
-        self._task = self._bar.add_task("Backfill", total=None, rows=0, rate=0.0)
+        self._task = self._bar.add_task("Backfill", total=None, done="", rate=0.0, failed="")
         self._bar.start()
 
-    def write(self, line: str) -> None:
-        """Write a line, above the bar if there is one."""
+    def finish(self) -> None:
+        """Leave the bar where it stands: while it moves, what is printed would not go to standard output."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def write(self, line: str, level: str = "info", **fields: object) -> None:
+        """Write a line, above the bar if there is one; for machines, an object with the fields as well."""
+        if self._as_json:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"time": now, "level": level, "message": line, **fields})
+        elif level not in ("info", "progress"):
+            line = f"Error: {line}" if level == "error" else f"{level}: {line}"
         if self._bar is None:
             print(line, file=self._stream, flush=True)
         else:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def complain(self, message: str, exit_code: int) -> int:
+        """Write an error and return its exit code."""
+        self.write(message, "error")
+        return exit_code
+
     def log(self, line: str) -> None:
         """Write a line that only ``--verbose`` wants."""
         if self._verbose:
-            self.write(line)
+            self.write(line, "debug" if self._as_json else "info")
 
     def progress(self, progress: "Progress") -> None:
         """Show how far the run is."""
         report = progress.report
-        self.inserted = 0 if report.dry_run else report.inserted
+        self.committed = 0 if report.dry_run else report.inserted
         now = time.monotonic()
-        rate = report.inserted / max(now - self._started, 1e-6)
+        elapsed = max(now - self._started, 1e-6)
+        rate = report.inserted / elapsed
+        failed = f"{report.failed:,} failed" if report.failed else "none failed"
+        total = progress.total
+        share = f"{progress.done:,} of {total:,} user-days" if total is not None else f"{progress.done:,} user-days"
         if self._bar is not None:
             self._bar.update(
                 self._task,
-                completed=progress.users_done,
-                total=progress.users_total,
-                rows=report.inserted,
+                completed=progress.done,
+                total=total,
+                done=share,
                 rate=rate,
+                failed=failed,
                 description="Dry run" if report.dry_run else "Backfill",
             )
         elif not self._quiet and report.commits > self._commits and now - self._last_line >= LOG_INTERVAL:
             self._last_line = now
-            share = progress.users_done / max(progress.users_total, 1)
-            self.write(f"committed {report.inserted} rows, {share:.0%} of the users, {rate:.0f} rows/s")
+            left = (total - progress.done) / progress.done * elapsed if total and progress.done else None
+            soon = f", about {datetime.timedelta(seconds=round(left))} left" if left is not None else ""
+            self.write(
+                f"committed {report.inserted:,} rows, {share}, {rate:,.0f} rows/s{soon}, {failed}",
+                "progress",
+                inserted=report.inserted,
+                done=progress.done,
+                total=total,
+                rows_per_s=round(rate, 1),
+                left_s=None if left is None else round(left, 1),
+                failed=report.failed,
+                retries=report.retries,
+            )
         self._commits = report.commits
+
+    def undo_progress(self, report: "UndoReport") -> None:
+        """Show how far an undoing is."""
+        self.committed = 0 if report.dry_run else report.deleted
+        now = time.monotonic()
+        if self._bar is not None:
+            rate = report.listed / max(now - self._started, 1e-6)
+            self._bar.update(
+                self._task,
+                done=f"{report.listed:,} rows looked at",
+                rate=rate,
+                failed=f"{report.failed:,} failed" if report.failed else "none failed",
+                description="Dry run" if report.dry_run else "Undo",
+            )
+        elif not self._quiet and now - self._last_line >= LOG_INTERVAL:
+            self._last_line = now
+            self.write(
+                f"deleted {report.deleted:,} of {report.listed:,} rows, {report.failed:,} failed",
+                "progress",
+                deleted=report.deleted,
+                listed=report.listed,
+                failed=report.failed,
+            )
 
 
 class LogHandler(logging.Handler):
@@ -106,7 +174,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record as a line."""
-        self._display.write(f"{record.levelname.lower()}: {record.getMessage()}")
+        self._display.write(record.getMessage(), record.levelname.lower())
 
 
 def print_report(report: "Report", resume: str | None) -> None:
@@ -117,9 +185,24 @@ def print_report(report: "Report", resume: str | None) -> None:
             print(f"  {day}  {count:>12,}")
     elif report.interrupted:
         print(f"Backfill of {report.days} (UTC), interrupted:")
+    elif report.gave_up:
+        print(f"Backfill of {report.days} (UTC), stopped because too many rows failed:")
     else:
         print(f"Backfill of {report.days} (UTC):")
-    rows: list[tuple[str, object]] = [
+    print_rows(totals_of(report))
+    if not report.dry_run:
+        print(
+            f"  {report.commits:,} commits in {report.elapsed_seconds:.1f} s, {report.rows_per_second:,.0f} rows/s, "
+            f"slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
+        )
+    print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
+    if resume:
+        print(f"To do the rest: {resume}")
+
+
+def totals_of(report: "Report") -> list[tuple[str, int]]:
+    """Return the counts of a report, each with its name for people."""
+    rows = [
         ("active users", report.users),
         ("eligible user-days", report.eligible),
         ("already there", report.present),
@@ -127,13 +210,105 @@ def print_report(report: "Report", resume: str | None) -> None:
     ]
     if not report.dry_run:
         rows += [("inserted by others meanwhile", report.raced), ("failed", report.failed)]
+    if report.retries:
+        rows += [("transactions tried again", report.retries)]
     if report.left_over is not None:
         rows += [("without a row, recounted", report.left_over)]
     if report.discrepancies is not None:
         rows += [("to review (discrepancies)", report.discrepancies)]
-    for name, value in rows:
-        print(f"  {name:<30}{value:>12,}")
+    return rows
+
+
+def print_undo_report(report: "UndoReport", resume: str | None) -> None:
+    """Print the report of an undoing for people."""
+    title = "Dry run of undoing" if report.dry_run else "Undoing"
+    state = ": nothing was deleted." if report.dry_run else ", interrupted:" if report.interrupted else ":"
+    print(f"{title} {report.manifest}{state}")
+    rows = [
+        ("rows of the manifest", report.listed),
+        ("would be deleted" if report.dry_run else "deleted", report.deleted),
+        ("changed since, and kept", report.kept),
+        ("not there any more", report.absent),
+    ]
     if not report.dry_run:
-        print(f"  {report.commits:,} commits in {report.elapsed_seconds:.1f} s, {report.rows_per_second:,.0f} rows/s")
+        rows += [("failed", report.failed)]
+    print_rows(rows)
     if resume:
         print(f"To do the rest: {resume}")
+
+
+def print_rows(rows: list[tuple[str, int]]) -> None:
+    """Print counts with their names, the numbers under each other."""
+    for name, value in rows:
+        print(f"  {name:<30}{value:>12,}")
+
+
+def page_of(
+    report: "Report", settings: "Settings", database: str, discrepancies: "LargestDiscrepancies", resume: str | None
+) -> "Page":
+    """Return what the page of a run shows.
+
+    Args:
+        report: The counts.
+        settings: What the run was to do.
+        database: Host, port and name of the database.
+        discrepancies: The largest ones.
+        resume: The command that does the rest, if there is a rest.
+    """
+    from momentum.backfill.page import DayCounts, Page
+
+    filled = report.missing_by_day if report.dry_run else report.inserted_by_day
+    return Page(
+        title=f"{'Dry run' if report.dry_run else 'Backfill'} of {report.days}",
+        outcome=outcome_of(report, settings),
+        database=database,
+        finished_at=datetime.datetime.now(datetime.UTC),
+        days=[
+            DayCounts(day, max(report.present_by_day[day], 0), filled[day], report.failed_by_day[day])
+            for day in report.days
+        ],
+        totals=[(name, f"{value:,}") for name, value in totals_of(report)],
+        settings=settings_of(settings),
+        triggers=[str(trigger) for trigger in report.triggers],
+        discrepancies=list(discrepancies),
+        discrepancies_left_out=discrepancies.left_out,
+        resume=resume,
+    )
+
+
+def outcome_of(report: "Report", settings: "Settings") -> str:
+    """Return in a sentence how a run has ended."""
+    if report.dry_run:
+        return "Dry run; nothing was written."
+    if report.interrupted:
+        return "Interrupted; what was committed stays, and the rest is still to do."
+    if report.gave_up or report.error_rate > settings.max_error_rate:
+        return f"{report.failed:,} rows failed, more than the allowed share of {settings.max_error_rate:.2%}."
+    if report.recount_disagrees:
+        return f"The recount found {report.left_over:,} eligible user-days without a row; run it again."
+    if report.failed:
+        return f"Done, but for {report.failed:,} rows that failed."
+    return "Done; every eligible user-day has a row."
+
+
+def settings_of(settings: "Settings") -> list[tuple[str, str]]:
+    """Return the settings of a run, each with its name for people."""
+    limits = settings.limits
+    users = f"{len(settings.users):,} named" if settings.users else "all that are active"
+    if settings.active_within is not None:
+        users += f", seen within {settings.active_within:,} days"
+    rows = [
+        ("days (UTC)", str(settings.days)),
+        ("users", users),
+        ("workers", f"{settings.workers}"),
+        ("rows a page", f"{settings.page_size}"),
+        ("rows a commit", f"{settings.commit_every}"),
+        ("pause after a commit", f"{1000 * settings.pause:g} ms"),
+        ("lock timeout", f"{limits.lock_timeout:g} s"),
+        ("statement timeout", f"{limits.statement_timeout:g} s"),
+        ("attempts", f"{limits.retries.attempts}"),
+        ("allowed error rate", f"{settings.max_error_rate:.2%}"),
+    ]
+    if settings.look_for_discrepancies:
+        rows.append(("discrepancies from", f"more than {settings.discrepancy_threshold} points"))
+    return rows

@@ -4,6 +4,7 @@ The revisions carry their own sealed SQL; this is what the preflight and the bac
 ``Layout`` here, one more branch in the revision that finds the score table, and one more in the view's.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ RELATION_KINDS = {
     "f": "foreign table",
     "c": "type",
 }
+
+# What an expression of a default row calls the day of the row.
+DAY_OF_ROW = re.compile(r"\bday\b")
 
 # The same expression as in the unique index and in the view, so that a search by day is an index scan.
 UTC_DAY = "((score_ts at time zone 'UTC')::date)"
@@ -107,16 +111,33 @@ LAYOUTS = (SEEDS_LAYOUT, PRODUCTION_LAYOUT)
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The score table of a migrated database, as ``momentum_internal.score_table`` records it."""
+    """The score table of a migrated database, as ``momentum_internal.score_table`` records it.
+
+    Attributes:
+        relation: Where it stands.
+        layout: How it looks.
+        created: Whether the migrations made it.
+        audited: Whether it says when a row was made and when it last changed.
+    """
 
     relation: str
     layout: Layout
     created: bool
+    audited: bool
 
     @property
     def default_row(self) -> dict[str, str]:
         """The columns and expressions of a default row; a table of our own also says that the backfill made it."""
         return {**self.layout.default_row, **({"source": "'backfill'"} if self.created else {})}
+
+    def untouched(self, day: str) -> list[str]:
+        """Return the SQL conditions of a row that is still the default row of a day.
+
+        Args:
+            day: The SQL expression of that day.
+        """
+        still = [f"{name} = {DAY_OF_ROW.sub(day, value)}" for name, value in self.default_row.items()]
+        return [*still, "updated_at = created_at"] if self.audited else still
 
 
 def find_candidates(connection: Connection) -> list[str]:
@@ -196,10 +217,16 @@ def read_score_table(connection: Connection) -> ScoreTable:
         row = connection.execute(
             text("""
                 select s.relation, s.layout, s.created_table,
-                  to_regclass(s.relation) is not null and to_regclass(s.unique_index) is not null as there
+                  to_regclass(s.relation) is not null and to_regclass(s.unique_index) is not null as there,
+                  (
+                    select count(*) = 2
+                    from pg_catalog.pg_attribute as a
+                    where a.attrelid = to_regclass(s.relation) and a.attname in ('created_at', 'updated_at')
+                  ) as audited
                 from momentum_internal.score_table as s
             """)
         ).one_or_none()
     if row is None or not row.there:
         raise NotMigratedError("The database is not migrated; run `alembic upgrade head` first.")
-    return ScoreTable(row.relation, next(known for known in LAYOUTS if known.name == row.layout), row.created_table)
+    layout = next(known for known in LAYOUTS if known.name == row.layout)
+    return ScoreTable(row.relation, layout, row.created_table, row.audited)

@@ -1,6 +1,7 @@
 """The backfill as a function: every eligible user-day has a row, nothing else has changed, the counts are true."""
 
 import datetime
+import math
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from momentum.backfill import DayRange, Report, Settings, run_backfill
+from momentum.backfill import DayRange, Observers, Report, Settings, chunks, run_backfill
 from momentum.backfill.discrepancies import Discrepancy
-from momentum.backfill.run import Progress
+from momentum.backfill.fill import Progress
 from momentum.database import create_engine
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.testing import Server
@@ -196,7 +197,7 @@ def test_the_session_time_zone_changes_nothing(url: sa.URL, engine: sa.Engine, z
 
 @pytest.mark.parametrize(
     ("first", "last", "length"),
-    [("2028-02-27", "2028-03-01", 4), ("2026-02-27", "2026-03-01", 3), ("2025-12-31", "2026-01-01", 2)],
+    [("2024-02-27", "2024-03-01", 4), ("2026-02-27", "2026-03-01", 3), ("2025-12-31", "2026-01-01", 2)],
 )
 def test_month_ends_and_leap_days_are_days_like_others(engine: sa.Engine, first: str, last: str, length: int) -> None:
     days = DayRange(datetime.date.fromisoformat(first), datetime.date.fromisoformat(last))
@@ -324,12 +325,12 @@ def test_a_user_removed_meanwhile_is_eligible_no_more(engine: sa.Engine) -> None
     users = sorted(add_users(engine, 600), key=lambda user: user.hex)
 
     def remove(progress: Progress) -> None:
-        """Remove users of the second group, whom the run knows but has not looked at yet."""
-        if progress.users_done == 500:
+        """Remove users of whom the run knows that they have gaps, before it fills these."""
+        if not progress.report.inserted:
             with engine.begin() as connection:
                 connection.execute(sa.text("delete from auth.users where id = any(:ids)"), {"ids": users[550:]})
 
-    report = run_backfill(engine, Settings(DayRange(LAST, LAST)), on_progress=remove)
+    report = run_backfill(engine, Settings(DayRange(LAST, LAST)), observers=Observers(remove))
     assert report.eligible == report.inserted == 550
     assert (report.left_over, report.failed) == (0, 0)
 
@@ -344,7 +345,7 @@ def test_a_row_that_the_server_refuses_costs_that_row_alone(
     assert (report.inserted, report.failed, report.left_over) == (699, 1, 1)
     assert not report.recount_disagrees
     assert report.error_rate == pytest.approx(1 / 700)
-    assert [record.getMessage() for record in caplog.records] == [f"not inserted: {LAST} {bad}: P0001 not this one"]
+    assert [record.getMessage() for record in caplog.records] == [f"failed: {LAST} {bad}: P0001 not this one"]
 
 
 def test_failures_beyond_the_first_are_counted_but_not_named(
@@ -390,7 +391,7 @@ def test_an_error_that_will_not_heal_stops_the_run_and_keeps_what_was_committed(
                 connection.exec_driver_sql("drop index if exists legacy.uq_daily_engagement_scores_user_id_utc_day")
 
     with pytest.raises(sa.exc.ProgrammingError):
-        run_backfill(engine, Settings(DayRange(LAST, LAST)), on_progress=spoil)
+        run_backfill(engine, Settings(DayRange(LAST, LAST)), observers=Observers(spoil))
     assert missing(engine, DayRange(LAST, LAST)) == 500
 
 
@@ -400,10 +401,10 @@ def test_commits_come_at_most_so_many_rows_apart_and_pages_end_there(engine: sa.
     report = run_backfill(
         engine,
         Settings(DayRange(LAST, LAST), page_size=30, commit_every=50),
-        on_progress=lambda progress: seen.append(progress.report.inserted),
+        observers=Observers(lambda progress: seen.append(progress.report.inserted)),
     )
     assert (report.pages, report.commits, report.inserted) == (4, 2, 100)
-    assert sorted(set(seen)) == [50, 100]
+    assert sorted(set(seen)) == [0, 50, 100]
 
 
 def test_a_stopped_run_commits_its_page_counts_what_it_did_and_leaves_the_rest(engine: sa.Engine) -> None:
@@ -413,7 +414,7 @@ def test_a_stopped_run_commits_its_page_counts_what_it_did_and_leaves_the_rest(e
     report = run_backfill(
         engine,
         Settings(DAYS, page_size=100, commit_every=1000),
-        on_progress=lambda progress: done.append(progress.users_done),
+        observers=Observers(lambda progress: done.append(progress.done)),
         should_stop=lambda: next(asked, True),
     )
     assert report.interrupted
@@ -429,11 +430,11 @@ def test_a_row_that_vanishes_makes_the_recount_disagree(engine: sa.Engine) -> No
     add_users(engine, 5)
 
     def remove_a_row(progress: Progress) -> None:
-        if progress.users_done == progress.users_total:
+        if progress.done == progress.total:
             with engine.begin() as connection:
                 connection.exec_driver_sql("delete from legacy.daily_engagement_scores")
 
-    report = run_backfill(engine, Settings(DayRange(LAST, LAST)), on_progress=remove_a_row)
+    report = run_backfill(engine, Settings(DayRange(LAST, LAST)), observers=Observers(remove_a_row))
     assert (report.left_over, report.recount_disagrees) == (5, True)
 
 
@@ -511,7 +512,10 @@ def test_a_role_from_which_rows_are_hidden_is_refused(engine: sa.Engine, url: sa
             connection.exec_driver_sql(f"drop role {name}")
 
 
-def test_the_missing_days_are_looked_up_in_the_unique_index_whatever_the_statistics_say(engine: sa.Engine) -> None:
+@pytest.mark.parametrize("scanned_page", [0, math.inf], ids=["by scan", "by user"])
+def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, scanned_page: float
+) -> None:
     with engine.begin() as connection:
         # Statistics taken while the table was empty, and never since: the planner believes that it still is.
         connection.exec_driver_sql("alter table legacy.daily_engagement_scores set (autovacuum_enabled = off)")
@@ -526,17 +530,33 @@ def test_the_missing_days_are_looked_up_in_the_unique_index_whatever_the_statist
     ) -> None:
         driver = connection.connection.driver_connection
         assert driver is not None
-        if "array_agg" in statement:
+        # Not the INSERT: to explain it executes nothing either.
+        if "daily_engagement_scores" in statement and statement.startswith(("INSERT", "SELECT count")):
             plans.append("\n".join(row[0] for row in driver.execute(f"explain {statement}", parameters)))
 
+    def delete_some() -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "delete from legacy.daily_engagement_scores where id < '20000000-0000-0000-0000-000000000000'"
+            )
+
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", scanned_page)
+    delete_some()
     run_backfill(engine, Settings(DAYS))
     with engine.begin() as connection:
         connection.exec_driver_sql("analyze auth.users, legacy.daily_engagement_scores")
+    delete_some()
     run_backfill(engine, Settings(DAYS))
-    assert len(plans) == 4
-    for plan in plans:
+    inserts = [plan for plan in plans if plan.startswith("Insert")]
+    finds = [plan for plan in plans if not plan.startswith("Insert")]
+    assert len(inserts) >= 4
+    for plan in inserts:
         assert "uq_daily_engagement_scores_user_id_utc_day" in plan
         assert "Seq Scan on daily_engagement_scores" not in plan
+    assert len(finds) == 2
+    for plan in finds:
+        assert ("Nested Loop" in plan) == (scanned_page == math.inf), "a scan is joined once, not user by user"
+        assert scanned_page == 0 or "Seq Scan on daily_engagement_scores" not in plan
 
 
 def test_a_database_that_was_set_to_read_only_is_not_written_to(engine: sa.Engine, url: sa.URL) -> None:
@@ -577,7 +597,7 @@ def test_a_stop_after_the_filling_leaves_out_the_recount_and_says_so(engine: sa.
         nonlocal filled
         filled = progress.report.inserted == 3 * len(DAYS)
 
-    report = run_backfill(engine, Settings(DAYS), on_progress=note, should_stop=lambda: filled)
+    report = run_backfill(engine, Settings(DAYS), observers=Observers(note), should_stop=lambda: filled)
     assert (report.inserted, report.left_over, report.discrepancies) == (3 * len(DAYS), None, None)
     assert report.interrupted
 
@@ -590,12 +610,16 @@ def test_a_stop_among_the_discrepancies_ends_the_run(engine: sa.Engine) -> None:
     assert (len(found), report.discrepancies, report.interrupted) == (2, None, True)
 
 
-def test_a_long_range_is_read_a_few_users_at_a_time(engine: sa.Engine) -> None:
-    add_users(engine, 7)
+def test_a_long_range_is_read_a_few_users_at_a_time(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "USER_DAYS", 30_000)
+    add_users(engine, 7, created_at=None)
     days = DayRange(LAST - datetime.timedelta(days=9_999), LAST)
     seen: list[int] = []
-    run_backfill(engine, Settings(days, dry_run=True), on_progress=lambda progress: seen.append(progress.users_done))
-    assert seen == [3, 6, 7, 7]
+    report = run_backfill(
+        engine, Settings(days, dry_run=True), observers=Observers(lambda p: seen.append(p.report.users))
+    )
+    assert report.inserted == 7 * len(days)
+    assert sorted(set(seen)) == [3, 6, 7]
 
 
 @contextmanager

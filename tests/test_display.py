@@ -7,7 +7,7 @@ import pytest
 
 from momentum import display
 from momentum.backfill import DayRange, Report
-from momentum.backfill.run import Progress
+from momentum.backfill.fill import Progress
 from momentum.display import Display, print_report
 
 DAYS = DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 5))

@@ -4,7 +4,9 @@
 """
 
 from momentum.backfill.days import DayRange
+from momentum.backfill.fill import Observers
 from momentum.backfill.report import Report
-from momentum.backfill.run import Settings, run_backfill
+from momentum.backfill.run import run_backfill
+from momentum.backfill.settings import Settings
 
-__all__ = ["DayRange", "Report", "Settings", "run_backfill"]
+__all__ = ["DayRange", "Observers", "Report", "Settings", "run_backfill"]

@@ -5,14 +5,17 @@ top-level values. A row whose breakdown has neither, or that has no score, is no
 """
 
 import datetime
+import heapq
+import itertools
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy import ARRAY, UUID, Connection, Date, Numeric, bindparam, text
+from sqlalchemy import Connection, text
 
 from momentum.backfill.days import DayRange
+from momentum.backfill.pages import EVERYBODY, KeyRange
 from momentum.scores import ScoreTable
 
 DEFAULT_THRESHOLD = Decimal(5)
@@ -46,47 +49,94 @@ class Discrepancy:
         )
 
 
-def find_discrepancies(
-    connection: Connection, scores: ScoreTable, days: DayRange, threshold: Decimal, users: Sequence[uuid.UUID] = ()
-) -> Generator[Discrepancy, None, None]:
-    """Yield the rows of the range that differ by more than the threshold, by day and user.
+class LargestDiscrepancies:
+    """Keeps the discrepancies with the largest differences, and counts the others.
 
     Args:
-        connection: A connection; the rows are read as they are asked for.
+        most: How many it keeps.
+
+    Attributes:
+        left_out: How many others there were.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.left_out = 0
+        self._most = most
+        # The number in between keeps equal differences from being compared further.
+        self._heap: list[tuple[Decimal, int, Discrepancy]] = []
+        self._count = itertools.count()
+
+    def add(self, found: Discrepancy) -> None:
+        """Take one more into account."""
+        entry = (abs(found.difference), -next(self._count), found)
+        if len(self._heap) < self._most:
+            heapq.heappush(self._heap, entry)
+            return
+        self.left_out += 1
+        if self._heap:
+            heapq.heappushpop(self._heap, entry)
+
+    def __iter__(self) -> Iterator[Discrepancy]:
+        """Yield what was kept, the largest difference first."""
+        return (entry[2] for entry in sorted(self._heap, reverse=True))
+
+
+def find_discrepancies(
+    connection: Connection,
+    scores: ScoreTable,
+    days: DayRange,
+    threshold: Decimal,
+    *,
+    users: Sequence[uuid.UUID] = (),
+    keys: KeyRange = EVERYBODY,
+    limit: int | None = None,
+) -> list[Discrepancy]:
+    """Return the rows of the range that differ by more than the threshold, by user and day.
+
+    Args:
+        connection: A connection.
         scores: The score table.
         days: The range.
         threshold: In points; a difference of exactly this much is none.
         users: Only these; everybody if empty.
+        keys: Only the users in this range of ids.
+        limit: At most so many.
     """
     layout = scores.layout
-    statement = text(f"""
-        select compared.user_id, compared.day, compared.score, compared.breakdown_score
-        from (
-          select s.user_id, {layout.day} as day, {layout.score} as score,
-            case
-              when jsonb_typeof({layout.breakdown} -> 'final_score') = 'number'
-                then ({layout.breakdown} ->> 'final_score')::numeric
-              else (
-                -- A breakdown that is no object would be an error here and has no values to add up.
-                select sum(case when jsonb_typeof(value) = 'number' then (value #>> '{{}}')::numeric end)
-                from jsonb_each(
-                  case when jsonb_typeof({layout.breakdown}) = 'object' then {layout.breakdown} else '{{}}' end
-                )
-              )
-            end as breakdown_score
-          from {scores.relation} as s
-          where
-            {layout.day} between :first and :last
-            and (cardinality(:users) = 0 or s.user_id = any(:users))
-        ) as compared
-        where abs(compared.score - compared.breakdown_score) > :threshold
-        order by compared.day, compared.user_id
-    """).bindparams(
-        bindparam("first", days.first, Date),
-        bindparam("last", days.last, Date),
-        bindparam("users", list(users), ARRAY(UUID)),
-        bindparam("threshold", threshold, Numeric),
+    conditions = [f"{layout.day} between :first and :last"]
+    conditions += ["s.user_id = any(cast(:users as uuid[]))"] if users else []
+    conditions += ["s.user_id > :after"] if keys.after else []
+    conditions += ["s.user_id <= :upto"] if keys.upto else []
+    rows = connection.execute(
+        text(f"""
+            select compared.user_id, compared.day, compared.score, compared.breakdown_score
+            from (
+              select s.user_id, {layout.day} as day, {layout.score} as score,
+                case
+                  when jsonb_typeof({layout.breakdown} -> 'final_score') = 'number'
+                    then ({layout.breakdown} ->> 'final_score')::numeric
+                  -- Nothing to add up in one that is empty or no object, which would be an error here.
+                  when jsonb_typeof({layout.breakdown}) = 'object' and {layout.breakdown} <> '{{}}'
+                    then (
+                      select sum(points::numeric)
+                      from jsonb_path_query({layout.breakdown}, 'strict $.* ? (@.type() == "number")') as points
+                    )
+                end as breakdown_score
+              from {scores.relation} as s
+              where {" and ".join(conditions)}
+            ) as compared
+            where abs(compared.score - compared.breakdown_score) > :threshold
+            order by compared.user_id, compared.day
+            limit :limit
+        """),
+        {
+            "first": days.first,
+            "last": days.last,
+            "users": list(users),
+            "after": keys.after,
+            "upto": keys.upto,
+            "threshold": threshold,
+            "limit": limit,
+        },
     )
-    with connection.execution_options(yield_per=1000).execute(statement) as rows:
-        for row in rows:
-            yield Discrepancy(row.user_id, row.day, row.score, row.breakdown_score)
+    return [Discrepancy(row.user_id, row.day, row.score, row.breakdown_score) for row in rows]

@@ -1,10 +1,9 @@
-"""The statements of the backfill: find the missing user-days of some users, insert a page of them, look again."""
+"""The statements of the backfill: find the users with gaps, insert a page of what they lack, look again, take back."""
 
 import datetime
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -13,15 +12,16 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Date,
-    DateTime,
-    Interval,
+    FromClause,
+    Integer,
     MetaData,
     Select,
     Table,
     TableValuedAlias,
+    and_,
     bindparam,
-    cast,
     column,
+    delete,
     func,
     literal,
     literal_column,
@@ -30,17 +30,11 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.selectable import LateralFromClause
 
-from momentum.backfill.days import ONE_DAY, DayRange
-from momentum.backfill.eligibility import ACCOUNTS, ActiveUser, bind_users, had_event, users_parameter
-from momentum.database import reason
+from momentum.backfill.eligibility import ACCOUNTS, Eligibility
 from momentum.scores import ScoreTable
-
-# Errors in the data of a row: a value that does not fit (22), a broken constraint (23), a trigger's objection (P0001).
-DATA_ERRORS = ("22", "23", "P0001")
 
 
 class UserDay(NamedTuple):
@@ -50,182 +44,367 @@ class UserDay(NamedTuple):
     day: datetime.date
 
 
-@dataclass(frozen=True)
-class Gaps:
+class UserGap(NamedTuple):
+    """A user and how many eligible days have no row."""
+
+    user_id: uuid.UUID
+    missing: int
+
+
+class KeyRange(NamedTuple):
+    """The users whose ids come after one and up to another one; None is no bound."""
+
+    after: uuid.UUID | None
+    upto: uuid.UUID | None
+
+
+EVERYBODY = KeyRange(None, None)
+
+
+class Gaps(NamedTuple):
     """What some users lack.
 
     Attributes:
         users: How many of them have an eligible day at all.
+        candidates: Their days in the range since the accounts exist, eligible or not.
         eligible: On how many user-days they are eligible.
-        missing: Which of these have no row.
+        gaps: Who of them lacks how many of these, in the order of the ids.
     """
 
     users: int
+    candidates: int
     eligible: int
-    missing: list[UserDay]
+    gaps: list[UserGap]
+
+    @property
+    def missing(self) -> int:
+        """How many eligible user-days have no row."""
+        return sum(gap.missing for gap in self.gaps)
+
+    def and_also(self, others: "Gaps") -> "Gaps":
+        """Return what these users lack, and others of them."""
+        return Gaps(
+            self.users + others.users,
+            self.candidates + others.candidates,
+            self.eligible + others.eligible,
+            sorted(self.gaps + others.gaps),
+        )
 
 
-@dataclass
-class PageResult:
-    """What became of the rows of a page; each of its user-days is counted once.
+class Outcome(NamedTuple):
+    """What a user-day that was not inserted looks like afterwards."""
 
-    Attributes:
-        inserted: Rows inserted.
-        raced: Rows that somebody else had inserted by then.
-        gone: User-days of users who were removed meanwhile and so are eligible no more.
-        failed: User-days that have no row, with the reason.
-    """
-
-    inserted: int = 0
-    raced: int = 0
-    gone: int = 0
-    failed: list[tuple[UserDay, str]] = field(default_factory=list)
-
-    def add(self, other: "PageResult") -> None:
-        """Add what became of other rows."""
-        self.inserted += other.inserted
-        self.raced += other.raced
-        self.gone += other.gone
-        self.failed += other.failed
+    user_id: uuid.UUID
+    day: datetime.date
+    present: bool
+    eligible: bool
 
 
 class Pages:
-    """The statements for one score table and one range."""
+    """The statements for one score table and one range.
 
-    def __init__(
-        self, scores: ScoreTable, days: DayRange, *, started_at: datetime.datetime, active_within: int | None
-    ) -> None:
+    Args:
+        scores: The score table.
+        eligibility: Who is to have a row, and when.
+        distributed: Whether the score table is distributed over several servers by Citus, which can't look up user by
+            user: there each statement is one join.
+    """
+
+    def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False) -> None:
         schema, _, name = scores.relation.partition(".")
         self._day = literal_column(scores.layout.day, Date)
         self._table = Table(
             name, MetaData(), Column("user_id", UUID), *(Column(name) for name in scores.default_row), schema=schema
         )
         self._default_row = scores.default_row
-        self._find = self._find_statement(days, started_at, active_within)
-        self._insert = self._insert_statement()
+        self._untouched: list[ColumnElement[bool]] = [
+            literal_column(f"({condition})") for condition in scores.untouched("named.day")
+        ]
+        self._eligibility = eligibility
+        self._distributed = distributed
+        self._day_by_day = eligibility.active_within is not None
+        self._insert_page = self._insert_statement(self._missing_of("ids", limited=True))
+        self._insert_rows = self._insert_statement(self._named_rows())
+        self._list = self._missing_of("ids", limited=False)
         self._look_again = self._look_again_statement()
+        self._delete = self._delete_statement()
 
-    def find_missing(self, connection: Connection, users: Sequence[ActiveUser]) -> Gaps:
-        """Return what some users lack; who was removed since the start of the run is left out."""
-        rows = connection.execute(self._find, bind_users(users)).all()
-        missing = [UserDay(row.id, day) for row in rows for day in row.missing or ()]
-        return Gaps(len(rows), sum(row.eligible for row in rows), missing)
+    @property
+    def may_scan(self) -> bool:
+        """Whether ``find_by_scan`` finds the same: it does where users are eligible on all days since they joined."""
+        return not self._day_by_day and not self._distributed
 
-    def insert(self, connection: Connection, rows: Sequence[UserDay]) -> PageResult:
-        """Insert the default rows of a page inside the open transaction.
+    def next_key(self, connection: Connection, after: uuid.UUID | None, number: int) -> uuid.UUID | None:
+        """Return the id that comes so many after another one; None if there are fewer left."""
+        statement = select(ACCOUNTS.c.id).order_by(ACCOUNTS.c.id).offset(number - 1).limit(1)
+        if self._eligibility.users:
+            statement = statement.where(ACCOUNTS.c.id == func.any(literal(list(self._eligibility.users), ARRAY(UUID))))
+        return connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None))))
 
-        A row that exists by now is skipped. If the server objects to the data of a row, the page is halved until that
-        row is alone; any other error is raised.
+    def count_candidates(self, connection: Connection) -> int:
+        """Return on how many user-days of the range the active users have an account, eligible or not."""
+        active = self._eligibility.active_users()
+        return int(connection.scalar(select(func.coalesce(func.sum(active.c.candidate_days), 0))) or 0)
 
-        Raises:
-            sqlalchemy.exc.DBAPIError: The server refused for another reason than the data of a row.
+    def find_by_user(self, connection: Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Gaps:
+        """Return what some users lack, looked up user by user: the cost grows with these users' rows in the range."""
+        wanted = (
+            self._in_range(ACCOUNTS.c.id, keys)
+            if isinstance(keys, KeyRange)
+            else [ACCOUNTS.c.id == func.any(literal(list(keys), ARRAY(UUID)))]
+        )
+        active = self._eligibility.active_users(*wanted)
+        if self._day_by_day:
+            counted = self._counted_day_by_day(active)
+        elif self._distributed:
+            counted = self._counted_in_one_join(active)
+        else:
+            counted = self._counted_by_lookup(active)
+        return self._read_gaps(connection, counted)[0]
+
+    def find_by_scan(self, connection: Connection, keys: KeyRange) -> tuple[Gaps, list[uuid.UUID]]:
+        """Return what some users lack, by one scan of the score table, and who must be looked up instead.
+
+        Those are users with rows of days before their account began, which don't count.
         """
-        try:
-            with connection.begin_nested():
-                inserted = {UserDay(row.user_id, row.day) for row in connection.execute(self._insert, bind_rows(rows))}
-        except DBAPIError as error:
-            code = getattr(error.orig, "sqlstate", None) or ""
-            if not code.startswith(DATA_ERRORS):
-                raise
-            if len(rows) == 1:
-                return self._explain(connection, rows, f"{code} {reason(error, connection.engine.url)}")
-            half = len(rows) // 2
-            result = self.insert(connection, rows[:half])
-            result.add(self.insert(connection, rows[half:]))
-            return result
-        result = PageResult()
-        if len(inserted) < len(rows):
-            result = self._explain(connection, [row for row in rows if row not in inserted], "not inserted, no error")
-        result.inserted = len(inserted)
-        return result
+        active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
+        days = self._eligibility.days
+        rows = (
+            select(
+                self._table.c.user_id,
+                func.count().label("present"),
+                func.min(self._day).label("first_present"),
+            )
+            .where(self._day.between(days.first, days.last), *self._in_range(self._table.c.user_id, keys))
+            .group_by(self._table.c.user_id)
+            .subquery("rows")
+        )
+        counted = select(
+            active.c.id,
+            active.c.candidate_days,
+            active.c.candidate_days.label("eligible"),
+            (active.c.candidate_days - func.coalesce(rows.c.present, 0)).label("missing"),
+            func.coalesce(rows.c.first_present >= active.c.first_day, true()).label("sure"),
+        ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
+        return self._read_gaps(connection, counted)
 
-    def _insert_statement(self) -> ReturningInsert[tuple[uuid.UUID, datetime.date]]:
-        """Return the INSERT of a page's default rows; it returns the user-days that it inserted."""
-        missing = rows_parameter()
-        row: dict[str, ColumnElement[object]] = {"user_id": missing.c.user_id}
+    def insert_page(
+        self, connection: Connection, ids: Sequence[uuid.UUID], limit: int
+    ) -> Sequence[tuple[uuid.UUID, datetime.date]]:
+        """Insert the first so many rows that some users lack, by user and day, and return which they were."""
+        with connection.execute(self._insert_page, {"ids": list(ids), "limit": limit}) as result:
+            # The driver's own rows, which cost half of what SQLAlchemy's do; of these there may be millions.
+            rows: Sequence[tuple[uuid.UUID, datetime.date]] = result.cursor.fetchall()
+            return rows
+
+    def list_missing(self, connection: Connection, ids: Sequence[uuid.UUID]) -> list[UserDay]:
+        """Return the user-days that some users lack."""
+        return [UserDay(*row) for row in connection.execute(self._list, {"ids": list(ids)})]
+
+    def count_by_day(self, connection: Connection, ids: Sequence[uuid.UUID]) -> dict[datetime.date, int]:
+        """Return by day how many rows some users lack: what a run would insert, by the query with which it does."""
+        missing = self._list.subquery("missing")
+        counted = select(missing.c.day, func.count().label("missing")).group_by(missing.c.day)
+        return {row.day: row.missing for row in connection.execute(counted, {"ids": list(ids)})}
+
+    def list_active(self, connection: Connection, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Return which of some users are still active."""
+        active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam("ids", type_=ARRAY(UUID))))
+        return set(connection.scalars(select(active.c.id), {"ids": list(ids)}))
+
+    def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
+        """Insert the default rows of some user-days, and return which of them were inserted."""
+        return {UserDay(*row) for row in connection.execute(self._insert_rows, bind_rows(rows))}
+
+    def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
+        """Return, of user-days, whether they have a row and whether the user is still active."""
+        return [Outcome(*row) for row in connection.execute(self._look_again, bind_rows(rows))]
+
+    def delete_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
+        """Delete the rows of some user-days that are still the untouched default, and return which they were."""
+        return {UserDay(*row) for row in connection.execute(self._delete, bind_rows(rows))}
+
+    def list_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
+        """Return which rows ``delete_untouched`` would delete."""
+        named = named_rows()
+        statement = select(named.c.user_id, named.c.day).where(*self._is_untouched(named))
+        return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
+
+    def count_present_by_day(
+        self, connection: Connection, /, *, keys: KeyRange, by_scan: bool
+    ) -> dict[datetime.date, int]:
+        """Return by day how many of the eligible user-days of some users have a row."""
+        del by_scan  # The planner is told elsewhere.
+        active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
+        day = self._day.label("day")
+        there = and_(*self._rows_of(active))
+        source: FromClause = active.join(self._table, there)
+        if self._day_by_day:
+            days = self._eligibility.days_of(active).correlate(active).lateral("eligible")
+            source = active.join(days, true()).join(self._table, and_(there, self._day == days.c.day))
+        counted = select(day, func.count().label("present")).select_from(source).group_by(day)
+        return {row.day: row.present for row in connection.execute(counted)}
+
+    def _read_gaps(self, connection: Connection, counted: Select[Any]) -> tuple[Gaps, list[uuid.UUID]]:
+        """Return the sums of counted users, and which of these have gaps or can't be told."""
+        users = counted.subquery("counted")
+        sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
+        lacking = sure & (users.c.missing > 0)
+        unsure = func.array_agg(users.c.id).filter(~sure) if "sure" in users.c else literal(None)
+        row = connection.execute(
+            select(
+                func.count().filter(sure & (users.c.eligible > 0)),
+                func.coalesce(func.sum(users.c.candidate_days).filter(sure), 0),
+                func.coalesce(func.sum(users.c.eligible).filter(sure), 0),
+                func.array_agg(aggregate_order_by(users.c.id, users.c.id)).filter(lacking),
+                func.array_agg(aggregate_order_by(users.c.missing, users.c.id)).filter(lacking),
+                unsure,
+            ).select_from(users)
+        ).one()
+        gaps = [UserGap(*gap) for gap in zip(row[3] or (), row[4] or (), strict=True)]
+        return Gaps(int(row[0]), int(row[1]), int(row[2]), gaps), list(row[5] or ())
+
+    def _counted_by_lookup(self, active: FromClause) -> Select[Any]:
+        """Count each user's rows by a search in the unique index; the aggregate keeps it from becoming a join."""
+        rows = (
+            select((active.c.candidate_days - func.count()).label("missing"))
+            .select_from(self._table)
+            .where(*self._rows_of(active))
+            .correlate(active)
+            .lateral("rows")
+        )
+        return select(
+            active.c.id, active.c.candidate_days, active.c.candidate_days.label("eligible"), rows.c.missing
+        ).select_from(active.join(rows, true()))
+
+    def _counted_in_one_join(self, active: FromClause) -> Select[Any]:
+        """Count each user's rows by a join that every server can do for the users it has."""
+        return (
+            select(
+                active.c.id,
+                active.c.candidate_days,
+                active.c.candidate_days.label("eligible"),
+                (active.c.candidate_days - func.count(self._table.c.user_id)).label("missing"),
+            )
+            .select_from(active.outerjoin(self._table, and_(*self._rows_of(active))))
+            .group_by(active.c.id, active.c.candidate_days)
+        )
+
+    def _counted_day_by_day(self, active: FromClause) -> Select[Any]:
+        """Count each user's eligible days, and those without a row."""
+        day = self._eligibility.days_of(active).correlate(active).subquery("day")
+        present = (
+            select(literal(1))
+            .select_from(self._table)
+            .where(self._table.c.user_id == active.c.id, self._day == day.c.day)
+            .correlate(active, day)
+            .exists()
+        )
+        counts = (
+            select(func.count().label("eligible"), func.count().filter(~present).label("missing"))
+            .select_from(day)
+            .lateral("counts")
+        )
+        return select(active.c.id, active.c.candidate_days, counts.c.eligible, counts.c.missing).select_from(
+            active.join(counts, true())
+        )
+
+    def _rows_of(self, active: FromClause) -> list[ColumnElement[bool]]:
+        """Return the conditions of a user's rows on the days of the range since the account exists."""
+        last = literal(self._eligibility.days.last, Date)
+        return [self._table.c.user_id == active.c.id, self._day.between(active.c.first_day, last)]
+
+    def _missing_of(self, name: str, *, limited: bool) -> Select[uuid.UUID, datetime.date]:
+        """Return the anti-join: the user-days without a row of the users in the parameter, by user and day.
+
+        The order is the same in every run: so two runs at once wait for each other, but never in a circle.
+        """
+        active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam(name, type_=ARRAY(UUID))))
+        eligible = self._eligibility.days_of(active)
+        found: Select[uuid.UUID, datetime.date]
+        if self._distributed:
+            days = eligible.correlate(active).lateral("eligible")
+            there = and_(self._table.c.user_id == active.c.id, self._day == days.c.day)
+            found = (
+                select(active.c.id.label("user_id"), days.c.day)
+                .select_from(active.join(days, true()).outerjoin(self._table, there))
+                .where(self._table.c.user_id.is_(None))
+            )
+        else:
+            rows = select(self._day).select_from(self._table).where(*self._rows_of(active))
+            days = eligible.correlate(active).except_(rows.correlate(active)).lateral("eligible")
+            found = select(active.c.id.label("user_id"), days.c.day).select_from(active.join(days, true()))
+        found = found.order_by(active.c.id, days.c.day)
+        return found.limit(bindparam("limit", type_=Integer)) if limited else found
+
+    def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> ReturningInsert[uuid.UUID, datetime.date]:
+        """Return the INSERT of the default rows of some user-days; it returns those that it inserted."""
+        source = missing.subquery("missing")
+        row: dict[str, ColumnElement[object]] = {"user_id": source.c.user_id}
         row |= {name: literal_column(expression) for name, expression in self._default_row.items()}
-        source = select(*row.values()).select_from(missing.join(ACCOUNTS, ACCOUNTS.c.id == missing.c.user_id))
         return (
             insert(self._table)
-            .from_select(list(row), source, include_defaults=False)
+            .from_select(list(row), select(*row.values()).select_from(source), include_defaults=False)
             .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(str(self._day))])
             .returning(self._table.c.user_id, self._day.label("day"))
         )
 
-    def _explain(self, connection: Connection, rows: Sequence[UserDay], message: str) -> PageResult:
-        """Look at rows that were not inserted, and say what became of each."""
-        result = PageResult()
-        for row in connection.execute(self._look_again, bind_rows(rows)):
-            if row.present:
-                result.raced += 1
-            elif row.user_exists:
-                result.failed.append((UserDay(row.user_id, row.day), message.strip()))
-            else:
-                result.gone += 1
-        return result
+    def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
+        """Return the user-days in the parameters, of users who are there, by user and day."""
+        rows = named_rows()
+        return (
+            select(rows.c.user_id, rows.c.day)
+            .select_from(rows.join(ACCOUNTS, ACCOUNTS.c.id == rows.c.user_id))
+            .order_by(rows.c.user_id, rows.c.day)
+        )
+
+    def _look_again_statement(self) -> Select[Any]:
+        """Return the query behind ``look_again``."""
+        rows = named_rows()
+        active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam("user_ids", type_=ARRAY(UUID))))
+        present = self._present(rows.c.user_id, rows.c.day)
+        return select(rows.c.user_id, rows.c.day, present.c.found.is_not(None), active.c.id.is_not(None)).select_from(
+            rows.outerjoin(active, active.c.id == rows.c.user_id).outerjoin(present, true())
+        )
 
     def _present(self, user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) -> LateralFromClause:
-        """Return a lateral query with one row where a user has a score on a day.
-
-        The LIMIT is a fence: it makes the planner look up each user-day in the unique index. Without it a plan that
-        reads the whole table for every page looks cheaper, above all when the table's statistics are old.
-        """
+        """Return a lateral query with one row where a user has a score on a day."""
         found = select(literal(True).label("found")).select_from(self._table)
-        found = found.where(self._table.c.user_id == user_id, self._day == day).limit(1)
-        return found.lateral("present")
+        return found.where(self._table.c.user_id == user_id, self._day == day).limit(1).lateral("present")
 
-    def _find_statement(
-        self, days: DayRange, started_at: datetime.datetime, active_within: int | None
-    ) -> Select[tuple[uuid.UUID, int, list[datetime.date] | None]]:
-        """Return the anti-join: for each user the number of eligible days, and the days without a row."""
-        users = users_parameter()
-        # Without a time zone, so that no session's summer time can stretch or shrink a day.
-        moments = (
-            func.generate_series(
-                cast(users.c.first_day, DateTime), cast(literal(days.last, Date), DateTime), literal(ONE_DAY, Interval)
-            )
-            .table_valued(column("moment"))
-            .render_derived(name="days")
+    def _is_untouched(self, rows: TableValuedAlias) -> list[ColumnElement[bool]]:
+        """Return the conditions of a row that is still as the backfill inserted it on the day named."""
+        return [self._table.c.user_id == rows.c.user_id, self._day == rows.c.day, *self._untouched]
+
+    def _delete_statement(self) -> Any:
+        """Return the DELETE behind ``delete_untouched``."""
+        rows = named_rows()
+        return (
+            delete(self._table)
+            .where(*self._is_untouched(rows))
+            .returning(self._table.c.user_id, self._day.label("day"))
         )
-        day = cast(moments.c.moment, Date)
-        present = self._present(users.c.id, day)
-        statement = (
-            select(
-                users.c.id,
-                func.count().label("eligible"),
-                func.array_agg(aggregate_order_by(day, day)).filter(present.c.found.is_(None)).label("missing"),
-            )
-            .select_from(
-                users.join(ACCOUNTS, ACCOUNTS.c.id == users.c.id).join(moments, true()).outerjoin(present, true())
-            )
-            .group_by(users.c.id)
-            .order_by(users.c.id)
-        )
-        if active_within is not None:
-            statement = statement.where(users.c.recently_seen | had_event(users.c.id, day, active_within, started_at))
-        return statement
 
-    def _look_again_statement(self) -> Select[tuple[uuid.UUID, datetime.date, bool, bool]]:
-        """Return the query that tells, of user-days, whether they have a row and whether the user is still there."""
-        rows = rows_parameter()
-        present = self._present(rows.c.user_id, rows.c.day)
-        return select(
-            rows.c.user_id,
-            rows.c.day,
-            present.c.found.is_not(None).label("present"),
-            ACCOUNTS.c.id.is_not(None).label("user_exists"),
-        ).select_from(rows.outerjoin(ACCOUNTS, ACCOUNTS.c.id == rows.c.user_id).outerjoin(present, true()))
+    @staticmethod
+    def _in_range(key: ColumnElement[uuid.UUID], keys: KeyRange) -> list[ColumnElement[bool]]:
+        """Return the conditions of a key in a range."""
+        conditions = []
+        if keys.after is not None:
+            conditions.append(key > keys.after)
+        if keys.upto is not None:
+            conditions.append(key <= keys.upto)
+        return conditions
 
 
-def rows_parameter() -> TableValuedAlias:
-    """Return user-days as a table ``missing (user_id, day)``, to be bound by ``bind_rows``."""
+def named_rows() -> TableValuedAlias:
+    """Return user-days as a table ``named (user_id, day)``, to be bound by ``bind_rows``."""
     return (
         func.unnest(bindparam("user_ids", type_=ARRAY(UUID)), bindparam("days", type_=ARRAY(Date)))
         .table_valued(column("user_id", UUID), column("day", Date))
-        .render_derived(name="missing")
+        .render_derived(name="named")
     )
 
 
 def bind_rows(rows: Sequence[UserDay]) -> dict[str, list[object]]:
-    """Return the parameters of ``rows_parameter``."""
+    """Return the parameters of ``named_rows``."""
     return {"user_ids": [row.user_id for row in rows], "days": [row.day for row in rows]}

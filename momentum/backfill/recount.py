@@ -1,68 +1,87 @@
 """The recount at the end of a run: how many eligible user-days have no row.
 
-It is written as plain SQL and apart from the statements that filled them, so that a mistake there is not made here too.
+It is written as plain SQL and apart from the statements that filled them, so that a mistake there is not made here too:
+it adds up the days that there should be and takes away the rows that there are.
 """
-
-import datetime
-from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from momentum.backfill.days import DayRange
-from momentum.backfill.eligibility import ActiveUser
+from momentum.backfill.eligibility import Eligibility
+from momentum.backfill.pages import KeyRange
 from momentum.scores import ScoreTable
 
-# Users in one statement, so that none comes near a server's limit of two minutes.
-USERS_A_STATEMENT = 20_000
 
-
-def count_missing(
-    connection: Connection,
-    scores: ScoreTable,
-    users: Sequence[ActiveUser],
-    days: DayRange,
-    *,
-    started_at: datetime.datetime,
-    active_within: int | None,
-) -> int:
-    """Return how many eligible user-days, of those users of the run who still exist, have no row."""
-    statement = text(f"""
-        select count(*)
-        from unnest(cast(:ids as uuid[]), cast(:first_days as date[]), cast(:seen as boolean[]))
-          as fixed (id, first_day, seen)
-        inner join auth.users as account on fixed.id = account.id
-        inner join generate_series(0, :length - 1) as series (number) on cast(:first as date) + number >= first_day
-        where
-          (
-            fixed.seen
-            or exists (
-              select from public.momentum_events as e
-              where
-                e.user_id = fixed.id
-                and e.deleted_at is null
-                and e.created_at <= :started_at
-                and cast(e.event_ts at time zone 'UTC' as date)
-                  between cast(:first as date) + number - :active_within + 1 and cast(:first as date) + number
-            )
-          )
-          and not exists (
-            select from {scores.relation} as s
-            where s.user_id = fixed.id and {scores.layout.day} = cast(:first as date) + number
-          )
-    """)
-    missing = 0
-    for start in range(0, len(users), USERS_A_STATEMENT):
-        some = users[start : start + USERS_A_STATEMENT]
-        missing += connection.execute(
-            statement,
-            {
-                "ids": [user.id for user in some],
-                "first_days": [user.first_day for user in some],
-                "seen": [user.recently_seen for user in some],
-                "first": days.first,
-                "length": len(days),
-                "started_at": started_at,
-                "active_within": active_within or 0,
-            },
-        ).scalar_one()
-    return missing
+def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligibility, keys: KeyRange) -> int:
+    """Return how many eligible user-days, of the users in a range of ids who are active, have no row."""
+    has = eligibility.columns
+    day = scores.layout.day
+    conditions = ["true"]
+    first_day = "cast(:first as date)"
+    if "created_at" in has:
+        created = "coalesce(cast(u.created_at at time zone 'UTC' as date), cast(:first as date))"
+        first_day = f"greatest(cast(:first as date), {created})"
+        conditions += [f"{created} <= :last", "(u.created_at is null or u.created_at <= :started_at)"]
+    if "deleted_at" in has:
+        conditions.append("u.deleted_at is null")
+    if "banned_until" in has:
+        conditions.append("(u.banned_until is null or u.banned_until <= :started_at)")
+    if eligibility.users:
+        conditions.append("u.id = any(cast(:users as uuid[]))")
+    if keys.after is not None:
+        conditions.append("u.id > :after")
+    if keys.upto is not None:
+        conditions.append("u.id <= :upto")
+    parameters = {
+        "first": eligibility.days.first,
+        "last": eligibility.days.last,
+        "started_at": eligibility.started_at,
+        "users": list(eligibility.users),
+        "after": keys.after,
+        "upto": keys.upto,
+    }
+    account = f"select u.id, {first_day} as first_day from auth.users as u where {' and '.join(conditions)}"
+    if eligibility.active_within is None:
+        statement = f"""
+            with account as materialized ({account})
+            select
+              (select coalesce(sum(cast(:last as date) - first_day + 1), 0) from account)
+              - (
+                select count(*)
+                from {scores.relation} as s
+                inner join account on s.user_id = account.id
+                where
+                  {day} between cast(:first as date) and cast(:last as date) and {day} >= account.first_day
+                  and (cast(:after as uuid) is null or s.user_id > :after)
+                  and (cast(:upto as uuid) is null or s.user_id <= :upto)
+              )
+        """
+    else:
+        seen = "coalesce(u.last_sign_in_at >= :since, false)" if "last_sign_in_at" in has else "false"
+        account = account.replace("select u.id,", f"select u.id, {seen} as seen,", 1)
+        parameters["since"] = eligibility.since
+        parameters["active_within"] = eligibility.active_within
+        statement = f"""
+            with account as materialized ({account})
+            select count(*)
+            from account
+            inner join generate_series(0, :last - cast(:first as date)) as series (number)
+              on cast(:first as date) + number >= account.first_day
+            where
+              (
+                account.seen
+                or exists (
+                  select from public.momentum_events as e
+                  where
+                    e.user_id = account.id
+                    and e.deleted_at is null
+                    and e.created_at <= :started_at
+                    and cast(e.event_ts at time zone 'UTC' as date)
+                      between cast(:first as date) + number - :active_within + 1 and cast(:first as date) + number
+                )
+              )
+              and not exists (
+                select from {scores.relation} as s
+                where s.user_id = account.id and {day} = cast(:first as date) + number
+              )
+        """
+    return int(connection.scalar(text(statement), parameters) or 0)

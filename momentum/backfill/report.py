@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from momentum.backfill.days import DayRange
+from momentum.backfill.triggers import Trigger
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Report:
     Attributes:
         days: The range.
         dry_run: Whether nothing was written; ``inserted`` is then what would have been.
+        workers: How many connections filled at once.
         users: Users with at least one eligible day.
         eligible: User-days that should have a row.
         present: Had a row already.
@@ -25,16 +27,25 @@ class Report:
         failed: Have no row, because the server refused it.
         pages: Pages that were inserted.
         commits: Commits of at least one page.
-        fill_seconds: How long finding and inserting took.
+        retries: Transactions that were tried again, after a lock timeout, a deadlock or a lost connection.
+        slowest_page_seconds: How long the slowest page took.
+        phases: How many seconds each phase took, in their order.
         elapsed_seconds: How long the whole run took.
         missing_by_day: In a dry run, the rows that would be inserted by day.
+        inserted_by_day: The rows that were inserted by day.
+        failed_by_day: The rows that failed by day.
+        present_by_day: The rows that were there already, or came from somebody else meanwhile, by day; empty unless
+            they were asked for.
+        triggers: The triggers of the score table that fire for the run's rows.
         discrepancies: Rows that differ from their breakdown; None if nobody looked.
         left_over: What the recount found: eligible user-days without a row; None if it was not made.
         interrupted: Whether the run was stopped before it was through; the rest is still to do.
+        gave_up: Whether it stopped itself, because more rows had failed than are allowed.
     """
 
     days: DayRange
     dry_run: bool
+    workers: int = 1
     users: int = 0
     eligible: int = 0
     present: int = 0
@@ -43,28 +54,45 @@ class Report:
     failed: int = 0
     pages: int = 0
     commits: int = 0
-    fill_seconds: float = 0.0
+    retries: int = 0
+    slowest_page_seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
     missing_by_day: Counter[datetime.date] = field(default_factory=Counter)
+    inserted_by_day: Counter[datetime.date] = field(default_factory=Counter)
+    failed_by_day: Counter[datetime.date] = field(default_factory=Counter)
+    present_by_day: Counter[datetime.date] = field(default_factory=Counter)
+    triggers: tuple[Trigger, ...] = ()
     discrepancies: int | None = None
     left_over: int | None = None
     interrupted: bool = False
+    gave_up: bool = False
+
+    @property
+    def attempted(self) -> int:
+        """The rows that were tried."""
+        return self.inserted + self.raced + self.failed
 
     @property
     def error_rate(self) -> float:
         """The share of the rows that were tried and failed, 0 to 1."""
-        tried = self.inserted + self.raced + self.failed
-        return self.failed / tried if tried else 0.0
+        return self.failed / self.attempted if self.attempted else 0.0
 
     @property
     def rows_per_second(self) -> float:
         """Rows inserted a second while filling."""
-        return self.inserted / self.fill_seconds if self.fill_seconds else 0.0
+        seconds = self.phases.get("fill")
+        return self.inserted / seconds if seconds else 0.0
 
     @property
     def recount_disagrees(self) -> bool:
         """Whether the recount found more user-days without a row than this report admits."""
         return self.left_over is not None and self.left_over > self.failed
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is left that another run could do."""
+        return self.interrupted or self.gave_up or self.recount_disagrees or bool(self.failed)
 
     def as_json(self, resume: str | None) -> dict[str, Any]:
         """Return the report for machines.
@@ -76,6 +104,7 @@ class Report:
             "dry_run": self.dry_run,
             "from": self.days.first.isoformat(),
             "to": self.days.last.isoformat(),
+            "workers": self.workers,
             "users": self.users,
             "eligible": self.eligible,
             "present": self.present,
@@ -83,10 +112,25 @@ class Report:
             "raced": self.raced,
             "failed": self.failed,
             "error_rate": round(self.error_rate, 6),
+            "retries": self.retries,
             "pages": self.pages,
             "commits": self.commits,
+            "slowest_page_s": round(self.slowest_page_seconds, 4),
             "elapsed_s": round(self.elapsed_seconds, 3),
+            "phases_s": {name: round(seconds, 3) for name, seconds in self.phases.items()},
             "rows_per_s": round(self.rows_per_second, 1),
+            "left_over": self.left_over,
             "discrepancies": self.discrepancies,
+            "triggers": [
+                {
+                    "name": trigger.name,
+                    "fires": trigger.fires,
+                    "function": trigger.function,
+                    "effects": list(trigger.effects),
+                    "calls_out": trigger.calls_out,
+                }
+                for trigger in self.triggers
+            ],
+            "interrupted": self.interrupted,
             "resume": resume,
         }

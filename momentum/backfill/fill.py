@@ -1,0 +1,445 @@
+"""The filling: workers take users with gaps from a common queue and give them their rows, a transaction at a time.
+
+The order of users and days is the same in every transaction of every run, so two who meet wait for each other, but
+never in a circle. A run that lost a race, or whose page the server refused, looks again and goes on row by row, so that
+in the end each eligible user-day has been counted once: as present, inserted, raced or failed.
+"""
+
+import datetime
+import logging
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from momentum.backfill.chunks import Chunks
+from momentum.backfill.faults import Fault, classify, sqlstate
+from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, UserGap
+from momentum.backfill.report import Report
+from momentum.backfill.session import Session
+from momentum.backfill.settings import Settings
+from momentum.database import reason
+
+# Below so many transactions' worth of rows in the queue a worker looks for more users with gaps.
+LOW_WATER = 4
+
+# Rows after which more failures than allowed stop a run; fewer are no sample.
+SAMPLE = 1000
+
+# How often a transaction is tried that holds rows of one page only because the page as a whole had failed.
+ATTEMPTS_OF_A_PIECE = 2
+
+# Rows that a dry run counts in one statement.
+ROWS_A_COUNT = 50_000
+
+# A user and a UTC day, as the driver returns them.
+Row = tuple[uuid.UUID, datetime.date]
+
+logger = logging.getLogger("momentum.backfill")
+
+
+class Failure(NamedTuple):
+    """A user-day that has no row, and what the server said.
+
+    Attributes:
+        user_id: The user.
+        day: The UTC day.
+        sqlstate: The error's SQLSTATE; empty if a trigger skipped the row without an error.
+        message: What the server said, without its DETAIL.
+    """
+
+    user_id: uuid.UUID
+    day: datetime.date
+    sqlstate: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        report: The report so far.
+        done: User-days settled, eligible or not.
+        total: All of them; None if they could not be counted.
+    """
+
+    report: Report
+    done: int
+    total: int | None
+
+
+class Observers(NamedTuple):
+    """Who is told what happens. They are called by one worker at a time.
+
+    Attributes:
+        on_progress: Called after each commit and after each group of users that was looked at.
+        on_inserted: Called with the rows of a commit that the server has confirmed.
+        on_failure: Called with each user-day that failed.
+    """
+
+    on_progress: Callable[[Progress], None] = lambda _: None
+    on_inserted: Callable[[Sequence[Row]], None] = lambda _: None
+    on_failure: Callable[[Failure], None] = lambda _: None
+
+
+NOBODY = Observers()
+
+
+class Inserted(NamedTuple):
+    """What a transaction did.
+
+    Attributes:
+        rows: What it inserted.
+        tried: The gaps that it tried to fill.
+        untried: Those that it left, because the run was stopped.
+        pages: In how many pages.
+        slowest: How many seconds the slowest of them took.
+    """
+
+    rows: list[Row]
+    tried: list[UserGap]
+    untried: list[UserGap]
+    pages: int
+    slowest: float
+
+
+class Filler:
+    """Fills the gaps of all users, or counts them in a dry run.
+
+    Args:
+        engine: Connects to the database.
+        pages: The statements.
+        chunks: The walk through all users.
+        settings: What to do.
+        report: Where it is counted.
+        observers: Who is told.
+        should_stop: Asked after each page; once it says yes, what was done is committed and the workers end.
+        total: How many user-days there are to settle, if that is known.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pages: Pages,
+        chunks: Chunks,
+        settings: Settings,
+        report: Report,
+        observers: Observers,
+        should_stop: Callable[[], bool],
+        total: int | None,
+    ) -> None:
+        self._engine = engine
+        self._pages = pages
+        self._chunks = chunks
+        self._settings = settings
+        self._report = report
+        self._observers = observers
+        self._should_stop = should_stop
+        self._total = total
+        self._changed = threading.Condition(threading.RLock())
+        self._queue: deque[UserGap] = deque()
+        self._queued = 0
+        self._candidates = 0
+        self._unsettled = 0
+        self._finding = False
+        self._error: BaseException | None = None
+        self._aborted = False
+        self._sessions: list[Session] = []
+
+    def run(self) -> None:
+        """Fill until nobody has gaps, or the run is stopped.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: The server refused a statement for a reason that nothing heals. What was
+                committed before stays, and is counted.
+            KeyboardInterrupt: The process was interrupted; what was not committed is rolled back.
+        """
+        threads = [
+            # Daemons, so that a process that is told to end at once does not wait for a statement.
+            threading.Thread(target=self._work, name=f"backfill-{number}", daemon=True)
+            for number in range(1, self._settings.workers + 1)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._abort()
+            raise
+        if self._error is not None:
+            raise self._error
+        report = self._report
+        report.retries += sum(session.retried for session in self._sessions)
+        if self._should_stop() and (self._queue or not self._chunks.is_done or self._unsettled):
+            report.interrupted = True
+        # What was found but not tried is left to the next run and to its counts.
+        report.eligible -= self._unsettled
+        self._tell()
+
+    def _abort(self) -> None:
+        """Have every worker stop at once: what it has not committed is rolled back."""
+        self._aborted = True
+        for session in self._sessions:
+            session.cancel()
+
+    def _work(self) -> None:
+        """Take users with gaps and fill them, until there are none; in a thread of its own."""
+        try:
+            with Session(
+                self._engine,
+                self._settings.limits,
+                read_only=self._settings.dry_run,
+                sleep=self._sleep,
+                is_aborted=lambda: self._aborted,
+            ) as session:
+                with self._changed:
+                    self._sessions.append(session)
+                own: deque[UserGap] = deque()
+                while self._next(session, own):
+                    self._count(session, own) if self._settings.dry_run else self._fill(session, own)
+                    if own or self._queue:
+                        self._sleep(self._settings.pause)
+        except BaseException as error:
+            with self._changed:
+                self._error = self._error or error
+        finally:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than until the run is stopped."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._ended():
+            time.sleep(min(left, 0.05))
+
+    def _ended(self) -> bool:
+        """Tell whether no other transaction is to be begun."""
+        return self._error is not None or self._aborted or self._report.gave_up or self._should_stop()
+
+    def _next(self, session: Session, own: deque[UserGap]) -> bool:
+        """Move users from the queue to a worker's own, a transaction's worth of rows; false if all is done."""
+        wanted = ROWS_A_COUNT if self._settings.dry_run else self._settings.commit_every
+        while True:
+            with self._changed:
+                while not self._ended():
+                    low = self._queued < LOW_WATER * wanted * self._settings.workers
+                    if low and not self._finding and not self._chunks.is_done:
+                        self._finding = True
+                        break
+                    has = sum(gap.missing for gap in own)
+                    while self._queue and has < wanted:
+                        gap = self._queue.popleft()
+                        self._queued -= gap.missing
+                        own.append(gap)
+                        has += gap.missing
+                    if own and (has >= wanted or (self._chunks.is_done and not self._finding)):
+                        return True
+                    if self._chunks.is_done and not self._finding:
+                        return False
+                    self._changed.wait()
+                else:
+                    return False
+            try:
+                self._find(session)
+            finally:
+                with self._changed:
+                    self._finding = False
+                    self._changed.notify_all()
+
+    def _find(self, session: Session) -> None:
+        """Look at the next users and queue those with gaps."""
+        gaps = self._chunks.step(session, self._read_gaps)
+        with self._changed:
+            self._queue.extend(gaps.gaps)
+            self._queued += gaps.missing
+            self._candidates += gaps.candidates
+            self._unsettled += gaps.missing
+            self._report.users += gaps.users
+            self._report.eligible += gaps.eligible
+            self._report.present += gaps.eligible - gaps.missing
+            self._tell()
+
+    def _read_gaps(self, connection: Connection, /, *, keys: KeyRange, by_scan: bool) -> Gaps:
+        """Return what the users of a range of ids lack."""
+        if not by_scan:
+            return self._pages.find_by_user(connection, keys)
+        gaps, unsure = self._pages.find_by_scan(connection, keys)
+        return gaps.and_also(self._pages.find_by_user(connection, unsure)) if unsure else gaps
+
+    def _count(self, session: Session, own: deque[UserGap]) -> None:
+        """Count by day what users lack, by the very query with which a run would insert it."""
+        some = list(own)
+        own.clear()
+        by_day = session.read(lambda connection: self._pages.count_by_day(connection, [gap.user_id for gap in some]))
+        with self._changed:
+            self._report.missing_by_day.update(by_day)
+            found = sum(by_day.values())
+            expected = sum(gap.missing for gap in some)
+            self._report.inserted += found
+            self._report.eligible += found - expected
+            self._unsettled -= expected
+            self._tell()
+
+    def _fill(self, session: Session, own: deque[UserGap]) -> None:
+        """Give users their rows in one transaction; if it does not do what was expected of it, look again."""
+        batch = take(own, self._settings.commit_every)
+        try:
+            done = session.write(lambda connection: self._insert_pages(connection, batch))
+        except DBAPIError as error:
+            if self._aborted or classify(error) in (Fault.FATAL, Fault.LOST):
+                raise
+            logger.debug("a transaction failed, looking at its rows: %s", reason(error, self._engine.url))
+            self._look_closer(session, [*batch, *take_rest(own, batch[-1])], [])
+            return
+        own.extendleft(reversed(done.untried))
+        with self._changed:
+            self._settle(done.rows, pages=done.pages, slowest=done.slowest)
+            as_expected = len(done.rows) == sum(gap.missing for gap in done.tried)
+            if as_expected:
+                self._unsettled -= len(done.rows)
+                self._tell()
+        if not as_expected:
+            self._look_closer(session, [*done.tried, *take_rest(own, done.tried[-1])], done.rows)
+
+    def _insert_pages(self, connection: Connection, batch: Sequence[UserGap]) -> Inserted:
+        """Insert a transaction's rows in pages; after each one the run may be stopped."""
+        rows: list[Row] = []
+        tried: list[UserGap] = []
+        pages = 0
+        slowest = 0.0
+        left = deque(batch)
+        while left and not (pages and self._ended()):
+            page = take(left, self._settings.page_size)
+            started = time.monotonic()
+            rows += self._pages.insert_page(connection, [gap.user_id for gap in page], sum(gap.missing for gap in page))
+            slowest = max(slowest, time.monotonic() - started)
+            tried += page
+            pages += 1
+        return Inserted(rows, tried, list(left), pages, slowest)
+
+    def _settle(self, rows: Sequence[Row], *, pages: int, slowest: float) -> None:
+        """Count the rows of a commit that the server has confirmed."""
+        report = self._report
+        report.pages += pages
+        report.commits += 1
+        report.inserted += len(rows)
+        report.inserted_by_day.update(day for _, day in rows)
+        report.slowest_page_seconds = max(report.slowest_page_seconds, slowest)
+        logger.debug("commit %s: %s rows inserted", report.commits, len(rows))
+        if rows:
+            self._observers.on_inserted(rows)
+
+    def _look_closer(self, session: Session, tried: Sequence[UserGap], inserted: Sequence[Row]) -> None:
+        """Find out what became of rows that were not all inserted, and try those that are still missing by name.
+
+        Args:
+            session: The worker's session.
+            tried: Users with the number of rows that they lacked, all that are known to be missing.
+            inserted: What was inserted of these.
+        """
+        expected: Counter[uuid.UUID] = Counter()
+        for gap in tried:
+            expected[gap.user_id] += gap.missing
+        ids = list(expected)
+        missing = session.read(lambda connection: self._pages.list_missing(connection, ids))
+        active = session.read(lambda connection: self._pages.list_active(connection, ids))
+        filled = Counter(user for user, _ in inserted)
+        gone = sum(max(expected[user] - filled[user], 0) for user in ids if user not in active)
+        raced = sum(expected.values()) - len(inserted) - gone - len(missing)
+        with self._changed:
+            self._unsettled -= sum(expected.values()) - len(missing)
+            self._report.eligible -= gone
+            # Fewer than none: rows that were there when they were counted have gone since, and are missing as well.
+            self._report.present += min(raced, 0)
+            self._report.raced += max(raced, 0)
+            self._tell()
+        for start in range(0, len(missing), self._settings.page_size):
+            if self._ended():
+                break
+            self._insert_by_name(session, missing[start : start + self._settings.page_size])
+
+    def _insert_by_name(self, session: Session, rows: Sequence[UserDay]) -> None:
+        """Insert rows in a transaction of their own; halve them where that fails, until those at fault are alone."""
+        started = time.monotonic()
+        try:
+            inserted = session.write(
+                lambda connection: self._pages.insert_rows(connection, rows), attempts=ATTEMPTS_OF_A_PIECE
+            )
+        except DBAPIError as error:
+            fault = classify(error)
+            if self._aborted or fault in (Fault.FATAL, Fault.LOST):
+                raise
+            # Whoever is locked is locked for all days.
+            if len(rows) == 1 or (fault is Fault.BUSY and rows[0].user_id == rows[-1].user_id):
+                self._explain(session, rows, sqlstate(error), reason(error, self._engine.url))
+                return
+            half = len(rows) // 2
+            for piece in (rows[:half], rows[half:]):
+                if not self._ended():
+                    self._insert_by_name(session, piece)
+            return
+        with self._changed:
+            self._settle(sorted(inserted), pages=1, slowest=time.monotonic() - started)
+            self._unsettled -= len(inserted)
+        if len(inserted) < len(rows):
+            self._explain(session, [row for row in rows if row not in inserted], "", "skipped without an error")
+        else:
+            with self._changed:
+                self._tell()
+
+    def _explain(self, session: Session, rows: Sequence[UserDay], code: str, message: str) -> None:
+        """Look at rows that were not inserted, and count what became of each."""
+        outcomes = session.read(lambda connection: self._pages.look_again(connection, rows))
+        failures = [Failure(row.user_id, row.day, code, message) for row in outcomes if is_failure(row)]
+        with self._changed:
+            raced = sum(row.present for row in outcomes)
+            report = self._report
+            report.raced += raced
+            report.failed += len(failures)
+            report.failed_by_day.update(failure.day for failure in failures)
+            report.eligible -= len(rows) - raced - len(failures)
+            self._unsettled -= len(rows)
+            for failure in failures:
+                self._observers.on_failure(failure)
+            if report.attempted >= SAMPLE and report.error_rate > self._settings.max_error_rate:
+                report.gave_up = True
+            self._tell()
+
+    def _tell(self) -> None:
+        """Say how far the run is."""
+        with self._changed:
+            self._observers.on_progress(Progress(self._report, self._candidates - self._unsettled, self._total))
+
+
+def is_failure(row: Outcome) -> bool:
+    """Tell whether a user-day should have a row and has none."""
+    return not row.present and row.eligible
+
+
+def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
+    """Take users from the front, up to so many rows; the last one may be left there with the rest."""
+    taken: list[UserGap] = []
+    while gaps and rows > 0:
+        gap = gaps.popleft()
+        if gap.missing > rows:
+            gaps.appendleft(UserGap(gap.user_id, gap.missing - rows))
+            gap = UserGap(gap.user_id, rows)
+        taken.append(gap)
+        rows -= gap.missing
+    return taken
+
+
+def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:
+    """Take what is left at the front of the user who was taken last."""
+    rest: list[UserGap] = []
+    while gaps and gaps[0].user_id == gap.user_id:
+        rest.append(gaps.popleft())
+    return rest

@@ -1,0 +1,214 @@
+"""A connection that runs transactions: each with its own limits, tried again where that helps, and never half known.
+
+Nothing of it rests on a session of the server, so that a transaction pooler may stand in between.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from momentum.backfill.faults import Fault, Retries, classify
+from momentum.database import describe, reason
+from momentum.errors import DatabaseUnreachableError
+
+Result = TypeVar("Result")
+
+# How the planner is kept on its path whatever the table's statistics say; they may be of a time when it was empty.
+# Looking up user by user: a sequential scan for each would be the end of it.
+BY_USER = {"enable_seqscan": "off", "jit": "off"}
+# Reading everything once: nothing may be read again for each user.
+BY_SCAN = {"enable_nestloop": "off"}
+
+logger = logging.getLogger("momentum.backfill")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a transaction may cost.
+
+    Attributes:
+        lock_timeout: Seconds that a statement may wait for a lock.
+        statement_timeout: Seconds that a statement may take.
+        retries: How often a transaction is tried.
+    """
+
+    lock_timeout: float = 2.0
+    statement_timeout: float = 60.0
+    retries: Retries = field(default_factory=Retries)
+
+
+class Session:
+    """A connection of its own; it is made on first use, and anew after it was lost.
+
+    Attributes:
+        retried: How often a transaction was tried again.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        *,
+        read_only: bool = False,
+        sleep: Callable[[float], None],
+        is_aborted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.retried = 0
+        self._engine = engine.execution_options(postgresql_readonly=True) if read_only else engine
+        self._limits = limits
+        self._sleep = sleep
+        self._is_aborted = is_aborted
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> URL:
+        """Where it connects to."""
+        return self._engine.url
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is rolled back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def cancel(self) -> None:
+        """End what the server is doing for this session, from another thread."""
+        connection = self._connection
+        if connection is not None and not connection.closed and not connection.invalidated:
+            driver = connection.connection.driver_connection
+            if driver is not None:
+                driver.cancel_safe(timeout=2)
+
+    def read(
+        self, work: Callable[[Connection], Result], planner: Mapping[str, str] = BY_USER, attempts: int | None = None
+    ) -> Result:
+        """Return what a function reads in a transaction of its own, which is rolled back.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: Another try would not help, or the last one has failed.
+        """
+        return self._try(lambda connection: self._read_once(connection, work, planner), attempts)
+
+    def write(self, work: Callable[[Connection], Result], attempts: int | None = None) -> Result:
+        """Return what a function did in a transaction of its own, once the server has confirmed the commit.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: Another try would not help, or the last one has failed; nothing was written.
+        """
+        return self._try(lambda connection: self._write_once(connection, work), attempts)
+
+    def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
+        """Run a transaction until it succeeds, or another try would not help."""
+        failed = 0
+        while True:
+            try:
+                return once(self._connect())
+            except DBAPIError as error:
+                fault = classify(error)
+                self._abandon(fault)
+                failed += 1
+                if (
+                    fault not in (Fault.BUSY, Fault.LOST)
+                    or failed >= (attempts or self._limits.retries.attempts)
+                    or self._is_aborted()
+                ):
+                    raise
+                self.retried += 1
+                logger.debug("attempt %s failed, trying again: %s", failed, reason(error, self._engine.url))
+            except BaseException:
+                self._abandon(Fault.FATAL)
+                raise
+            self._sleep(self._limits.retries.pause(failed))
+
+    def _connect(self) -> Connection:
+        """Return the connection, made now if there is none."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _abandon(self, fault: Fault) -> None:
+        """Roll back, or let go of a connection that is no use any more."""
+        try:
+            if fault is not Fault.LOST and self._connection is not None:
+                self._connection.rollback()
+                return
+        except DBAPIError:
+            pass
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> int | None:
+        """Begin a transaction: set its limits and, if it writes, return its id; all in one round trip."""
+        settings = {
+            "lock_timeout": f"{max(int(self._limits.lock_timeout * 1000), 1)}ms",
+            "statement_timeout": f"{max(int(self._limits.statement_timeout * 1000), 1)}ms",
+            **planner,
+        }
+        columns: list[ColumnElement[Any]] = [func.set_config(name, value, True) for name, value in settings.items()]
+        if writes:
+            # As text, because the driver knows no type xid8.
+            columns.append(cast(func.pg_current_xact_id(), Text))
+        row = connection.execute(select(*columns)).one()
+        return int(row[-1]) if writes else None
+
+    def _read_once(
+        self, connection: Connection, work: Callable[[Connection], Result], planner: Mapping[str, str]
+    ) -> Result:
+        """Run a function that reads, and end its transaction."""
+        self._begin(connection, planner, writes=False)
+        result = work(connection)
+        connection.rollback()
+        return result
+
+    def _write_once(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
+        """Run a function that writes and commit; if the confirmation got lost, ask for it on a new connection."""
+        transaction = self._begin(connection, BY_USER, writes=True)
+        result = work(connection)
+        try:
+            connection.commit()
+        except DBAPIError as error:
+            if classify(error) is not Fault.LOST:
+                raise
+            self._abandon(Fault.LOST)
+            if not self._was_committed(transaction):
+                raise
+        return result
+
+    def _was_committed(self, transaction: int | None) -> bool:
+        """Ask what became of a transaction whose commit was sent, and whose confirmation was not received.
+
+        Raises:
+            DatabaseUnreachableError: Nobody answers.
+        """
+        for failed in range(1, self._limits.retries.attempts + 1):
+            self._sleep(self._limits.retries.pause(failed))
+            try:
+                status = self._connect().scalar(
+                    text("select pg_xact_status(cast(cast(:id as text) as xid8))"), {"id": str(transaction)}
+                )
+                self._connect().rollback()
+            except DBAPIError as error:
+                fault = classify(error)
+                self._abandon(fault)
+                if fault is Fault.DATA:
+                    return False  # A server that has never heard of it has taken over from the other.
+                continue
+            # In progress: the server has not noticed yet that its client is gone.
+            if status != "in progress":
+                return bool(status == "committed")
+        raise DatabaseUnreachableError(
+            f"The connection to {describe(self._engine.url)} was lost during a commit, and whether that has happened "
+            "is not known; run the command again."
+        )

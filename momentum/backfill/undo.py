@@ -1,0 +1,230 @@
+"""The undoing: delete the rows that a run inserted and that nobody has touched since, and no other."""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from momentum.backfill.eligibility import Eligibility
+from momentum.backfill.faults import Fault, classify, sqlstate
+from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, SAMPLE, Failure
+from momentum.backfill.manifest import read_manifest
+from momentum.backfill.pages import Pages, UserDay
+from momentum.backfill.preflight import check_triggers, look_at
+from momentum.backfill.run import logged
+from momentum.backfill.session import Session
+from momentum.backfill.settings import Settings
+from momentum.backfill.triggers import Trigger
+from momentum.database import reason
+
+logger = logging.getLogger("momentum.backfill")
+
+
+@dataclass
+class UndoReport:
+    """The counts of an undoing; rows count once the server has confirmed their commit.
+
+    ``listed`` is always the sum of ``deleted``, ``kept``, ``absent`` and ``failed``.
+
+    Attributes:
+        manifest: The file that lists the rows.
+        dry_run: Whether nothing was deleted; ``deleted`` is then what would have been.
+        listed: Rows that the manifest lists and the run has looked at.
+        deleted: Were still the untouched default, and are gone.
+        kept: Have got a score or were changed otherwise since, and stay.
+        absent: Are not there any more.
+        failed: Are still there, because the server refused to delete them.
+        commits: Commits of at least one page.
+        retries: Transactions that were tried again.
+        elapsed_seconds: How long it took.
+        triggers: The triggers that fire for a deleted row.
+        interrupted: Whether it was stopped before it was through.
+        gave_up: Whether it stopped itself, because more rows had failed than are allowed.
+    """
+
+    manifest: Path
+    dry_run: bool
+    listed: int = 0
+    deleted: int = 0
+    kept: int = 0
+    absent: int = 0
+    failed: int = 0
+    commits: int = 0
+    retries: int = 0
+    elapsed_seconds: float = 0.0
+    triggers: tuple[Trigger, ...] = field(default=())
+    interrupted: bool = False
+    gave_up: bool = False
+
+    @property
+    def error_rate(self) -> float:
+        """The share of the rows that were to be deleted and failed, 0 to 1."""
+        tried = self.deleted + self.failed
+        return self.failed / tried if tried else 0.0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is left that another run could do."""
+        return self.interrupted or self.gave_up or bool(self.failed)
+
+    def as_json(self, resume: str | None) -> dict[str, Any]:
+        """Return the report for machines."""
+        return {
+            "undo": str(self.manifest),
+            "dry_run": self.dry_run,
+            "listed": self.listed,
+            "deleted": self.deleted,
+            "kept": self.kept,
+            "absent": self.absent,
+            "failed": self.failed,
+            "error_rate": round(self.error_rate, 6),
+            "retries": self.retries,
+            "commits": self.commits,
+            "elapsed_s": round(self.elapsed_seconds, 3),
+            "triggers": [str(trigger) for trigger in self.triggers],
+            "interrupted": self.interrupted,
+            "resume": resume,
+        }
+
+
+def run_undo(
+    engine: Engine,
+    manifest: Path,
+    settings: Settings,
+    *,
+    on_progress: Callable[[UndoReport], None] = lambda _: None,
+    on_failure: Callable[[Failure], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> UndoReport:
+    """Delete the rows of a manifest that are still the untouched default.
+
+    Args:
+        engine: Connects to the database as a role that sees all rows.
+        manifest: What a run with ``--manifest`` has written; read twice, so that a bad line changes nothing.
+        settings: Page size, commits, limits and so on; its range and users say nothing here.
+        on_progress: Called after each commit.
+        on_failure: Called with each row that could not be deleted.
+        should_stop: Asked after each page; once it says yes, what was done is committed and the run ends.
+
+    Raises:
+        ConfigurationError: The manifest can't be read, rows would be hidden, or a trigger would call out of the
+            database.
+        NotMigratedError: The database is not migrated, or at another revision.
+        sqlalchemy.exc.DBAPIError: The server refused a statement for a reason that nothing heals.
+    """
+    started = time.monotonic()
+    for _ in read_manifest(manifest):
+        pass
+    report = UndoReport(manifest, settings.dry_run)
+    with Session(engine, settings.limits, read_only=settings.dry_run, sleep=time.sleep) as session:
+        database = session.read(lambda connection: look_at(connection, "delete"), attempts=1)
+        report.triggers = database.triggers
+        for trigger in database.triggers:
+            logger.info("each deleted row fires the trigger %s", trigger)
+        if not settings.dry_run:
+            check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
+        # Whoever has been deleted or banned since still has rows to take back: the range plays no part.
+        eligibility = Eligibility(database.account_columns, settings.days, database.now)
+        undoing = Undoing(session, Pages(database.scores, eligibility), settings, report, logged(on_failure))
+        for rows in batches(read_manifest(manifest), settings.commit_every):
+            if should_stop() or report.gave_up:
+                report.interrupted = should_stop()
+                break
+            undoing.settle(rows)
+            on_progress(report)
+            if settings.pause:
+                time.sleep(settings.pause)
+        report.retries = session.retried
+    report.elapsed_seconds = time.monotonic() - started
+    return report
+
+
+class Undoing:
+    """Takes back rows of a manifest, a transaction at a time."""
+
+    def __init__(
+        self,
+        session: Session,
+        pages: Pages,
+        settings: Settings,
+        report: UndoReport,
+        on_failure: Callable[[Failure], None],
+    ) -> None:
+        self._session = session
+        self._pages = pages
+        self._settings = settings
+        self._report = report
+        self._on_failure = on_failure
+
+    def settle(self, rows: Sequence[UserDay]) -> None:
+        """Delete the rows of a transaction that are untouched, and count all of them."""
+        report = self._report
+        # A run that was undone and done again with the same manifest has listed its rows twice.
+        rows = list(dict.fromkeys(rows))
+        if self._settings.dry_run:
+            untouched, present = self._session.read(
+                lambda connection: (
+                    len(self._pages.list_untouched(connection, rows)),
+                    sum(row.present for row in self._pages.look_again(connection, rows)),
+                )
+            )
+            report.listed += len(rows)
+            report.deleted += untouched
+            report.kept += present - untouched
+            report.absent += len(rows) - present
+            return
+        try:
+            deleted = self._session.write(
+                lambda connection: {
+                    row
+                    for page in batches(rows, self._settings.page_size)
+                    for row in self._pages.delete_untouched(connection, page)
+                },
+                attempts=None if len(rows) == self._settings.commit_every else ATTEMPTS_OF_A_PIECE,
+            )
+        except DBAPIError as error:
+            fault = classify(error)
+            if fault in (Fault.FATAL, Fault.LOST):
+                raise
+            if len(rows) == 1:
+                self._explain(rows, sqlstate(error), reason(error, self._session.url))
+                return
+            half = len(rows) // 2
+            self.settle(rows[:half])
+            self.settle(rows[half:])
+            return
+        report.commits += 1
+        report.listed += len(deleted)
+        report.deleted += len(deleted)
+        self._explain([row for row in rows if row not in deleted], "", "skipped without an error")
+
+    def _explain(self, rows: Sequence[UserDay], code: str, message: str) -> None:
+        """Count rows that were not deleted: absent, kept because they have changed, or failed."""
+        if not rows:
+            return
+        report = self._report
+        outcomes, untouched = self._session.read(
+            lambda connection: (self._pages.look_again(connection, rows), self._pages.list_untouched(connection, rows))
+        )
+        present = sum(row.present for row in outcomes)
+        report.listed += len(rows)
+        report.absent += len(rows) - present
+        report.kept += present - len(untouched)
+        report.failed += len(untouched)
+        for row in sorted(untouched):
+            self._on_failure(Failure(*row, code, message))
+        if report.deleted + report.failed >= SAMPLE and report.error_rate > self._settings.max_error_rate:
+            report.gave_up = True
+
+
+def batches(rows: Iterable[UserDay], size: int) -> Iterable[list[UserDay]]:
+    """Yield rows so many at a time."""
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, size)):
+        yield batch
