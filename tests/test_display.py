@@ -24,7 +24,7 @@ def test_a_log_gets_a_line_a_commit_and_at_most_one_in_an_interval(monkeypatch: 
     assert stream.getvalue() == "", "there was no commit since"
     report.commits, report.inserted = 2, 2000
     shown.progress(Progress(report, 2, 4))
-    assert stream.getvalue().startswith("committed 2000 rows, 50% of the users, ")
+    assert stream.getvalue().startswith("committed 2,000 rows, 2 of 4 user-days, ")
 
 
 def test_a_quiet_log_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
