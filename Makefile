@@ -60,6 +60,7 @@ format: $(INSTALLED) ## Put the code into shape
 
 types: $(INSTALLED) ## Check the types
 	$(BIN)/mypy
+	cd tests/service_project && ../../$(BIN)/mypy --strict --explicit-package-bases --cache-dir ../../.mypy_cache/service .
 
 pgtap: install ## Run the tests inside the database only
 	$(BIN)/pytest sql/pgtap
