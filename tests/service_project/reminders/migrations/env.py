@@ -4,11 +4,12 @@ import os
 
 from alembic import context
 from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from momentum import hide_momentum_tables
 from reminders.models import Base
 
-with create_engine(os.environ["DATABASE_URL"]).connect() as connection:
+with create_engine(os.environ["DATABASE_URL"], poolclass=NullPool).connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
