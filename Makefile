@@ -11,7 +11,7 @@ PYTEST_FLAGS ?=
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench traffic erd pull-request lock clean
+.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench import-cost traffic erd pull-request lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,7 @@ format: $(INSTALLED) ## Put the code into shape
 
 types: $(INSTALLED) ## Check the types
 	$(BIN)/mypy
+	cd tests/service_project && ../../$(BIN)/mypy --strict --explicit-package-bases --cache-dir ../../.mypy_cache/service .
 
 pgtap: install ## Run the tests inside the database only
 	$(BIN)/pytest sql/pgtap
@@ -78,6 +79,9 @@ ci-fast: lint types check ## Everything that must pass before a change lands
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
 	@$(BIN)/python -m tests.bench
+
+import-cost: $(INSTALLED) ## Measure what importing the models costs beside SQLAlchemy alone
+	@$(BIN)/python -m tests.import_cost
 
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tests.traffic

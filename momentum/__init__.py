@@ -1,12 +1,17 @@
 """The schema of momentum and motivation scores: typed models for other services, migrations and a backfill.
 
-The models are imported on first use, so that ``import momentum`` costs nothing.
+Everything is imported on first use, so that ``import momentum`` costs nothing and the models nothing of Alembic.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from momentum.autogenerate import hide_momentum_tables as hide_momentum_tables
     from momentum.base import Base as Base
+    from momentum.deletion import live as live
+    from momentum.deletion import soft_delete as soft_delete
+    from momentum.migrations import alembic_config as alembic_config
     from momentum.models import DailyMomentumScore as DailyMomentumScore
     from momentum.models import HabitIndex as HabitIndex
     from momentum.models import MomentumEvent as MomentumEvent
@@ -14,6 +19,19 @@ if TYPE_CHECKING:
     from momentum.models import MotivationJournal as MotivationJournal
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Base": "momentum.base",
+    "DailyMomentumScore": "momentum.models",
+    "HabitIndex": "momentum.models",
+    "MomentumEvent": "momentum.models",
+    "MomentumPillar": "momentum.models",
+    "MotivationJournal": "momentum.models",
+    "alembic_config": "momentum.migrations",
+    "hide_momentum_tables": "momentum.autogenerate",
+    "live": "momentum.deletion",
+    "soft_delete": "momentum.deletion",
+}
 __all__ = [
     "Base",
     "DailyMomentumScore",
@@ -22,16 +40,18 @@ __all__ = [
     "MomentumPillar",
     "MotivationJournal",
     "__version__",
+    "alembic_config",
+    "hide_momentum_tables",
+    "live",
+    "soft_delete",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a model, or ``Base``, when it is first asked for (PEP 562)."""
-    if name not in __all__:
+    """Import what this package offers when it is first asked for (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from momentum import models
-
-    return getattr(models, name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

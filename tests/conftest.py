@@ -13,6 +13,9 @@ from momentum.environment import URL_VARIABLES
 from momentum.testing import Server
 from tests.server import describe_for_worker, shared_server
 
+# A project of its own, with tests of its own: tests/test_services.py runs it.
+collect_ignore = ["service_project"]
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:

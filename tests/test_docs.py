@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+import momentum
 from momentum.database import as_text, create_engine
 from momentum.migrations import Options
 from momentum.testing import Server
@@ -40,6 +41,25 @@ def test_the_examples_of_the_readme_run_as_they_stand(url: sa.URL, example: str)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout, "an example shows something"
+
+
+QUOTED = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "services.md").read_text(encoding="utf-8"), flags=re.DOTALL
+)
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_what_other_services_are_shown_is_quoted_from_files_that_run(quoted: str) -> None:
+    files = [path for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name]
+    assert any(quoted in path.read_text(encoding="utf-8") for path in files), "no test runs this"
+
+
+def test_other_services_are_told_of_everything_they_can_import() -> None:
+    services = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+    table = services.split("| name |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) - {"metadata", "include_object"} == set(momentum.__all__) - {
+        "__version__"
+    }
 
 
 def test_the_readme_tells_of_every_option_and_of_no_other() -> None:

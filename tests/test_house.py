@@ -29,9 +29,9 @@ LAYERS = [
     {"types"},
     {"base"},
     {"mixins"},
-    {"models"},
+    {"deletion", "models"},
     {"command", "database", "locks", "scores", "migrations", "operations", "parking", "preflight", "verify"},
-    {"backfill"},
+    {"autogenerate", "backfill"},
     {"display"},
     {"cli"},
 ]
@@ -61,7 +61,8 @@ def test_imports_run_one_way(path: Path) -> None:
         if imported == "__version__":
             continue
         if part == "__init__":
-            assert imported in ("base", "models"), f"`import momentum` offers the models only, not {imported}"
+            offered = ("autogenerate", "base", "deletion", "migrations", "models")
+            assert imported in offered, f"`import momentum` offers models and helpers for services, not {imported}"
         elif part == "testing":
             assert imported not in ("backfill", "cli"), "other services use momentum.testing without the command"
         else:

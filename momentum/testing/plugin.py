@@ -1,0 +1,50 @@
+"""The fixtures for other services' tests, which pytest finds by itself where this package is installed.
+
+Pytest loads this module in every run, so that it imports nothing before a fixture is used.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from momentum.testing.servers import Server
+
+
+@pytest.fixture(scope="session")
+def momentum_server() -> Iterator["Server"]:
+    """The run's Postgres, as momentum.testing.Server: started on first use, stopped at the end.
+
+    MOMENTUM_TEST_BACKEND chooses it: embedded, container or url. With pytest-xdist every process has one of its own.
+    """
+    from momentum.errors import ConfigurationError
+    from momentum.testing.servers import running_server
+
+    try:
+        with running_server() as server:
+            yield server
+    except ConfigurationError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def momentum_database_url(momentum_server: "Server") -> Iterator[str]:
+    """The URL (postgresql://...) of a migrated database of the test's own, with Supabase's roles and auth.users."""
+    from momentum.database import as_text
+
+    with momentum_server.database() as url:
+        yield as_text(url)
+
+
+@pytest.fixture
+def momentum_session(momentum_database_url: str) -> Iterator["Session"]:
+    """A SQLAlchemy session on the database of momentum_database_url; what it commits goes with the database."""
+    from sqlalchemy.orm import Session
+
+    from momentum.database import create_engine, parse_url
+
+    with Session(create_engine(parse_url(momentum_database_url, "the fixture"), "momentum-testing")) as session:
+        yield session
