@@ -11,7 +11,7 @@ PYTEST_FLAGS ?=
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench traffic erd pull-request lock clean
+.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench traffic erd pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, 
 
 erd: $(INSTALLED) ## Draw the entity diagram in README.md anew from the models
 	$(BIN)/paracelsus inject README.md
+
+supabase-sql: $(INSTALLED) ## Write supabase/migrations/ anew from the revisions, for the Supabase CLI
+	@$(BIN)/python -m tests.supabase_sql
 
 pull-request: $(INSTALLED) ## Write docs/pull_request.md anew: what the consumers' queries return
 	@$(BIN)/python -m tests.pull_request

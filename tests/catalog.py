@@ -1,8 +1,11 @@
 """What a database's catalogs say of its schema, to compare before and after."""
 
+import subprocess
+
 import sqlalchemy as sa
 
-from momentum.database import create_engine
+from momentum.database import as_text, create_engine
+from tests.server import find_program
 
 # One line a fact. Whatever belongs to Postgres itself is left out.
 FACTS = """
@@ -76,3 +79,13 @@ def snapshot(url: sa.URL, *, of: str = "") -> list[str]:
         # Without a search path every name is written in full.
         connection.exec_driver_sql("set local search_path = pg_catalog")
         return [fact for fact in connection.exec_driver_sql(FACTS).scalars() if of in fact]
+
+
+def dump(url: sa.URL, *options: str) -> str:
+    """Return what pg_dump writes with some options, but for what is random."""
+    done = subprocess.run(
+        [find_program("pg_dump"), *options, as_text(url)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("\\restrict ", "\\unrestrict ")))
