@@ -11,7 +11,7 @@ PYTEST_FLAGS ?=
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench traffic erd pull-request supabase-sql lock clean
+.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench traffic erd pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,7 +73,10 @@ fingerprints: $(INSTALLED) ## Write momentum/fingerprints/ anew: what each revis
 check: $(INSTALLED) ## Check that the models and the migrations agree
 	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
 
-ci-fast: lint types check ## Everything that must pass before a change lands
+advisors: install ## Ask Supabase's advisors what they have against a migrated database
+	@$(BIN)/python -m tests.advisors
+
+ci-fast: lint types check advisors ## Everything that must pass before a change lands
 	$(MAKE) test PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
