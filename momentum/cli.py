@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from momentum import __version__
-from momentum.command import complain, run_app
+from momentum.command import complain, run_app, warn
 from momentum.display import Display, print_report
 from momentum.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
@@ -86,8 +86,8 @@ def backfill(
         str | None,
         Option(
             metavar="PATH",
-            help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment beats it. "
-            f"Default: {DEFAULT_ENV_FILE}.",
+            help="A file with SUPABASE_DB_URL, or SUPABASE_URL and SUPABASE_DB_PASSWORD, and for Supabase's hosts with "
+            f"SUPABASE_SERVICE_ROLE_KEY; the environment beats it. Default: {DEFAULT_ENV_FILE}.",
             rich_help_panel="Database",
         ),
     ] = None,
@@ -206,7 +206,8 @@ def backfill(
     # Here and not above, so that --help need not wait for SQLAlchemy.
     from momentum.backfill.days import DayRange, today
     from momentum.backfill.run import Settings
-    from momentum.database import find_url
+    from momentum.database import EnvFile, find_url
+    from momentum.supabase import check_service_role_key
 
     settings = Settings(
         days=DayRange.choose(first, last, days, today()),
@@ -220,7 +221,9 @@ def backfill(
     )
     from_environment = database_url == os.environ.get(URL_VARIABLES[0])
     option = URL_VARIABLES[0] if from_environment else "--database-url"
-    url = find_url(database_url, option=option, env_file=env_file)
+    secrets = EnvFile(env_file, warn=ignore if quiet else warn)
+    url = find_url(database_url, option=option, env_file=secrets)
+    check_service_role_key(url, secrets)
     resume = resume_command(settings, max_error_rate, env_file)
     with ExitStack() as stack:
         write_row = stack.enter_context(csv_file(discrepancies)) if discrepancies else ignore

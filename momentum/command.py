@@ -33,3 +33,8 @@ def complain(message: str, exit_code: int) -> int:
     """Print an error and return its exit code."""
     print(f"Error: {message}", file=sys.stderr)
     return exit_code
+
+
+def warn(message: str) -> None:
+    """Print a warning."""
+    print(f"Warning: {message}", file=sys.stderr)

@@ -34,7 +34,9 @@ NOWHERE = f"postgresql://postgres:{SECRET}@127.0.0.1:1/nowhere"
 
 def write_env_file(home: Path, text: str) -> None:
     (home / ".bee_secrets").mkdir()
-    (home / ".bee_secrets" / "supabase.env").write_text(text, encoding="utf-8")
+    path = home / ".bee_secrets" / "supabase.env"
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
