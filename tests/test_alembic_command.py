@@ -158,7 +158,13 @@ def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa
 
 
 def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
-    waiting = "select exists (select from pg_catalog.pg_locks where not granted and locktype = 'relation')"
+    waiting = """
+        select exists (
+          select from pg_catalog.pg_locks as l
+          inner join pg_catalog.pg_database as d on l.database = d.oid
+          where not l.granted and l.locktype = 'relation' and d.datname = current_database()
+        )
+    """
     with (
         locked(url, "public.motivation_journal"),
         create_engine(url, "momentum-tests").connect() as connection,
