@@ -102,5 +102,5 @@ lock: $(INSTALLED) ## Write constraints.txt anew from what is installed now
 
 clean: ## Remove what make has made, the local database included
 	@test ! -x $(BIN)/python || $(BIN)/python -m momentum.testing stop >/dev/null 2>&1 || true
-	rm -rf .venv node_modules .momentum .hypothesis .mypy_cache .ruff_cache .coverage* dist
+	rm -rf .venv node_modules .momentum supabase/.temp .hypothesis .mypy_cache .ruff_cache .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,7 +34,7 @@ INSUFFICIENT_PRIVILEGE = "42501"
 TRANSACTION_POOLER_PORT = "6543"
 
 # What Supabase's dashboard writes where the password belongs.
-NO_PASSWORD = (None, "", "[YOUR-PASSWORD]")
+TO_FILL_IN = "[YOUR-PASSWORD]"
 
 log = logging.getLogger("momentum.database")
 
@@ -129,8 +129,15 @@ class EnvFile:
         for name in ENV_FILE_VARIABLES:
             if self.values.get(name):
                 url = parse_url(self.values[name], f"{name} in {self}")
-                if url.password in NO_PASSWORD and self.values.get("SUPABASE_DB_PASSWORD"):
-                    url = url.set(password=self.values["SUPABASE_DB_PASSWORD"])
+                if url.password not in (None, "", TO_FILL_IN):
+                    return url
+                if password := self.values.get("SUPABASE_DB_PASSWORD"):
+                    return url.set(password=password)
+                if url.password == TO_FILL_IN:
+                    raise ConfigurationError(
+                        f"{name} in {self} has {TO_FILL_IN} for a password; fill it in, or write it as "
+                        "SUPABASE_DB_PASSWORD."
+                    )
                 return url
         if self.values.get("SUPABASE_DB_PASSWORD"):
             return parse_url(database_url(self.values, str(self)), f"SUPABASE_DB_HOST in {self}")

@@ -22,15 +22,19 @@ PROJECT_URL = re.compile(r"https://([a-z0-9]+)\.supabase\.(?:co|in|net)/?")
 
 # What asks for as much as sslmode=require, or for more.
 STRICT_TLS = ("require", "verify-ca", "verify-full")
-VERIFYING_TLS = STRICT_TLS[1:]
 
 SECRET_KEY = re.compile(r"sb_secret_[\w-]+")
 PUBLISHABLE_KEY = "sb_publishable_"
 
 
+def value_of(url: "URL", name: str, variable: str) -> str:
+    """Return an option from a URL's query, or what libpq takes from the environment where the URL doesn't say it."""
+    return ",".join(url.normalized_query.get(name, ())) or os.environ.get(variable, "")
+
+
 def hosts(url: "URL") -> list[str]:
     """Return the hosts of a URL without their ports, as a name server would compare them."""
-    named = [url.host] if url.host else ",".join(url.normalized_query.get("host", ())).split(",")
+    named = [url.host] if url.host else value_of(url, "host", "PGHOST").split(",")
     return [host.partition(":")[0].lower().rstrip(".") for host in named if host]
 
 
@@ -45,7 +49,7 @@ def project_of(url: "URL") -> str | None:
     The direct host has it in its name, a pooler is told by the user, ``postgres.<reference>``.
     """
     found = set()
-    user = url.username or "".join(url.normalized_query.get("user", ()))
+    user = url.username or value_of(url, "user", "PGUSER")
     for host in hosts(url):
         if direct := DIRECT_HOST.fullmatch(host):
             found.add(direct[1])
@@ -87,20 +91,12 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def require_tls(url: "URL", environ: Mapping[str, str] = os.environ) -> "URL":
-    """Return the URL with ``sslmode=require`` where it leads to Supabase and nobody has asked for more.
-
-    Args:
-        url: The database's URL.
-        environ: The environment, in which libpq looks for what the URL doesn't say.
-    """
-    asked = {
-        name: "".join(url.normalized_query.get(name, ())) or environ.get(variable, "")
-        for name, variable in {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}.items()
-    }
+def require_tls(url: "URL") -> "URL":
+    """Return the URL with ``sslmode=require`` where it leads to Supabase and nobody has asked for more."""
+    sslmode = value_of(url, "sslmode", "PGSSLMODE")
     # With the system's certificates libpq verifies of its own accord, and refuses to do less.
-    verifies = asked["sslrootcert"] == "system" and not asked["sslmode"]
-    if not is_supabase(url) or asked["sslmode"] in STRICT_TLS or verifies:
+    verifies = not sslmode and value_of(url, "sslrootcert", "PGSSLROOTCERT") == "system"
+    if not is_supabase(url) or sslmode in STRICT_TLS or verifies:
         return url
     return url.update_query_dict({"sslmode": "require"})
 

@@ -77,6 +77,13 @@ def test_a_url_tells_whether_it_is_supabases_and_of_which_project(url: str, is_o
     assert project_of(make_url(url)) == project
 
 
+def test_what_the_url_leaves_to_the_environment_is_looked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", POOLER_HOST)
+    monkeypatch.setenv("PGUSER", f"postgres.{PROJECT}")
+    assert project_of(make_url("postgresql:///postgres")) == PROJECT
+    assert not is_supabase(make_url("postgresql://localhost/postgres"))
+
+
 def test_hosts_are_read_without_their_ports() -> None:
     assert hosts(make_url("postgresql:///app?host=One:1&host=two:2")) == ["one", "two"]
     assert hosts(make_url("postgresql://three.:3/app")) == ["three"]
@@ -138,6 +145,15 @@ def test_a_password_alone_makes_no_url(tmp_path: Path, lines: list[str]) -> None
         url_from(tmp_path, *lines)
     assert str(refusal.value).startswith(f"SUPABASE_DB_PASSWORD in {tmp_path}/supabase.env needs SUPABASE_URL=https://")
     assert "pa55" not in str(refusal.value)
+
+
+def test_a_password_that_was_never_filled_in_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"SUPABASE_DB_URL in .* has \[YOUR-PASSWORD\] for a password; fill it"
+    ):
+        url_from(tmp_path, f"SUPABASE_DB_URL={POOLER.replace(':pw@', ':[YOUR-PASSWORD]@')}")
+    without = DIRECT.replace(":pw@", "@")
+    assert url_from(tmp_path, f"SUPABASE_DB_URL={without}") == without, "libpq may know it from its password file"
 
 
 def test_supabase_url_has_the_reference_unless_the_project_has_a_domain_of_its_own() -> None:
@@ -354,6 +370,9 @@ def test_a_file_that_others_can_read_is_warned_of_unless_the_run_is_quiet(tmp_pa
         (f"{POOLER}?sslmode=verify-full", {}, "verify-full"),
         (DIRECT, {"PGSSLMODE": "prefer"}, "require"),
         (DIRECT, {"PGSSLMODE": "verify-full"}, None),
+        (DIRECT, {"PGSSLROOTCERT": "system"}, None),
+        (f"{DIRECT}?sslmode=prefer", {"PGSSLROOTCERT": "system"}, "require"),
+        ("postgresql:///postgres", {"PGHOST": f"db.{PROJECT}.supabase.co"}, "require"),
         (f"{DIRECT}?sslmode=disable", {"PGSSLMODE": "verify-full"}, "require"),
         (f"{DIRECT}?sslrootcert=system", {}, None),
         (f"{DIRECT}?sslrootcert=/etc/supabase.crt", {}, "require"),
@@ -361,8 +380,13 @@ def test_a_file_that_others_can_read_is_warned_of_unless_the_run_is_quiet(tmp_pa
         ("postgresql://postgres@db.example/postgres?sslmode=disable", {}, "disable"),
     ],
 )
-def test_a_connection_to_supabase_has_tls_or_more(url: str, environ: dict[str, str], sslmode: str | None) -> None:
-    assert require_tls(make_url(url), environ).query.get("sslmode") == sslmode
+def test_a_connection_to_supabase_has_tls_or_more(
+    monkeypatch: pytest.MonkeyPatch, url: str, environ: dict[str, str], sslmode: str | None
+) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert require_tls(make_url(url)).query.get("sslmode") == sslmode
 
 
 def test_every_engine_of_ours_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
