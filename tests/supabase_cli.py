@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,13 @@ import sqlalchemy as sa
 from momentum.database import as_text
 
 ROOT = Path(__file__).parents[1]
-CLI = ROOT / "node_modules" / ".bin" / "supabase"
+
+
+def find_cli() -> Path:
+    """Return the CLI's program for this machine. What npm puts into .bin only starts it, and wants node for that."""
+    programs = sorted((ROOT / "node_modules" / "@supabase").glob("cli-*/bin/supabase*"))
+    assert programs, "the Supabase CLI is not installed; run `make install`"
+    return programs[0]
 
 
 def remote_url(url: sa.URL) -> str:
@@ -21,19 +26,11 @@ def remote_url(url: sa.URL) -> str:
 
 def supabase(*arguments: str, url: sa.URL) -> subprocess.CompletedProcess[str]:
     """Run the CLI against a database, with arguments that don't name it."""
-    assert CLI.exists(), "the Supabase CLI is not installed; run `make install`"
     with tempfile.TemporaryDirectory(prefix="momentum-") as home:
-        environ = {
-            **os.environ,
-            "HOME": home,
-            # Where the machine has no node, the virtual environment has one.
-            "PATH": os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)]),
-            "SUPABASE_TELEMETRY_DISABLED": "1",
-            "SUPABASE_NO_UPDATE_NOTIFIER": "1",
-        }
+        quiet = {"HOME": home, "SUPABASE_TELEMETRY_DISABLED": "1", "SUPABASE_NO_UPDATE_NOTIFIER": "1"}
         return subprocess.run(
-            [CLI, *arguments, f"--remote={remote_url(url)}", f"--workdir={ROOT}"],
-            env=environ,
+            [find_cli(), *arguments, f"--remote={remote_url(url)}", f"--workdir={ROOT}"],
+            env={**os.environ, **quiet},
             capture_output=True,
             text=True,
             check=False,
