@@ -11,7 +11,7 @@ PYTEST_FLAGS ?=
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check ci-fast bench import-cost traffic erd pull-request lock clean
+.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench import-cost traffic erd pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,7 +74,10 @@ fingerprints: $(INSTALLED) ## Write momentum/fingerprints/ anew: what each revis
 check: $(INSTALLED) ## Check that the models and the migrations agree
 	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
 
-ci-fast: lint types check ## Everything that must pass before a change lands
+advisors: install ## Ask Supabase's advisors what they have against a migrated database
+	@$(BIN)/python -m tests.advisors
+
+ci-fast: lint types check advisors ## Everything that must pass before a change lands
 	$(MAKE) test PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
@@ -89,6 +92,9 @@ traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, 
 erd: $(INSTALLED) ## Draw the entity diagram in README.md anew from the models
 	$(BIN)/paracelsus inject README.md
 
+supabase-sql: $(INSTALLED) ## Write supabase/migrations/ anew from the revisions, for the Supabase CLI
+	@$(BIN)/python -m tests.supabase_sql
+
 pull-request: $(INSTALLED) ## Write docs/pull_request.md anew: what the consumers' queries return
 	@$(BIN)/python -m tests.pull_request
 
@@ -100,5 +106,5 @@ lock: $(INSTALLED) ## Write constraints.txt anew from what is installed now
 
 clean: ## Remove what make has made, the local database included
 	@test ! -x $(BIN)/python || $(BIN)/python -m momentum.testing stop >/dev/null 2>&1 || true
-	rm -rf .venv node_modules .momentum .hypothesis .mypy_cache .ruff_cache .coverage* dist
+	rm -rf .venv node_modules .momentum supabase/.temp .hypothesis .mypy_cache .ruff_cache .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -103,8 +103,8 @@ def backfill(
         str | None,
         Option(
             metavar="PATH",
-            help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment beats it. "
-            f"Default: {DEFAULT_ENV_FILE}.",
+            help="A file with SUPABASE_DB_URL, or SUPABASE_URL and SUPABASE_DB_PASSWORD, and for Supabase's hosts with "
+            f"SUPABASE_SERVICE_ROLE_KEY; the environment beats it. Default: {DEFAULT_ENV_FILE}.",
             rich_help_panel="Database",
         ),
     ] = None,
@@ -294,31 +294,35 @@ def backfill(
     from momentum.backfill.faults import Retries
     from momentum.backfill.session import Limits
     from momentum.backfill.settings import Settings
-    from momentum.database import find_url
+    from momentum.database import EnvFile, find_url
+    from momentum.supabase import check_service_role_key
 
-    settings = Settings(
-        days=DayRange.choose(first, last, days, today()),
-        users=tuple(dict.fromkeys(user or ())),
-        active_within=active_within,
-        page_size=page_size,
-        commit_every=commit_every,
-        workers=workers,
-        pause=pause_ms / 1000,
-        limits=Limits(lock_timeout, statement_timeout, Retries(attempts)),
-        max_error_rate=max_error_rate,
-        allow_webhooks=allow_webhooks,
-        dry_run=dry_run,
-        count_by_day=report_page is not None,
-        look_for_discrepancies=not no_discrepancies,
-        discrepancy_threshold=Decimal(str(discrepancy_threshold)),
-    )
-    from_environment = database_url == os.environ.get(URL_VARIABLES[0])
-    url = find_url(database_url, option=URL_VARIABLES[0] if from_environment else "--database-url", env_file=env_file)
-    resume = resume_command(context, settings.days)
     with ExitStack() as stack:
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals())
         try:
+            settings = Settings(
+                days=DayRange.choose(first, last, days, today()),
+                users=tuple(dict.fromkeys(user or ())),
+                active_within=active_within,
+                page_size=page_size,
+                commit_every=commit_every,
+                workers=workers,
+                pause=pause_ms / 1000,
+                limits=Limits(lock_timeout, statement_timeout, Retries(attempts)),
+                max_error_rate=max_error_rate,
+                allow_webhooks=allow_webhooks,
+                dry_run=dry_run,
+                count_by_day=report_page is not None,
+                look_for_discrepancies=not no_discrepancies,
+                discrepancy_threshold=Decimal(str(discrepancy_threshold)),
+            )
+            from_environment = database_url == os.environ.get(URL_VARIABLES[0])
+            option = URL_VARIABLES[0] if from_environment else "--database-url"
+            secrets = EnvFile(env_file, warn=display.warn)
+            url = find_url(database_url, option=option, env_file=secrets)
+            check_service_role_key(url, secrets)
+            resume = resume_command(context, settings.days)
             outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
             if undo is not None:
                 return take_back(url, undo, settings, display, outputs, stopped, resume, as_json=as_json, quiet=quiet)

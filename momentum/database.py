@@ -2,8 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from momentum.environment import DEFAULT_ENV_FILE, ENV_FILE_VARIABLES, URL_VARIABLES
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
+from momentum.supabase import database_url, require_tls
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -29,6 +32,11 @@ LOST_CONNECTION = ("08", "57P")
 INSUFFICIENT_PRIVILEGE = "42501"
 
 TRANSACTION_POOLER_PORT = "6543"
+
+# What Supabase's dashboard writes where the password belongs.
+TO_FILL_IN = "[YOUR-PASSWORD]"
+
+log = logging.getLogger("momentum.database")
 
 
 def parse_url(text: str, origin: str) -> "URL":
@@ -62,32 +70,85 @@ def parse_url(text: str, origin: str) -> "URL":
     return url.set(drivername="postgresql+psycopg")
 
 
-def read_env_file(path: Path, *, required: bool) -> dict[str, str]:
-    """Return the values of an env file, empty if there is none and it is not required.
+class EnvFile:
+    """The operator's env file, read when a value of it is asked for.
 
-    Raises:
-        ConfigurationError: It is required and missing, or cannot be read.
+    Args:
+        name: The file if one was named; it must exist then. Otherwise the default one, if it exists.
+        warn: What is done with a warning.
     """
-    from dotenv import dotenv_values  # here, because most callers have no such file
 
-    # A line that it cannot read is skipped, as the shell would not; that needs no line of its own.
-    logging.getLogger("dotenv").setLevel(logging.ERROR)
-    try:
-        with path.open(encoding="utf-8") as stream:
-            return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}
-    except FileNotFoundError:
-        if not required:
-            return {}
-        raise ConfigurationError(f"There is no env file {path}; name another with --env-file.") from None
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"The env file {path} cannot be read ({type(error).__name__}).") from None
+    def __init__(self, name: str | None = None, warn: Callable[[str], None] = log.warning) -> None:
+        self._name = name
+        self._warn = warn
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the file is.
+
+        Raises:
+            ConfigurationError: In a home directory that doesn't exist.
+        """
+        try:
+            return Path(DEFAULT_ENV_FILE if self._name is None else self._name).expanduser()
+        except RuntimeError:
+            raise ConfigurationError(f"There is no home directory for the env file {self._name}.") from None
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """What the file says, nothing if it does not exist and was not named.
+
+        Raises:
+            ConfigurationError: It was named and is missing, or cannot be read.
+        """
+        from dotenv import dotenv_values  # here, because most callers have no such file
+
+        # A line that it cannot read is skipped, as the shell would not; that needs no line of its own.
+        logging.getLogger("dotenv").setLevel(logging.ERROR)
+        try:
+            with self.path.open(encoding="utf-8") as stream:
+                if os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                    self._warn(f"The env file {self} can be read by other users of this machine; chmod 600 {self}.")
+                return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}
+        except FileNotFoundError:
+            if self._name is None:
+                return {}
+            raise ConfigurationError(f"There is no env file {self}; name another with --env-file.") from None
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from None
+
+    def url(self) -> "URL | None":
+        """Return the database's URL that the file has, or that its password and its project make.
+
+        Raises:
+            ConfigurationError: What it has is not the URL of a Postgres database, or makes none.
+        """
+        for name in ENV_FILE_VARIABLES:
+            if self.values.get(name):
+                url = parse_url(self.values[name], f"{name} in {self}")
+                if url.password not in (None, "", TO_FILL_IN):
+                    return url
+                if password := self.values.get("SUPABASE_DB_PASSWORD"):
+                    return url.set(password=password)
+                if url.password == TO_FILL_IN:
+                    raise ConfigurationError(
+                        f"{name} in {self} has {TO_FILL_IN} for a password; fill it in, or write it as "
+                        "SUPABASE_DB_PASSWORD."
+                    )
+                return url
+        if self.values.get("SUPABASE_DB_PASSWORD"):
+            return parse_url(database_url(self.values, str(self)), f"SUPABASE_DB_HOST in {self}")
+        return None
 
 
 def find_url(
     given: str | None,
     *,
     option: str,
-    env_file: str | None = None,
+    env_file: EnvFile | str | None = None,
     use_env_file: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> "URL":
@@ -97,7 +158,8 @@ def find_url(
         given: What the option says, if it was used. Empty is an error: where a script's variable was not set, no other
             database may take its place.
         option: What the option is called, such as ``-x url=``, for errors.
-        env_file: The env file if one was named; it must exist then. Otherwise the default one, if it exists.
+        env_file: The env file, or its name if one was named; it must exist then. Otherwise the default one, if it
+            exists.
         use_env_file: False where a URL from the env file would be too easy a way to a production database.
         environ: The environment.
 
@@ -111,15 +173,10 @@ def find_url(
             return parse_url(environ[name], name)
     ways = [f"{option} or set {' or '.join(URL_VARIABLES)}"]
     if use_env_file:
-        try:
-            path = Path(DEFAULT_ENV_FILE if env_file is None else env_file).expanduser()
-        except RuntimeError:
-            raise ConfigurationError(f"There is no home directory for the env file {env_file}.") from None
-        values = read_env_file(path, required=env_file is not None)
-        for name in ENV_FILE_VARIABLES:
-            if values.get(name):
-                return parse_url(values[name], f"{name} in {path}")
-        ways.append(f"write {ENV_FILE_VARIABLES[0]} into {path}")
+        file = env_file if isinstance(env_file, EnvFile) else EnvFile(env_file)
+        if url := file.url():
+            return url
+        ways.append(f"write {ENV_FILE_VARIABLES[0]} into {file}")
     raise ConfigurationError(f"No database URL: give {', or '.join(ways)}.")
 
 
@@ -164,10 +221,10 @@ def as_text(url: "URL") -> str:
 
 
 def create_engine(url: "URL", application_name: str) -> "Engine":
-    """Return an engine that opens a connection when one is asked for and closes it after."""
+    """Return an engine that opens a connection when one is asked for and closes it after, with TLS to Supabase."""
     arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}
     return sqlalchemy.create_engine(
-        url,
+        require_tls(url),
         poolclass=NullPool,
         hide_parameters=True,
         connect_args={name: value for name, value in arguments.items() if name not in url.query},

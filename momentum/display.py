@@ -32,6 +32,8 @@ class Display:
         self._as_json = as_json
         self._started = self._last_line = time.monotonic()
         self._commits = 0
+        # Begun with the first progress: an error before that needs no bar above it.
+        self._draws_bar = False
         self._bar: Any = None
         self._task: Any = None
 
@@ -51,15 +53,15 @@ class Display:
         logger.addHandler(handler)
         logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
         try:
-            if sys.stderr.isatty() and not (quiet or as_json):
-                display.start_bar()
+            display._draws_bar = sys.stderr.isatty() and not (quiet or as_json)
             yield display
         finally:
             display.finish()
             logger.removeHandler(handler)
 
-    def start_bar(self) -> None:
+    def _start_bar(self) -> None:
         """Show a bar with what is done, rows a second, the time left and the failures so far."""
+        self._draws_bar = False
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -94,6 +96,11 @@ class Display:
         else:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, message: str) -> None:
+        """Write a warning, unless only errors are wanted."""
+        if not self._quiet:
+            self.write(message, "warning")
+
     def complain(self, message: str, exit_code: int) -> int:
         """Write an error and return its exit code."""
         self.write(message, "error")
@@ -106,6 +113,8 @@ class Display:
 
     def progress(self, progress: "Progress") -> None:
         """Show how far the run is."""
+        if self._draws_bar:
+            self._start_bar()
         report = progress.report
         self.committed = 0 if report.dry_run else report.inserted
         now = time.monotonic()
@@ -143,6 +152,8 @@ class Display:
 
     def undo_progress(self, report: "UndoReport") -> None:
         """Show how far an undoing is."""
+        if self._draws_bar:
+            self._start_bar()
         self.committed = 0 if report.dry_run else report.deleted
         now = time.monotonic()
         if self._bar is not None:

@@ -34,7 +34,9 @@ NOWHERE = f"postgresql://postgres:{SECRET}@127.0.0.1:1/nowhere"
 
 def write_env_file(home: Path, text: str) -> None:
     (home / ".bee_secrets").mkdir()
-    (home / ".bee_secrets" / "supabase.env").write_text(text, encoding="utf-8")
+    path = home / ".bee_secrets" / "supabase.env"
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,13 @@ def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa
 
 
 def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
-    waiting = "select exists (select from pg_catalog.pg_locks where not granted and locktype = 'relation')"
+    waiting = """
+        select exists (
+          select from pg_catalog.pg_locks as l
+          inner join pg_catalog.pg_database as d on l.database = d.oid
+          where not l.granted and l.locktype = 'relation' and d.datname = current_database()
+        )
+    """
     with (
         locked(url, "public.motivation_journal"),
         create_engine(url, "momentum-tests").connect() as connection,

@@ -202,6 +202,7 @@ def test_the_environment_beats_the_env_file(url: sa.URL, home: Path, tmp_path: P
     alive = with_password(url)
     default = home / ".bee_secrets" / "supabase.env"
     default.parent.mkdir(exist_ok=True)
+    default.touch(mode=0o600)
     default.write_text(f"SUPABASE_SERVICE_ROLE_KEY={PASSWORD}\nSUPABASE_DB_URL='{alive}'\nDATABASE_URL={dead}\n")
     try:
         assert backfill("--days", "1").returncode == 0
@@ -209,6 +210,7 @@ def test_the_environment_beats_the_env_file(url: sa.URL, home: Path, tmp_path: P
         assert backfill("--days", "1", url=alive, DATABASE_URL=dead).returncode == 0
         assert backfill("--days", "1", "--database-url", dead, url=alive).returncode == 3
         other = tmp_path / "other.env"
+        other.touch(mode=0o600)
         other.write_text(f'DATABASE_URL="{dead}"\n')
         assert backfill("--days", "1", "--env-file", str(other)).returncode == 3
         other.write_text("NOTHING=here\n")

@@ -7,13 +7,13 @@ import sqlalchemy as sa
 from sqlalchemy import make_url
 
 from momentum.database import (
+    EnvFile,
     connection_errors,
     create_engine,
     describe,
     execute_script,
     find_url,
     parse_url,
-    read_env_file,
     redact,
 )
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
@@ -110,14 +110,14 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "env"
     path.write_text("# a comment\nexport A='pa$$word ${HOME}'\nB=\nC\nD=\"x y\"\n", encoding="utf-8")
-    assert read_env_file(path, required=True) == {"A": "pa$$word ${HOME}", "D": "x y"}
+    assert EnvFile(str(path)).values == {"A": "pa$$word ${HOME}", "D": "x y"}
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence_without_its_content(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"DATABASE_URL=\xff" + SECRET.encode())
     for path in (tmp_path, tmp_path / "binary"):
         with pytest.raises(ConfigurationError) as refusal:
-            read_env_file(path, required=False)
+            assert EnvFile(str(path)).values
         assert f"The env file {path} cannot be read" in str(refusal.value)
         assert SECRET not in str(refusal.value)
 

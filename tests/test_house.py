@@ -1,6 +1,7 @@
 """The rules of this house, each with the reason why."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -30,7 +31,18 @@ LAYERS = [
     {"base"},
     {"mixins"},
     {"deletion", "models"},
-    {"command", "database", "locks", "scores", "migrations", "operations", "parking", "preflight", "verify"},
+    {
+        "command",
+        "database",
+        "locks",
+        "scores",
+        "migrations",
+        "operations",
+        "parking",
+        "preflight",
+        "supabase",
+        "verify",
+    },
     {"autogenerate", "backfill"},
     {"display"},
     {"cli"},
@@ -246,6 +258,19 @@ def test_every_dependency_has_a_reason_and_a_lower_bound() -> None:
         assert "<" not in requirement, f"{requirement} has an upper bound, which other services would have to share"
         (line,) = [line for line in text.splitlines() if f'"{requirement}"' in line]
         assert re.search(r"# \w+ *\w+", line), f"{requirement} has no comment that says what it is for"
+
+
+def test_what_npm_installs_is_pinned_for_every_machine() -> None:
+    pinned = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))["devDependencies"]
+    packages = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    for name, version in pinned.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version), f"{name} is not pinned exactly in package.json"
+        assert packages[f"node_modules/{name}"]["version"] == version
+    for path, package in packages.items():
+        assert "resolved" not in package, f"{path} names a registry; each machine has one of its own"
+        # npm leaves out what the registry at hand lacks, and `npm ci` then installs nothing anywhere.
+        missing = [name for name in package.get("optionalDependencies", ()) if f"node_modules/{name}" not in packages]
+        assert not missing, f"package-lock.json lacks {missing}, which {path} wants on other machines"
 
 
 def test_head_is_the_last_revision() -> None:

@@ -1,14 +1,25 @@
 """The rules of the pgTAP files, which pytest, pg_prove and ``supabase test db`` run as they are."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict
 
 from momentum.base import Base
+from momentum.database import as_text, create_engine
 from momentum.models import DailyMomentumScore
+from momentum.testing import install_pgtap
+from momentum.testing.servers import knock
+from tests.migrating import execute, run
+from tests.server import find_program
+from tests.supabase_cli import ROOT, supabase
 
-FOLDER = Path(__file__).parents[1] / "sql" / "pgtap"
+FOLDER = ROOT / "sql" / "pgtap"
 FILES = sorted(FOLDER.glob("*.sql"))
 
 
@@ -47,3 +58,58 @@ def test_descriptions_stand_inside_the_parentheses(script: str) -> None:
     # "select ok(...), 'text'" would be an assertion without a name.
     assert not re.search(r"^\)\s*,", script, re.MULTILINE), "An assertion's description is its last argument."
     assert not re.search(r"^select [a-z_]+\(.*\),\s*'", script, re.MULTILINE)
+
+
+def pg_prove(url: sa.URL, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    # pg_prove passes a URL on without its query, in which the directory of a server's socket stands.
+    where = {f"PG{name.upper()}": str(value) for name, value in conninfo_to_dict(as_text(url)).items() if value}
+    where["PGDATABASE"] = where.pop("PGDBNAME")
+    return subprocess.run(
+        ["pg_prove", "--psql-bin", find_program("psql"), *arguments],
+        env={**os.environ, **where, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# What people type, and what `supabase test db sql/pgtap` has its container do.
+WAYS: dict[str, list[str | Path]] = {"files": [*FILES], "folder": ["--ext", ".pg", "--ext", ".sql", "-r", FOLDER]}
+
+
+@pytest.mark.skipif(
+    shutil.which("pg_prove") is None,
+    reason="the pgTAP files were not run under pg_prove: it isn't there (libtap-parser-sourcehandler-pgtap-perl)",
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_pg_prove_runs_the_files_unchanged(url: sa.URL, way: str) -> None:
+    with create_engine(url, application_name="momentum-tests").begin() as connection:
+        install_pgtap(connection, ROOT)
+    done = pg_prove(url, *WAYS[way])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Files={len(FILES)}, Tests={planned()}," in done.stdout
+    assert done.stdout.endswith("Result: PASS\n")
+    run(url, "alter table public.habit_index disable row level security")
+    done = pg_prove(url, *WAYS[way])
+    assert done.returncode == 1
+    assert re.findall(r"(\w+)\.sql +\(Wstat: 0.* Failed: \d+\)", done.stdout) == ["test_habit_index"]
+
+
+def planned() -> int:
+    """Return how many assertions the files plan in all."""
+    return sum(int(re.findall(r"select plan\((\d+)\)", path.read_text(encoding="utf-8"))[0]) for path in FILES)
+
+
+def test_the_supabase_cli_runs_the_files_unchanged(url: sa.URL) -> None:
+    """`supabase test db` brings pg_prove in a container, and takes pgTAP from the server."""
+    try:
+        knock(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    except OSError:
+        pytest.skip("the pgTAP files were not run with `supabase test db`: there is no Docker")
+    if not url.host or not execute(url, "select count(*) from pg_available_extensions where name = 'pgtap'"):
+        pytest.skip("the pgTAP files were not run with `supabase test db`: the server has no host or no pgTAP for it")
+    # As it is on Supabase.
+    run(url, f'alter database "{url.database}" set search_path = "$user", public, extensions')
+    done = supabase("test", "db", str(FOLDER), url=url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Files={len(FILES)}, Tests={planned()}," in done.stdout

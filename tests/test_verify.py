@@ -20,14 +20,16 @@ from momentum.errors import NotMigratedError, VerificationError
 from momentum.migrations import SCORES
 from momentum.models import Base, DailyMomentumScore
 from momentum.testing import Server
+from tests.catalog import dump
 from tests.fingerprints import fingerprints
 from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
 from tests.mutations import read_mutations
 from tests.samples import add_user, write_rows
-from tests.server import find_program
 
 HEAD = HISTORY[-1]
 PASSWORD = "pa55-word"
+# The private schema may keep what a downgrade leaves.
+DUMPED = ("--schema-only", "--exclude-schema=momentum_internal")
 HABITS = "table public.habit_index"
 SCORES_TABLE = "table legacy.daily_engagement_scores"
 VIEW = "view public.daily_momentum_scores"
@@ -959,15 +961,6 @@ def test_the_models_make_what_the_migrations_make(supabase_url: sa.URL) -> None:
     assert [key.rpartition(" ")[2] for key in columns] == sorted(DailyMomentumScore.__table__.columns.keys())
 
 
-def dump(url: sa.URL) -> str:
-    """Return what pg_dump writes of the schema, but for the private schema and what is random."""
-    arguments = [find_program("pg_dump"), "--schema-only", "--exclude-schema=momentum_internal", as_text(url)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    return "\n".join(line for line in lines if not line.startswith(("\\restrict ", "\\unrestrict ")))
-
-
 @pytest.mark.parametrize(("scores", "predecessors"), WAYS)
 def test_each_revision_goes_up_and_down_without_a_trace_in_a_dump(
     server: Server, scores: str, predecessors: bool
@@ -975,16 +968,16 @@ def test_each_revision_goes_up_and_down_without_a_trace_in_a_dump(
     url = database_with_scores(server, scores, predecessors=predecessors)
     options = {"existing": "adopt", "verify": "no"}
     try:
-        untouched = before = dump(url)
+        untouched = before = dump(url, *DUMPED)
         assert "CREATE TABLE auth.users" in before
         for earlier, revision in itertools.pairwise(HISTORY):
             migrate_to(url, revision, **options)
             migrate_to(url, earlier)
-            assert dump(url) == before, f"{revision} leaves something behind"
+            assert dump(url, *DUMPED) == before, f"{revision} leaves something behind"
             migrate_to(url, revision, **options)
-            before = dump(url)
+            before = dump(url, *DUMPED)
         migrate_to(url, "base")
-        assert dump(url) == untouched
+        assert dump(url, *DUMPED) == untouched
     finally:
         server.drop_database(url)
 

@@ -1,16 +1,18 @@
 -- legacy.daily_engagement_scores: the score table where the migrations made it, behind the view daily_momentum_scores.
 begin;
 
-select plan(36);
+select plan(37);
 
--- Says how a statement ends for a role, and undoes it. pgTAP itself runs as the session's own user only, so the role is
--- set around the statement alone; the exception takes back the role together with what the statement did.
-create function pg_temp.attempt(actor text, statement text) returns text
+-- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- session's own user only, so the role is set around the statement alone; the exception takes back the role together
+-- with what the statement did.
+create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
 declare
   affected bigint;
 begin
+  perform set_config('request.jwt.claims', jsonb_build_object('sub', signed_in)::text, true);
   perform set_config('role', actor, true);
   execute statement;
   get diagnostics affected = row_count;
@@ -19,6 +21,10 @@ exception when others then
   return sqlerrm;
 end
 $$;
+
+-- Whom the relations belong to: the role that migrates.
+create function pg_temp.owner() returns text language sql stable
+as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
 -- An unlogged table would lose its rows in a crash; without row level security every client would see every row.
 select is(
@@ -470,8 +476,9 @@ select set_eq(
 
 select set_eq(
   $$
-    select pg_temp.attempt('authenticated', statement)
-    from unnest(array[
+    select pg_temp.attempt('authenticated', statement, signed_in)
+    from unnest(array[null, pg_temp.ann(), pg_temp.ben()]) as signed_in
+    cross join unnest(array[
       'select from legacy.daily_engagement_scores',
       'insert into legacy.daily_engagement_scores default values',
       'update legacy.daily_engagement_scores set score = 1',
@@ -483,20 +490,64 @@ select set_eq(
   'authenticated gets nowhere near legacy.daily_engagement_scores'
 );
 
--- The backend works with the service role's key.
+-- Should the schema ever be opened, a client still sees no more than the user's own rows, and changes none.
+grant usage on schema legacy to anon, authenticated;
+
 select results_eq(
   $$
-    select pg_temp.attempt('service_role', statement)
-    from unnest(array[
+    select actor, signed_in, array_agg(pg_temp.attempt(actor, statement, signed_in) order by place)
+    from
+      (
+        values
+          ('anon', pg_temp.ann()),
+          ('authenticated', pg_temp.ann()),
+          ('authenticated', pg_temp.ben()),
+          ('authenticated', null)
+      ) as actors (actor, signed_in)
+    cross join unnest(array[
+      'select from legacy.daily_engagement_scores where user_id <> coalesce((select auth.uid()), pg_temp.ann())',
+      'select from legacy.daily_engagement_scores',
+      'insert into legacy.daily_engagement_scores (user_id, score_ts) values (pg_temp.ann(), now())',
+      'update legacy.daily_engagement_scores set score = 1',
+      'delete from legacy.daily_engagement_scores',
+      'truncate legacy.daily_engagement_scores'
+    ]) with ordinality as statements (statement, place)
+    group by actor, signed_in
+    order by actor, signed_in
+  $$,
+  $$
+    select actor, signed_in, array[others, own] || array_fill(refused, array[4])
+    from
+      (values ('permission denied for table daily_engagement_scores')) as denied (refused)
+    cross join lateral (
+      values
+        ('anon', pg_temp.ann(), refused, refused),
+        ('authenticated', pg_temp.ann(), '0 rows', '1 rows'),
+        ('authenticated', pg_temp.ben(), '0 rows', '2 rows'),
+        ('authenticated', null, '0 rows', '0 rows')
+    ) as expected (actor, signed_in, others, own)
+  $$,
+  'the policy of legacy.daily_engagement_scores shows a user''s own rows only'
+);
+
+revoke usage on schema legacy from anon, authenticated;
+
+-- The backend works with the service role's key.
+select set_eq(
+  $$
+    select array_agg(pg_temp.attempt(actor, statement) order by place)
+    from unnest(array['service_role', pg_temp.owner()]) as actor
+    cross join unnest(array[
       'select from legacy.daily_engagement_scores where user_id = pg_temp.ann()',
       'insert into legacy.daily_engagement_scores (user_id, score_ts) values (pg_temp.ann(), ''2026-03-02 12:00+00'')',
       'update legacy.daily_engagement_scores set score = 1 where user_id = pg_temp.ann()',
       'delete from legacy.daily_engagement_scores where user_id = pg_temp.ann()',
       'truncate legacy.daily_engagement_scores'
-    ]) as statement
+    ]) with ordinality as statements (statement, place)
+    group by actor
   $$,
-  $$values ('1 rows'), ('1 rows'), ('1 rows'), ('1 rows'), ('0 rows')$$,
-  'service_role may do everything with legacy.daily_engagement_scores'
+  $$values (array['1 rows', '1 rows', '1 rows', '1 rows', '0 rows'])$$,
+  'service_role and the owner may do everything with legacy.daily_engagement_scores'
 );
 
 -- The app writes through PostgREST too, and may send a time of its own.

@@ -3,14 +3,16 @@ begin;
 
 select plan(14);
 
--- Says how a statement ends for a role, and undoes it. pgTAP itself runs as the session's own user only, so the role is
--- set around the statement alone; the exception takes back the role together with what the statement did.
-create function pg_temp.attempt(actor text, statement text) returns text
+-- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- session's own user only, so the role is set around the statement alone; the exception takes back the role together
+-- with what the statement did.
+create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
 declare
   affected bigint;
 begin
+  perform set_config('request.jwt.claims', jsonb_build_object('sub', signed_in)::text, true);
   perform set_config('role', actor, true);
   execute statement;
   get diagnostics affected = row_count;
@@ -19,6 +21,10 @@ exception when others then
   return sqlerrm;
 end
 $$;
+
+-- Whom the relations belong to: the role that migrates.
+create function pg_temp.owner() returns text language sql stable
+as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
 -- Without security_invoker the view would ask with its owner's rights and show everybody's scores to everybody.
 select is(
@@ -238,49 +244,58 @@ select matches(
   'a search by user and days is a search in the unique index'
 );
 
--- Whoever holds the public key must get nowhere.
-select set_eq(
+-- Whoever holds the public key must get nowhere. A view can't be truncated, whoever asks.
+select results_eq(
   $$
     select pg_temp.attempt('anon', statement)
     from unnest(array[
       'select from public.daily_momentum_scores',
       'insert into public.daily_momentum_scores default values',
       'update public.daily_momentum_scores set score = 1',
-      'delete from public.daily_momentum_scores'
-    ]) as statement
-  $$,
-  $$values ('permission denied for view daily_momentum_scores')$$,
-  'anon is refused every action on public.daily_momentum_scores'
-);
-
--- Without a token there is nobody whose rows could be shown.
-select is(
-  pg_temp.attempt('authenticated', 'select from public.daily_momentum_scores'),
-  '0 rows',
-  'authenticated sees nothing without a token'
-);
-
--- A signed-in user sees the user's own scores, through the policy of the score table, and changes none.
-set local "request.jwt.claims" = '{"sub": "10000000-0000-4000-8000-00000000000a"}';
-
-select results_eq(
-  $$
-    select pg_temp.attempt('authenticated', statement)
-    from unnest(array[
-      'select from public.daily_momentum_scores',
-      'select from public.daily_momentum_scores where user_id <> pg_temp.ann()',
-      'insert into public.daily_momentum_scores (user_id) values (pg_temp.ann())',
-      'update public.daily_momentum_scores set score = 1',
-      'delete from public.daily_momentum_scores'
+      'delete from public.daily_momentum_scores',
+      'truncate public.daily_momentum_scores'
     ]) as statement
   $$,
   $$
     values
-      ('3 rows'),
-      ('0 rows'),
       ('permission denied for view daily_momentum_scores'),
       ('permission denied for view daily_momentum_scores'),
-      ('permission denied for view daily_momentum_scores')
+      ('permission denied for view daily_momentum_scores'),
+      ('permission denied for view daily_momentum_scores'),
+      ('"daily_momentum_scores" is not a table')
+  $$,
+  'anon is refused every action on public.daily_momentum_scores'
+);
+
+-- Signed-in users see their own scores, through the policy of the score table, and nobody else's; without a token there
+-- is nobody whose rows could be shown. Nobody changes any.
+select results_eq(
+  $$
+    select signed_in, array_agg(pg_temp.attempt('authenticated', statement, signed_in) order by place)
+    from unnest(array[pg_temp.ann(), pg_temp.ben(), null]) as signed_in
+    cross join unnest(array[
+      'select from public.daily_momentum_scores',
+      'select from public.daily_momentum_scores where user_id <> (select auth.uid())',
+      'insert into public.daily_momentum_scores (user_id) values ((select auth.uid()))',
+      'update public.daily_momentum_scores set score = 1 where user_id = (select auth.uid())',
+      'delete from public.daily_momentum_scores where user_id = (select auth.uid())',
+      'truncate public.daily_momentum_scores'
+    ]) with ordinality as statements (statement, place)
+    group by signed_in
+    order by signed_in
+  $$,
+  $$
+    select
+      signed_in,
+      array[
+        seen,
+        '0 rows',
+        'permission denied for view daily_momentum_scores',
+        'permission denied for view daily_momentum_scores',
+        'permission denied for view daily_momentum_scores',
+        '"daily_momentum_scores" is not a table'
+      ]
+    from (values (pg_temp.ann(), '3 rows'), (pg_temp.ben(), '1 rows'), (null, '0 rows')) as users (signed_in, seen)
   $$,
   'authenticated sees the user''s own rows of public.daily_momentum_scores and changes none'
 );
@@ -293,7 +308,8 @@ select results_eq(
       'select from public.daily_momentum_scores where user_id in (pg_temp.ann(), pg_temp.ben())',
       'insert into public.daily_momentum_scores (user_id) values (pg_temp.ann())',
       'update public.daily_momentum_scores set score = 1',
-      'delete from public.daily_momentum_scores'
+      'delete from public.daily_momentum_scores',
+      'truncate public.daily_momentum_scores'
     ]) as statement
   $$,
   $$
@@ -301,9 +317,18 @@ select results_eq(
       ('4 rows'),
       ('permission denied for view daily_momentum_scores'),
       ('permission denied for view daily_momentum_scores'),
-      ('permission denied for view daily_momentum_scores')
+      ('permission denied for view daily_momentum_scores'),
+      ('"daily_momentum_scores" is not a table')
   $$,
   'service_role sees all rows of public.daily_momentum_scores and changes none'
+);
+
+select is(
+  pg_temp.attempt(
+    pg_temp.owner(), 'select from public.daily_momentum_scores where user_id in (pg_temp.ann(), pg_temp.ben())'
+  ),
+  '4 rows',
+  'the owner sees all rows of public.daily_momentum_scores'
 );
 
 select * from finish();

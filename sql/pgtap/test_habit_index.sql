@@ -3,14 +3,16 @@ begin;
 
 select plan(36);
 
--- Says how a statement ends for a role, and undoes it. pgTAP itself runs as the session's own user only, so the role is
--- set around the statement alone; the exception takes back the role together with what the statement did.
-create function pg_temp.attempt(actor text, statement text) returns text
+-- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- session's own user only, so the role is set around the statement alone; the exception takes back the role together
+-- with what the statement did.
+create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
 declare
   affected bigint;
 begin
+  perform set_config('request.jwt.claims', jsonb_build_object('sub', signed_in)::text, true);
   perform set_config('role', actor, true);
   execute statement;
   get diagnostics affected = row_count;
@@ -19,6 +21,10 @@ exception when others then
   return sqlerrm;
 end
 $$;
+
+-- Whom the relations belong to: the role that migrates.
+create function pg_temp.owner() returns text language sql stable
+as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
 -- An unlogged table would lose its rows in a crash; without row level security every client would see every row.
 select is(
@@ -435,43 +441,49 @@ select set_eq(
   'anon is refused every action on public.habit_index'
 );
 
--- A signed-in user has the privileges that the policies of later will need; until then row security shows no row.
-select results_eq(
+-- Signed-in users have the privileges that the policies of later will need; until then row security shows them no row,
+-- not even their own.
+select set_eq(
   $$
-    select pg_temp.attempt('authenticated', statement)
-    from unnest(array[
+    select array_agg(pg_temp.attempt('authenticated', statement, signed_in) order by place)
+    from unnest(array[null, pg_temp.ann(), pg_temp.ben()]) as signed_in
+    cross join unnest(array[
       'select from public.habit_index',
       'insert into public.habit_index (user_id, index_date, habit_score) values (pg_temp.ben(), ''2026-03-02'', 1)',
       'update public.habit_index set habit_score = 1',
       'delete from public.habit_index',
       'truncate public.habit_index'
-    ]) as statement
+    ]) with ordinality as statements (statement, place)
+    group by signed_in
   $$,
   $$
-    values
-      ('0 rows'),
-      ('new row violates row-level security policy for table "habit_index"'),
-      ('0 rows'),
-      ('0 rows'),
-      ('permission denied for table habit_index')
+    values (array[
+      '0 rows',
+      'new row violates row-level security policy for table "habit_index"',
+      '0 rows',
+      '0 rows',
+      'permission denied for table habit_index'
+    ])
   $$,
   'authenticated meets no row of public.habit_index, adds none and may not truncate'
 );
 
 -- The backend works with the service role's key.
-select results_eq(
+select set_eq(
   $$
-    select pg_temp.attempt('service_role', statement)
-    from unnest(array[
+    select array_agg(pg_temp.attempt(actor, statement) order by place)
+    from unnest(array['service_role', pg_temp.owner()]) as actor
+    cross join unnest(array[
       'select from public.habit_index where user_id = pg_temp.ann()',
       'insert into public.habit_index (user_id, index_date, habit_score) values (pg_temp.ben(), ''2026-03-02'', 1)',
       'update public.habit_index set habit_score = 1 where user_id = pg_temp.ann()',
       'delete from public.habit_index where user_id = pg_temp.ann()',
       'truncate public.habit_index'
-    ]) as statement
+    ]) with ordinality as statements (statement, place)
+    group by actor
   $$,
-  $$values ('1 rows'), ('1 rows'), ('1 rows'), ('1 rows'), ('0 rows')$$,
-  'service_role may do everything with public.habit_index'
+  $$values (array['1 rows', '1 rows', '1 rows', '1 rows', '0 rows'])$$,
+  'service_role and the owner may do everything with public.habit_index'
 );
 
 -- The app writes through PostgREST too, and may send a time of its own.

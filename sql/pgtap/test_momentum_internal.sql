@@ -1,16 +1,18 @@
 -- momentum_internal: the schema of the migrations themselves, which no client may look into.
 begin;
 
-select plan(16);
+select plan(17);
 
--- Says how a statement ends for a role, and undoes it. pgTAP itself runs as the session's own user only, so the role is
--- set around the statement alone; the exception takes back the role together with what the statement did.
-create function pg_temp.attempt(actor text, statement text) returns text
+-- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- session's own user only, so the role is set around the statement alone; the exception takes back the role together
+-- with what the statement did.
+create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
 declare
   affected bigint;
 begin
+  perform set_config('request.jwt.claims', jsonb_build_object('sub', signed_in)::text, true);
   perform set_config('role', actor, true);
   execute statement;
   get diagnostics affected = row_count;
@@ -19,6 +21,10 @@ exception when others then
   return sqlerrm;
 end
 $$;
+
+-- Whom the relations belong to: the role that migrates.
+create function pg_temp.owner() returns text language sql stable
+as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
 -- Whoever could write the version table or score_table could make the next migration or backfill touch the wrong table.
 select is(
@@ -51,9 +57,14 @@ select set_eq(
       unnest(array['anon', 'authenticated', 'service_role']) as actor,
       unnest(array[
         'select from momentum_internal.alembic_version',
+        'insert into momentum_internal.alembic_version values (''none'')',
+        'update momentum_internal.alembic_version set version_num = ''none''',
         'delete from momentum_internal.alembic_version',
+        'truncate momentum_internal.alembic_version',
         'select from momentum_internal.score_table',
+        'insert into momentum_internal.score_table default values',
         'update momentum_internal.score_table set layout = ''production''',
+        'delete from momentum_internal.score_table',
         'truncate momentum_internal.score_table',
         'select momentum_internal.set_updated_at()',
         'create table momentum_internal.mine ()'
@@ -61,6 +72,33 @@ select set_eq(
   $$,
   $$values ('permission denied for schema momentum_internal')$$,
   'no client gets into momentum_internal'
+);
+
+-- The migrations' role does with them what it has to. There is one row in each.
+select results_eq(
+  $$
+    select pg_temp.attempt(pg_temp.owner(), statement)
+    from unnest(array[
+      'select from momentum_internal.alembic_version',
+      'insert into momentum_internal.alembic_version values (''none'')',
+      'update momentum_internal.alembic_version set version_num = ''none''',
+      'delete from momentum_internal.alembic_version',
+      'truncate momentum_internal.alembic_version',
+      'select from momentum_internal.score_table',
+      'insert into momentum_internal.score_table select * from momentum_internal.score_table',
+      'update momentum_internal.score_table set created_schema = false',
+      'delete from momentum_internal.score_table',
+      'truncate momentum_internal.score_table'
+    ]) as statement
+  $$,
+  $$
+    values
+      ('1 rows'), ('1 rows'), ('1 rows'), ('1 rows'), ('0 rows'),
+      ('1 rows'),
+      ('duplicate key value violates unique constraint "pk_score_table"'),
+      ('1 rows'), ('1 rows'), ('0 rows')
+  $$,
+  'the owner may do everything in momentum_internal that its keys allow'
 );
 
 -- Should the schema ever be opened by mistake, its tables and its function stay closed.

@@ -1,0 +1,122 @@
+-- Create what the private schema momentum_internal holds: the updated_at trigger function and score_table.
+-- Made by `make supabase-sql` from alembic/versions/2026-11-22-1500_create_private_schema.py;
+-- change that file, not this one.
+set local lock_timeout = '2s';
+set local statement_timeout = '1min';
+
+do $only_a_new_database$
+declare
+  found constant text := (
+    select string_agg(format('%s.%s', n.nspname, c.relname), ', ' order by n.nspname, c.relname)
+    from pg_catalog.pg_class as c
+    inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+    where
+      format('%s.%s', n.nspname, c.relname) = any (array[
+        'public.momentum_pillars',
+        'public.pk_momentum_pillars',
+        'public.uq_momentum_pillars_name',
+        'public.momentum_events',
+        'public.pk_momentum_events',
+        'public.ix_momentum_events_pillar_id',
+        'public.ix_momentum_events_user_id_event_ts',
+        'public.motivation_journal',
+        'public.pk_motivation_journal',
+        'public.uq_motivation_journal_user_id_date',
+        'public.ix_motivation_journal_pillar_id',
+        'public.habit_index',
+        'public.pk_habit_index',
+        'public.uq_habit_index_user_id_index_date',
+        'public.ix_habit_index_pillar_id',
+        'public.daily_momentum_scores',
+        'legacy.daily_engagement_scores',
+        'legacy.pk_daily_engagement_scores',
+        'legacy.uq_daily_engagement_scores_user_id_utc_day',
+        'public.daily_engagement_scores'
+      ])
+      or (n.nspname = 'momentum_internal' and c.relkind in ('r', 'p') and c.relname <> 'alembic_version')
+  );
+  migrated text;
+begin
+  if found is not null then
+    raise exception
+      'already in this database: %; migrate it with alembic upgrade head, which keeps what is there', found;
+  end if;
+  -- Alembic leaves an empty one after a downgrade.
+  if to_regclass('momentum_internal.alembic_version') is not null then
+    execute 'select string_agg(version_num, '', '') from momentum_internal.alembic_version' into migrated;
+    if migrated is not null then
+      raise exception 'Alembic has migrated this database to revision %; go on with alembic upgrade head', migrated;
+    end if;
+    drop table momentum_internal.alembic_version;
+  end if;
+end
+$only_a_new_database$;
+
+create schema if not exists momentum_internal;
+
+CREATE TABLE momentum_internal.alembic_version (
+    version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+
+-- Running upgrade  -> 5f0c1a7d92e4
+
+comment on schema momentum_internal is 'Private to the momentum migrations: no client may look in.';
+
+revoke all on schema momentum_internal from public, anon, authenticated, service_role;
+
+revoke all on table momentum_internal.alembic_version from public, anon, authenticated, service_role;
+
+create or replace function momentum_internal.set_updated_at() returns trigger
+language plpgsql
+set search_path = ''
+as $function$
+begin
+  -- Where rows of a parked predecessor are merged, they keep the time at which the app wrote them.
+  if current_setting('momentum.keep_updated_at', true) = 'yes' then
+    return new;
+  end if;
+  new.updated_at := now();
+  return new;
+end
+$function$;
+
+revoke all on function momentum_internal.set_updated_at() from public, anon, authenticated, service_role;
+
+comment on function momentum_internal.set_updated_at() is 'Keeps updated_at, whoever writes: the app through PostgREST, a service or a person.';
+
+CREATE TABLE momentum_internal.score_table (
+    only_row BOOLEAN DEFAULT true NOT NULL,
+    relation TEXT NOT NULL,
+    layout TEXT NOT NULL,
+    created_table BOOLEAN NOT NULL,
+    created_schema BOOLEAN NOT NULL,
+    granted_usage BOOLEAN NOT NULL,
+    unique_index TEXT,
+    created_index BOOLEAN DEFAULT false NOT NULL,
+    CONSTRAINT pk_score_table PRIMARY KEY (only_row),
+    CONSTRAINT ck_score_table_only_row CHECK (only_row),
+    CONSTRAINT ck_score_table_layout CHECK (layout in ('seed', 'production'))
+);
+
+COMMENT ON TABLE momentum_internal.score_table IS 'What the migrations found of the score table and what they made: one row.';
+
+COMMENT ON COLUMN momentum_internal.score_table.only_row IS 'Always true: as the key it keeps the table at one row.';
+
+COMMENT ON COLUMN momentum_internal.score_table.relation IS 'The score table, with its schema.';
+
+COMMENT ON COLUMN momentum_internal.score_table.layout IS 'Which of its columns is the day and which the score.';
+
+COMMENT ON COLUMN momentum_internal.score_table.created_table IS 'Whether we made the table, or adopted it.';
+
+COMMENT ON COLUMN momentum_internal.score_table.created_schema IS 'Whether we made the schema it stands in.';
+
+COMMENT ON COLUMN momentum_internal.score_table.granted_usage IS 'Whether we let service_role into its schema.';
+
+COMMENT ON COLUMN momentum_internal.score_table.unique_index IS 'The unique index over user and day, with its schema; null until there is one.';
+
+COMMENT ON COLUMN momentum_internal.score_table.created_index IS 'Whether we make or have made that index, and so drop it on the way back.';
+
+revoke all on table momentum_internal.score_table from public, anon, authenticated, service_role;
+
+INSERT INTO momentum_internal.alembic_version (version_num) VALUES ('5f0c1a7d92e4') RETURNING momentum_internal.alembic_version.version_num;
