@@ -1,0 +1,321 @@
+"""A run as one HTML file that a person looks at: a picture of the range, and what to review.
+
+The page needs no network: its only style and its only script stand in it, and its Content-Security-Policy names both by
+their hash and forbids the rest. ``page.html`` beside this module is the template.
+"""
+
+import base64
+import datetime
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from momentum.backfill.discrepancies import Discrepancy
+from momentum.errors import ConfigurationError
+
+# The drawing's measures. Heights are in pixels; widths are in days, since the drawing is as wide as the screen allows.
+BARS_HEIGHT = 240
+# What the tallest bar leaves free: small parts are drawn higher than they are.
+HEADROOM = 6
+# One user-day of 20,000 must be seen, so no part of a bar is lower than this.
+LEAST_HEIGHTS = {"present": 1, "filled": 2, "failed": 3}
+# Above the bars, where days with failures are marked; left out where there is none.
+LANE_HEIGHT = 26
+# From this many days on the bars touch each other.
+DENSE = 120
+# Labels of days that fit side by side on a wide and on a narrow screen.
+LABELS = {"wide": 10, "narrow": 4}
+# Days with failures that are named under the picture.
+NAMED_DAYS = 8
+# Decimals of a score that are shown at most.
+DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class DayCounts:
+    """The user-days of one UTC day.
+
+    Attributes:
+        day: The UTC day.
+        present: Had a row already, or got one from somebody else meanwhile.
+        filled: Got their row from this run; in a dry run, would get it.
+        failed: Have no row, because the server refused it.
+    """
+
+    day: datetime.date
+    present: int
+    filled: int
+    failed: int
+
+    @property
+    def total(self) -> int:
+        """The user-days that should have a row."""
+        return self.present + self.filled + self.failed
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows; strings are plain text, and are escaped.
+
+    Attributes:
+        title: What was done, such as ``Backfill of 2026-01-01 to 2026-03-01``.
+        outcome: How it ended, in one sentence.
+        database: Host, port and name; never a password.
+        finished_at: When it ended, with its time zone.
+        days: The counts of each day; days between the first and the last that are not there count as empty.
+        totals: Names and values, as they are to be read.
+        settings: Names and values, as they are to be read.
+        triggers: Sentences on the row triggers of the score table.
+        discrepancies: Scores to review, in any order; None if nobody looked for them.
+        discrepancies_left_out: How many more there are.
+        resume: The literal command for the rest, if there is a rest.
+        dry_run: Whether nothing was written, so that what is filled only would be.
+    """
+
+    title: str
+    outcome: str
+    database: str
+    finished_at: datetime.datetime
+    days: Sequence[DayCounts]
+    totals: Sequence[tuple[str, str]]
+    settings: Sequence[tuple[str, str]]
+    triggers: Sequence[str]
+    discrepancies: Sequence[Discrepancy] | None
+    discrepancies_left_out: int
+    resume: str | None
+    dry_run: bool = False
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page to a file, which is replaced if it is there.
+
+    Args:
+        path: The HTML file.
+        page: What it shows.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+    # Here and not above, since most runs write no page.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["hash"] = csp_hash
+    html = environment.get_template("page.html").render(
+        page=page,
+        finished_at=page.finished_at.astimezone(datetime.UTC),
+        chart=draw(page.days) if page.days else None,
+        discrepancies=in_columns(page.discrepancies or ()),
+    )
+    try:
+        # A file name in the resume command may hold bytes that are no text; they must not cost the page.
+        path.write_text(html, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigurationError(f"--report {path} cannot be written ({error.strerror}).") from None
+
+
+def csp_hash(text: str) -> str:
+    """Return how a Content-Security-Policy names an inline style or script of this text."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label on an axis, with where it stands: pixels from the top, or percent of the width."""
+
+    position: float
+    label: str
+    year: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """Which end of the text stands at the position, so that nothing is cut off at the edges."""
+        return "start" if self.position < 3 else "end" if self.position > 97 else "middle"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The picture, as the template needs it.
+
+    Attributes:
+        days: Every day from the first to the last.
+        sums: The user-days of the whole range, by part.
+        shares: The same as a share of all user-days, as text.
+        failures: The days with most failures, the worst first.
+        failed_days: How many days have any.
+        highest: The user-days of the fullest day.
+        lane: The height above the bars where days with failures are marked, in pixels.
+        height: The height of lane and bars, in pixels.
+        bands: An SVG path of each part of the bars.
+        marks: An SVG path of the marks in the lane.
+        scale: The labels of the vertical axis.
+        ticks: The labels of the horizontal axis, for a wide and for a narrow screen.
+    """
+
+    days: Sequence[DayCounts]
+    sums: dict[str, int]
+    shares: dict[str, str]
+    failures: Sequence[DayCounts]
+    failed_days: int
+    highest: int
+    lane: int
+    height: int
+    bands: dict[str, str]
+    marks: str
+    scale: Sequence[Tick]
+    ticks: dict[str, list[Tick]]
+
+
+def draw(counts: Sequence[DayCounts]) -> Chart:
+    """Return the picture of at least one day."""
+    by_day = {count.day: count for count in counts}
+    first = min(by_day)
+    days = [
+        by_day.get(day, DayCounts(day, 0, 0, 0))
+        for day in (first + datetime.timedelta(n) for n in range((max(by_day) - first).days + 1))
+    ]
+    sums = {part: sum(getattr(count, part) for count in days) for part in LEAST_HEIGHTS}
+    failed = sorted((count for count in days if count.failed), key=lambda count: (-count.failed, count.day))
+    lane = LANE_HEIGHT if failed else 0
+    highest = max(count.total for count in days)
+    steps = scale_steps(highest)
+    height_of_one = (BARS_HEIGHT - HEADROOM) / steps[-1]
+
+    # A few bars would be slabs if they filled the width.
+    width = 1.0 if len(days) > DENSE else min(0.8, 0.12 * len(days))
+    boxes: dict[str, list[tuple[float, int, int]]] = {part: [] for part in LEAST_HEIGHTS}
+    for position, count in enumerate(days):
+        bottom = lane + BARS_HEIGHT
+        for part, least in LEAST_HEIGHTS.items():
+            if number := getattr(count, part):
+                # Whole pixels, so that no seam shows between the parts.
+                top = bottom - max(least, round(number * height_of_one))
+                boxes[part].append((position + (1 - width) / 2, top, bottom))
+                bottom = top
+    return Chart(
+        days=days,
+        sums=sums,
+        shares={part: share(number, sum(sums.values())) for part, number in sums.items()},
+        failures=failed[:NAMED_DAYS],
+        failed_days=len(failed),
+        highest=highest,
+        lane=lane,
+        height=lane + BARS_HEIGHT,
+        bands={part: outline(some, width) for part, some in boxes.items()},
+        marks=outline([(left, 5, 15) for left, _, _ in boxes["failed"]], width),
+        scale=[Tick(lane + BARS_HEIGHT - step * height_of_one, short(step)) for step in steps],
+        ticks={screen: day_ticks([count.day for count in days], most) for screen, most in LABELS.items()},
+    )
+
+
+def outline(boxes: Sequence[tuple[float, int, int]], width: float) -> str:
+    """Return an SVG path around some boxes of the same width; boxes that touch are one shape, so that no seam shows.
+
+    Args:
+        boxes: Left, top and bottom of each, from left to right.
+        width: How wide each is.
+    """
+    runs: list[list[tuple[float, int, int]]] = []
+    for box in boxes:
+        if runs and width == 1.0 and box[0] == runs[-1][-1][0] + 1:
+            runs[-1].append(box)
+        else:
+            runs.append([box])
+    path = []
+    for run in runs:
+        path.append(f"M{run[0][0]:.6g} {run[0][2]}")
+        path += [f"V{top}h{width:.6g}" for _, top, _ in run]
+        path += [f"V{bottom}h-{width:.6g}" for _, _, bottom in reversed(run)]
+        path.append("z")
+    return "".join(path)
+
+
+def scale_steps(highest: int) -> list[int]:
+    """Return at most six round numbers at equal distances, from 0 to the first that is not below the highest."""
+    highest = max(highest, 1)
+    distances = (leading * 10**zeros for zeros in itertools.count() for leading in (1, 2, 5))
+    distance = next(distance for distance in distances if 5 * distance >= highest)
+    return [distance * n for n in range(math.ceil(highest / distance) + 1)]
+
+
+def day_ticks(days: Sequence[datetime.date], most: int) -> list[Tick]:
+    """Return evenly spread labels of days: every so many days or, where these would be too many, months."""
+
+    def months(step: int) -> list[int]:
+        # Counted from year 1, so that steps of more than a year work as well.
+        return [n for n, day in enumerate(days) if day.day == 1 and (day.year * 12 + day.month - 1) % step == 0]
+
+    by_day = (list(range(0, len(days), step)) for step in (1, 2, 7, 14))
+    by_month = (months(step) for step in (1, 2, 3, 6, 12, 24, 60, 120, 240, 600, 1200, 12000))
+    chosen = next((some for some in by_day if len(some) <= most), None)
+    style = "%-d %b"
+    if chosen is None:
+        chosen, style = next(some for some in by_month if len(some) <= most), "%b"
+    ticks: list[Tick] = []
+    year = None
+    for n in chosen:
+        day = days[n]
+        ticks.append(Tick(100 * (n + 0.5) / len(days), f"{day:{style}}", "" if day.year == year else f"{day.year:04}"))
+        year = day.year
+    return ticks
+
+
+def short(number: int) -> str:
+    """Return a round number as it fits beside an axis."""
+    for letter, unit in (("M", 1_000_000), ("k", 1_000)):
+        if number >= max(unit, 100_000):
+            return f"{number / unit:,.10g}{letter}"
+    return f"{number:,}"
+
+
+def share(part: int, whole: int) -> str:
+    """Return a share in percent, which is neither 0 nor 100 where it is not exactly that."""
+    if not part or part == whole:
+        return "100 %" if part else "0 %"
+    percent = 100 * part / whole
+    if percent < 0.01:
+        return "< 0.01 %"
+    if percent > 99.99:
+        return "> 99.99 %"
+    return f"{percent:.2f} %" if percent < 1 or percent > 99 else f"{percent:.1f} %"
+
+
+def in_columns(discrepancies: Sequence[Discrepancy]) -> list[tuple[str, str, str, str, str]]:
+    """Return user, day, score, breakdown's score and difference as text, the largest difference first."""
+
+    def size(found: Discrepancy) -> Decimal:
+        # Postgres calls NaN the largest number, and Decimal refuses to compare it.
+        return Decimal("Infinity") if found.difference.is_nan() else abs(found.difference)
+
+    ordered = sorted(discrepancies, key=lambda found: (-size(found), found.day, found.user_id))
+    columns = [
+        points([found.score for found in ordered]),
+        points([found.breakdown_score for found in ordered]),
+        points([found.difference for found in ordered], sign="+"),
+    ]
+    return [
+        (str(found.user_id), found.day.isoformat(), *numbers)
+        for found, numbers in zip(ordered, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def points(numbers: Sequence[Decimal], sign: str = "-") -> list[str]:
+    """Return the numbers of a column with as many decimals as one of them needs, so that they stand in line."""
+    # What JSON may hold can have more digits than a page.
+    plain = [number.is_finite() and abs(number) < Decimal(10) ** 15 for number in numbers]
+    rounded = [round(number, DECIMALS) for number, is_plain in zip(numbers, plain, strict=True) if is_plain]
+    decimals = max((-int(number.normalize().as_tuple().exponent) for number in rounded), default=0)
+    return [
+        f"{number:{sign},.{max(decimals, 0)}f}" if is_plain else f"{number.normalize():{sign}.6g}"
+        for number, is_plain in zip(numbers, plain, strict=True)
+    ]
