@@ -281,9 +281,10 @@ def page_of(
         totals=[(name, f"{value:,}") for name, value in totals_of(report)],
         settings=settings_of(settings),
         triggers=[str(trigger) for trigger in report.triggers],
-        discrepancies=list(discrepancies),
+        discrepancies=None if report.discrepancies is None else list(discrepancies),
         discrepancies_left_out=discrepancies.left_out,
         resume=resume,
+        dry_run=report.dry_run,
     )
 
 
