@@ -15,6 +15,7 @@ import momentum
 from momentum.database import as_text, create_engine
 from momentum.migrations import Options
 from momentum.testing import Server
+from tests import scaling
 from tests.pull_request import PATH, sample_outputs
 
 ROOT = Path(__file__).parents[1]
@@ -96,3 +97,23 @@ def test_the_sample_outputs_are_what_the_queries_return(server: Server) -> None:
     assert PATH.read_text(encoding="utf-8") == sample_outputs(server), (
         "docs/pull_request.md is stale: make pull-request"
     )
+
+
+def test_the_table_of_the_scaling_is_rewritten_and_nothing_else() -> None:
+    document = scaling.PATH.read_text(encoding="utf-8")
+    rewritten = scaling.rewrite(document, "a table")
+    assert f"{scaling.BEGIN}\na table\n{scaling.END}" in rewritten
+    table = document.split(f"{scaling.BEGIN}\n")[1].split(f"\n{scaling.END}")[0]
+    assert scaling.HEADER in table, "docs/scaling.md has another table than `make scaling` writes"
+    assert scaling.rewrite(rewritten, table) == document
+    with pytest.raises(ValueError, match="one"):
+        scaling.rewrite("no markers", table)
+
+
+def test_a_size_that_does_not_fit_is_thinned_and_says_so() -> None:
+    cost = scaling.Cost(size=300.0, seconds=1e-4)
+    assert scaling.thin(6_000_000, cost, free=1e12, seconds=3600) == (100_000, "")
+    users, why = scaling.thin(6_000_000, cost, free=1.8e9, seconds=3600)
+    assert (users, why) == (50_000, "6 M was thinned to 50,000 of 100,000 users, because 2 GiB are free")
+    users, why = scaling.thin(6_000_000, cost, free=1e12, seconds=360)
+    assert (users, why) == (60_000, "6 M was thinned to 60,000 of 100,000 users, because a size may take 0.1 h")
