@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import typer
 
 import momentum
+from momentum.cli import app
 from momentum.database import as_text, create_engine
 from momentum.migrations import Options
 from momentum.testing import Server
@@ -75,6 +77,45 @@ def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
     section = README.split("## The backfill")[1].split("## ")[0]
     told = set(re.findall(r"`(--[a-z-]+)", section))
     assert exist == told, "README's table of options and --help name the same options"
+
+
+def options_of_the_backfill() -> set[str]:
+    return {
+        name
+        for parameter in typer.main.get_command(app).params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help"}
+
+
+# Options of other programs that the documents name alone.
+OTHERS = {"--sql"}
+
+
+def options_named_in(document: str) -> set[str]:
+    """Return the options of the backfill in a document: in its commands, and in spans of code that begin with one."""
+    # A command reaches to the end of its line, those included that a backslash joins, or of its span of code.
+    commands = re.findall(r"^ *momentum-backfill\b(?:[^\n|>\\]|\\\n)*", document, flags=re.MULTILINE)
+    commands += re.findall(r"`momentum-backfill\b([^`]*)`", document)
+    named = {option for command in commands for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", command)}
+    return named | set(re.findall(r"`(--[a-z][a-z-]*)", document)) - OTHERS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_the_options_of_the_backfill_that_the_documents_name_exist(path: Path) -> None:
+    assert options_named_in(path.read_text(encoding="utf-8")) <= options_of_the_backfill()
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ("momentum-backfill --days 3 \\\n  --json -q > rows --sql", {"--days", "--json", "-q"}),
+        ("a span `momentum-backfill --undo\nrows.jsonl --dry-run` in a text", {"--undo", "--dry-run"}),
+        ("alone, as `--pause-ms 5`; of another program, as `--sql`", {"--pause-ms"}),
+        ("alembic upgrade head --sql", set()),
+    ],
+)
+def test_an_option_in_a_document_is_found(document: str, named: set[str]) -> None:
+    assert options_named_in(document) == named
 
 
 def test_the_operator_is_told_of_every_option_of_the_migrations_and_of_no_other() -> None:
