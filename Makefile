@@ -7,11 +7,12 @@ INSTALLED := .venv/installed
 NPM := node_modules/installed
 EXPORTED := .momentum/exported_sql
 PYTEST_FLAGS ?=
+SIZES ?= 1 10 100
 
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench import-cost traffic erd pull-request supabase-sql lock clean
+.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +83,9 @@ ci-fast: lint types check advisors ## Everything that must pass before a change 
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
 	@$(BIN)/python -m tests.bench
+
+scaling: $(INSTALLED) ## Measure how the backfill's cost grows with SIZES (millions of user-days), for docs/scaling.md
+	@$(BIN)/python -m tests.scaling $(SIZES)
 
 import-cost: $(INSTALLED) ## Measure what importing the models costs beside SQLAlchemy alone
 	@$(BIN)/python -m tests.import_cost

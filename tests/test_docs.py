@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import typer
 
 import momentum
+from momentum.cli import app
 from momentum.database import as_text, create_engine
 from momentum.migrations import Options
 from momentum.testing import Server
+from tests import scaling
 from tests.pull_request import PATH, sample_outputs
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +79,45 @@ def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
     assert exist == told, "README's table of options and --help name the same options"
 
 
+def options_of_the_backfill() -> set[str]:
+    return {
+        name
+        for parameter in typer.main.get_command(app).params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help"}
+
+
+# Options of other programs that the documents name alone.
+OTHERS = {"--sql"}
+
+
+def options_named_in(document: str) -> set[str]:
+    """Return the options of the backfill in a document: in its commands, and in spans of code that begin with one."""
+    # A command reaches to the end of its line, those included that a backslash joins, or of its span of code.
+    commands = re.findall(r"^ *momentum-backfill\b(?:[^\n|>\\]|\\\n)*", document, flags=re.MULTILINE)
+    commands += re.findall(r"`momentum-backfill\b([^`]*)`", document)
+    named = {option for command in commands for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", command)}
+    return named | set(re.findall(r"`(--[a-z][a-z-]*)", document)) - OTHERS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_the_options_of_the_backfill_that_the_documents_name_exist(path: Path) -> None:
+    assert options_named_in(path.read_text(encoding="utf-8")) <= options_of_the_backfill()
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ("momentum-backfill --days 3 \\\n  --json -q > rows --sql", {"--days", "--json", "-q"}),
+        ("a span `momentum-backfill --undo\nrows.jsonl --dry-run` in a text", {"--undo", "--dry-run"}),
+        ("alone, as `--pause-ms 5`; of another program, as `--sql`", {"--pause-ms"}),
+        ("alembic upgrade head --sql", set()),
+    ],
+)
+def test_an_option_in_a_document_is_found(document: str, named: set[str]) -> None:
+    assert options_named_in(document) == named
+
+
 def test_the_operator_is_told_of_every_option_of_the_migrations_and_of_no_other() -> None:
     told = re.findall(
         r"^\| `-x (\w+)=", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), flags=re.MULTILINE
@@ -96,3 +138,23 @@ def test_the_sample_outputs_are_what_the_queries_return(server: Server) -> None:
     assert PATH.read_text(encoding="utf-8") == sample_outputs(server), (
         "docs/pull_request.md is stale: make pull-request"
     )
+
+
+def test_the_table_of_the_scaling_is_rewritten_and_nothing_else() -> None:
+    document = scaling.PATH.read_text(encoding="utf-8")
+    rewritten = scaling.rewrite(document, "a table")
+    assert f"{scaling.BEGIN}\na table\n{scaling.END}" in rewritten
+    table = document.split(f"{scaling.BEGIN}\n")[1].split(f"\n{scaling.END}")[0]
+    assert scaling.HEADER in table, "docs/scaling.md has another table than `make scaling` writes"
+    assert scaling.rewrite(rewritten, table) == document
+    with pytest.raises(ValueError, match="one"):
+        scaling.rewrite("no markers", table)
+
+
+def test_a_size_that_does_not_fit_is_thinned_and_says_so() -> None:
+    cost = scaling.Cost(size=300.0, seconds=1e-4)
+    assert scaling.thin(6_000_000, cost, free=1e12, seconds=3600) == (100_000, "")
+    users, why = scaling.thin(6_000_000, cost, free=1.8e9, seconds=3600)
+    assert (users, why) == (50_000, "6 M was thinned to 50,000 of 100,000 users, because 2 GiB are free")
+    users, why = scaling.thin(6_000_000, cost, free=1e12, seconds=360)
+    assert (users, why) == (60_000, "6 M was thinned to 60,000 of 100,000 users, because a size may take 0.1 h")

@@ -1,0 +1,128 @@
+-- Distributes a migrated database over the workers of a Citus cluster, each user's rows on one of them.
+--
+-- For the layout that the migrations make where there was no score table (legacy.daily_engagement_scores). Run it on
+-- the coordinator, in the database in which `create extension citus` was said and the migrations ran, with no client at
+-- work: it locks every table until it is done.
+--
+--   psql -v ON_ERROR_STOP=1 -f sql/citus/distribute.sql "$MOMENTUM_DATABASE_URL"
+--
+-- It is one transaction: where something is refused, nothing has changed. sql/citus/undistribute.sql is the way back.
+begin;
+
+-- Look first: what Citus would refuse halfway through is said here in one sentence.
+do $look_first$
+declare
+  name text;
+  other record;
+begin
+  if to_regclass('pg_dist_partition') is null then
+    raise exception 'this database has no Citus; install it on every node and run: create extension citus';
+  end if;
+  foreach name in array array[
+    'auth.users', 'public.momentum_pillars', 'public.momentum_events', 'public.motivation_journal',
+    'public.habit_index', 'legacy.daily_engagement_scores'
+  ] loop
+    if to_regclass(name) is null then
+      raise exception 'there is no table %; run `alembic upgrade head` where there was no score table before', name;
+    end if;
+    if exists (select from pg_dist_partition where logicalrelid = to_regclass(name)) then
+      raise exception '% is distributed already; run sql/citus/undistribute.sql to begin anew', name;
+    end if;
+  end loop;
+  if not exists (select from momentum_internal.score_table where created_table and layout = 'seed') then
+    raise exception 'the score table was adopted; this script is for the one that the migrations create';
+  end if;
+
+  -- A table that stays where it is can't refer to one that is distributed.
+  for other in
+    select
+      conname,
+      conrelid::regclass as referring,
+      confrelid::regclass as referred
+    from pg_catalog.pg_constraint
+    where
+      contype = 'f'
+      and confrelid in ('auth.users'::regclass, 'public.momentum_pillars'::regclass)
+      and conrelid not in (
+        'public.momentum_events'::regclass, 'public.motivation_journal'::regclass, 'public.habit_index'::regclass,
+        'legacy.daily_engagement_scores'::regclass
+      )
+  loop
+    raise exception '% refers to % (%), which is to be distributed; drop that foreign key first',
+      other.referring, other.referred, other.conname;
+  end loop;
+end
+$look_first$;
+
+-- The tables keep their trigger set_updated_at. Citus calls triggers unsafe, because they might look at other shards'
+-- rows; this one changes nothing but its own row.
+select set_config('citus.enable_unsafe_triggers', 'on', true);
+
+-- One connection a worker: what one statement has made in this transaction the next one must see.
+select set_config('citus.multi_shard_modify_mode', 'sequential', true);
+
+-- The foreign keys go first, because for a moment one of their two sides would be distributed and the other not.
+alter table public.momentum_events
+drop constraint fk_momentum_events_user_id_users,
+drop constraint fk_momentum_events_pillar_id_momentum_pillars;
+alter table public.motivation_journal
+drop constraint fk_motivation_journal_user_id_users,
+drop constraint fk_motivation_journal_pillar_id_momentum_pillars;
+alter table public.habit_index
+drop constraint fk_habit_index_user_id_users,
+drop constraint fk_habit_index_pillar_id_momentum_pillars;
+alter table legacy.daily_engagement_scores
+drop constraint fk_daily_engagement_scores_user_id_users;
+
+-- A unique key must hold the column by which the rows are distributed: a worker can't see the others' rows. The other
+-- unique keys hold the user as they are.
+alter table public.momentum_events
+drop constraint pk_momentum_events,
+add constraint pk_momentum_events primary key (user_id, id);
+alter table public.motivation_journal
+drop constraint pk_motivation_journal,
+add constraint pk_motivation_journal primary key (user_id, id);
+alter table public.habit_index
+drop constraint pk_habit_index,
+add constraint pk_habit_index primary key (user_id, id);
+alter table legacy.daily_engagement_scores
+drop constraint pk_daily_engagement_scores,
+add constraint pk_daily_engagement_scores primary key (user_id, id);
+
+-- Citus refuses a policy with a subquery. The rule is the same; it is only asked for each row anew.
+drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores;
+create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
+for select to authenticated using (auth.uid() = user_id);
+
+-- Each worker gets all pillars, and its own share of the users with everything that is theirs.
+select create_reference_table('public.momentum_pillars');
+select create_distributed_table('auth.users', 'id', colocate_with => 'none');
+select create_distributed_table('public.momentum_events', 'user_id', colocate_with => 'auth.users');
+select create_distributed_table('public.motivation_journal', 'user_id', colocate_with => 'auth.users');
+select create_distributed_table('public.habit_index', 'user_id', colocate_with => 'auth.users');
+select create_distributed_table('legacy.daily_engagement_scores', 'user_id', colocate_with => 'auth.users');
+
+-- The foreign keys again, with their names: between rows that stand on the same worker they hold as before.
+alter table public.momentum_events
+add constraint fk_momentum_events_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.momentum_events
+add constraint fk_momentum_events_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
+alter table public.motivation_journal
+add constraint fk_motivation_journal_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.motivation_journal
+add constraint fk_motivation_journal_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
+alter table public.habit_index
+add constraint fk_habit_index_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.habit_index
+add constraint fk_habit_index_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
+alter table legacy.daily_engagement_scores
+add constraint fk_daily_engagement_scores_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+
+commit;

@@ -1,0 +1,156 @@
+-- Brings a database that sql/citus/distribute.sql has distributed back to the coordinator, as the migrations made it.
+--
+-- Run it there with no client at work: it locks every table until it is done, and the coordinator's disk must hold all
+-- rows.
+--
+--   psql -v ON_ERROR_STOP=1 -f sql/citus/undistribute.sql "$MOMENTUM_DATABASE_URL"
+--
+-- It is one transaction: where something is refused, nothing has changed. `python -m momentum.verify` finds nothing
+-- after it.
+begin;
+
+do $look_first$
+declare
+  name text;
+begin
+  if to_regclass('pg_dist_partition') is null then
+    raise exception 'this database has no Citus, and so nothing in it is distributed';
+  end if;
+  foreach name in array array[
+    'auth.users', 'public.momentum_pillars', 'public.momentum_events', 'public.motivation_journal',
+    'public.habit_index', 'legacy.daily_engagement_scores'
+  ] loop
+    if to_regclass(name) is null then
+      raise exception 'there is no table %; this is no database that sql/citus/distribute.sql has distributed', name;
+    end if;
+    if not exists (select from pg_dist_partition where logicalrelid = to_regclass(name)) then
+      raise exception '% is not distributed; this is no database that sql/citus/distribute.sql has distributed', name;
+    end if;
+  end loop;
+end
+$look_first$;
+
+select set_config('citus.enable_unsafe_triggers', 'on', true);
+select set_config('citus.multi_shard_modify_mode', 'sequential', true);
+
+-- Citus makes each table anew with its rows, keys, indexes, triggers and policies, but without its comments, and drops
+-- the old one with what stands on it. So the view and all comments are remembered, and said again at the end.
+create temporary table remembered on commit drop as
+select
+  1 as turn,
+  format(
+    'create view public.daily_momentum_scores with (security_invoker = true) as %s',
+    pg_get_viewdef('public.daily_momentum_scores'::regclass)
+  ) as command
+union all
+select
+  2 as turn,
+  format(
+    'comment on %s %I.%I%s is %L',
+    case
+      when d.objsubid > 0 then 'column'
+      when c.relkind = 'v' then 'view'
+      when c.relkind = 'i' then 'index'
+      else 'table'
+    end,
+    c.relnamespace::regnamespace,
+    c.relname,
+    '.' || quote_ident(a.attname),
+    d.description
+  ) as command
+from pg_catalog.pg_description as d
+inner join pg_catalog.pg_class as c on d.objoid = c.oid
+left join pg_catalog.pg_index as i on c.oid = i.indexrelid
+left join pg_catalog.pg_attribute as a
+  on c.oid = a.attrelid and d.objsubid = a.attnum and d.objsubid > 0
+where
+  d.classoid = 'pg_catalog.pg_class'::regclass
+  and coalesce(i.indrelid, c.oid) in (
+    'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.momentum_events'::regclass,
+    'public.motivation_journal'::regclass, 'public.habit_index'::regclass, 'legacy.daily_engagement_scores'::regclass,
+    'public.daily_momentum_scores'::regclass
+  );
+drop view public.daily_momentum_scores;
+
+-- The foreign keys go first, as on the way there.
+alter table public.momentum_events
+drop constraint fk_momentum_events_user_id_users,
+drop constraint fk_momentum_events_pillar_id_momentum_pillars;
+alter table public.motivation_journal
+drop constraint fk_motivation_journal_user_id_users,
+drop constraint fk_motivation_journal_pillar_id_momentum_pillars;
+alter table public.habit_index
+drop constraint fk_habit_index_user_id_users,
+drop constraint fk_habit_index_pillar_id_momentum_pillars;
+alter table legacy.daily_engagement_scores
+drop constraint fk_daily_engagement_scores_user_id_users;
+
+select undistribute_table('legacy.daily_engagement_scores');
+select undistribute_table('public.habit_index');
+select undistribute_table('public.motivation_journal');
+select undistribute_table('public.momentum_events');
+select undistribute_table('auth.users');
+select undistribute_table('public.momentum_pillars');
+
+alter table public.momentum_events
+drop constraint pk_momentum_events,
+add constraint pk_momentum_events primary key (id);
+alter table public.motivation_journal
+drop constraint pk_motivation_journal,
+add constraint pk_motivation_journal primary key (id);
+alter table public.habit_index
+drop constraint pk_habit_index,
+add constraint pk_habit_index primary key (id);
+alter table legacy.daily_engagement_scores
+drop constraint pk_daily_engagement_scores,
+add constraint pk_daily_engagement_scores primary key (id);
+
+alter table public.momentum_events
+add constraint fk_momentum_events_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.momentum_events
+add constraint fk_momentum_events_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
+alter table public.motivation_journal
+add constraint fk_motivation_journal_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.motivation_journal
+add constraint fk_motivation_journal_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
+alter table public.habit_index
+add constraint fk_habit_index_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.habit_index
+add constraint fk_habit_index_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
+alter table legacy.daily_engagement_scores
+add constraint fk_daily_engagement_scores_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+
+-- The subquery is evaluated once a statement, where the server is one.
+drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores;
+create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
+for select to authenticated using ((select auth.uid()) = user_id);
+
+-- On Supabase what is new in public belongs to everybody, and the tables are new: so all is revoked before anything is
+-- granted, as the migrations do it.
+do $say_again$
+declare
+  command text;
+begin
+  for command in select r.command from remembered as r order by r.turn loop
+    execute command;
+  end loop;
+end
+$say_again$;
+revoke all on table public.momentum_pillars, public.momentum_events, public.motivation_journal, public.habit_index,
+legacy.daily_engagement_scores, public.daily_momentum_scores
+from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.momentum_pillars, public.momentum_events,
+public.motivation_journal, public.habit_index to authenticated;
+grant select on table legacy.daily_engagement_scores to authenticated;
+grant all on table public.momentum_pillars, public.momentum_events, public.motivation_journal, public.habit_index,
+legacy.daily_engagement_scores to service_role;
+grant select on table public.daily_momentum_scores to authenticated, service_role;
+
+commit;
