@@ -217,7 +217,7 @@ def read_score_table(connection: Connection) -> ScoreTable:
         row = connection.execute(
             text("""
                 select s.relation, s.layout, s.created_table,
-                  to_regclass(s.relation) is not null and to_regclass(s.unique_index) is not null as there,
+                  to_regclass(s.relation) is not null and s.unique_index is not null as there,
                   (
                     select count(*) = 2
                     from pg_catalog.pg_attribute as a

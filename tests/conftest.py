@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from momentum.database import create_engine
 from momentum.environment import URL_VARIABLES
 from momentum.testing import Server
+from tests.backfilling import BOTH, Scores, scores_in
 from tests.server import describe_for_worker, shared_server
 
 # A project of its own, with tests of its own: tests/test_services.py runs it.
@@ -73,3 +74,10 @@ def connection(url: sa.URL) -> Iterator[sa.Connection]:
     """A connection to the migrated database ``url``; what the test does not commit is rolled back."""
     with create_engine(url, application_name="momentum-tests").connect() as connection:
         yield connection
+
+
+@pytest.fixture(params=BOTH)
+def scores(server: Server, request: pytest.FixtureRequest) -> Iterator[Scores]:
+    """A migrated database of the test's own, once with each layout of the score table."""
+    with scores_in(server, request.param) as scores:
+        yield scores

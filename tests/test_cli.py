@@ -17,12 +17,11 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import __version__, cli
-from momentum.database import as_text, create_engine
+from momentum.database import create_engine
 from momentum.testing import Server
+from tests.backfilling import PASSWORD, PROGRAM, backfill, one_error_line, with_password
 from tests.samples import add_users, refuse_rows
 
-PROGRAM = Path(sys.executable).parent / "momentum-backfill"
-PASSWORD = "pa55-word"
 DAY = "2026-03-05"
 JSON_KEYS = [
     "dry_run",
@@ -49,31 +48,6 @@ JSON_KEYS = [
     "interrupted",
     "resume",
 ]
-
-
-def backfill(*arguments: str, url: sa.URL | str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command, with the database's URL in the environment if there is one."""
-    if isinstance(url, sa.URL):
-        url = with_password(url)
-    env = {**os.environ, **({"MOMENTUM_DATABASE_URL": url} if url else {}), **environment}
-    done = subprocess.run([PROGRAM, *arguments], env=env, capture_output=True, text=True, check=False, timeout=60)
-    assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
-    assert "Traceback" not in done.stderr, "no output shows a traceback"
-    return done
-
-
-def with_password(url: sa.URL) -> str:
-    """Return a URL as people write it; a server that trusts its clients takes any password, the others have one."""
-    return as_text(url.set(password=url.password or PASSWORD))
-
-
-def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the only line on standard error; nothing may stand on standard output."""
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, f"an error is one line, not: {done.stderr}"
-    assert lines[0].startswith("Error: ")
-    return lines[0]
 
 
 @pytest.fixture

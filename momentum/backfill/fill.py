@@ -22,7 +22,7 @@ from momentum.backfill.chunks import Chunks
 from momentum.backfill.faults import Fault, classify, sqlstate
 from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, UserGap
 from momentum.backfill.report import Report
-from momentum.backfill.session import Session
+from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.database import reason
 
@@ -216,9 +216,7 @@ class Filler:
 
     def _sleep(self, seconds: float) -> None:
         """Sleep, but no longer than until the run is stopped."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._ended():
-            time.sleep(min(left, 0.05))
+        sleep_until(self._ended, seconds)
 
     def _ended(self) -> bool:
         """Tell whether no other transaction is to be begun."""

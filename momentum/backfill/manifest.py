@@ -1,6 +1,7 @@
 """Files of user-days, a JSON object a line: what a run inserted, and what failed."""
 
 import datetime
+import io
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,8 @@ from momentum.errors import ConfigurationError
 def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping[str, str]]], None]]:
     """Yield a function that appends objects to a file, a line each, and returns when the system has them.
 
-    Appended to and not written anew, so that a run that is resumed with the same options loses nothing.
+    Appended to and not written anew, so that a run that is resumed with the same options loses nothing. The lines of a
+    call go to the system at once, so that a process that is killed leaves no part of one.
 
     Args:
         path: The file; made where there is none.
@@ -25,14 +27,18 @@ def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping
         ConfigurationError: It cannot be written.
     """
     try:
-        stream = path.open("a", encoding="utf-8")
+        stream = path.open("ab", buffering=0)
     except OSError as error:
         raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from None
+    torn = ends_within_a_line(path)
 
     def write(objects: Iterable[Mapping[str, str]]) -> None:
+        nonlocal torn
+        data = ("\n" * torn + "".join(f"{json.dumps(one)}\n" for one in objects)).encode()
+        torn = False
         try:
-            stream.writelines(f"{json.dumps(one)}\n" for one in objects)
-            stream.flush()
+            while data:
+                data = data[stream.write(data) :]
         except OSError as error:
             raise ConfigurationError(
                 f"{option} {path} could not be written ({error.strerror}), so the run was stopped; its last lines may "
@@ -45,6 +51,15 @@ def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping
         # What could not be written has been said above.
         with suppress(OSError):
             stream.close()
+
+
+def ends_within_a_line(path: Path) -> bool:
+    """Tell whether the last line of a file has no end, as where the disk was full: what follows needs a line anew."""
+    try:
+        with path.open("rb") as stream:
+            return stream.seek(0, io.SEEK_END) > 0 and stream.seek(-1, io.SEEK_END) >= 0 and stream.read(1) != b"\n"
+    except OSError:
+        return False  # A pipe or a device has no end.
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -73,7 +88,8 @@ def read_manifest(path: Path) -> Iterator[UserDay]:
     """
     number = 0
     try:
-        with path.open(encoding="utf-8") as stream:
+        # What is no UTF-8 is no JSON either, and is told by its line like everything else.
+        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
             for line in stream:
                 number += 1
                 found = json.loads(line)

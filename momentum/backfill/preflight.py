@@ -53,7 +53,7 @@ def look_at(connection: Connection, event: str) -> Database:
     scores = read_score_table(connection)
     check_revision(connection)
     check_unique_key(connection, scores)
-    check_hidden_rows(connection, scores)
+    check_hidden_rows(connection, "auth.users", scores.relation)
     return Database(
         scores,
         read_account_columns(connection),
@@ -75,23 +75,27 @@ def check_revision(connection: Connection) -> None:
 
 def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
     """Refuse a score table whose unique key over user and day is not to be relied on."""
-    valid = connection.scalar(
+    key, valid = connection.execute(
         text("""
-            select i.indisvalid and i.indisunique and i.indimmediate and i.indpred is null
+            select
+              s.unique_index,
+              coalesce(i.indisvalid and i.indisunique and i.indimmediate and i.indpred is null, false)
             from momentum_internal.score_table as s
-            inner join pg_catalog.pg_index as i on i.indexrelid = to_regclass(s.unique_index)
+            left join pg_catalog.pg_index as i on i.indexrelid = to_regclass(s.unique_index)
         """)
-    )
+    ).one()
     if not valid:
+        name = key.rpartition(".")[2]
         raise NotMigratedError(
-            f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; make it again "
-            "with `alembic downgrade -1` and `alembic upgrade head`."
+            f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; drop what is "
+            f"left of {key}, if anything is, and make it again with `create unique index concurrently {name} on "
+            f"{scores.relation} (user_id, {scores.layout.day})`."
         )
 
 
-def check_hidden_rows(connection: Connection, scores: ScoreTable) -> None:
+def check_hidden_rows(connection: Connection, *relations: str) -> None:
     """Refuse a role from which row level security hides rows: it would believe that nothing is missing."""
-    for relation in ("auth.users", scores.relation):
+    for relation in relations:
         role = connection.scalar(
             text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
         )

@@ -16,7 +16,14 @@ from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.faults import Fault, classify
 from momentum.backfill.fill import NOBODY, Failure, Filler, Observers
 from momentum.backfill.pages import KeyRange, Pages
-from momentum.backfill.preflight import Database, check_days, check_triggers, find_unknown_users, look_at
+from momentum.backfill.preflight import (
+    Database,
+    check_days,
+    check_hidden_rows,
+    check_triggers,
+    find_unknown_users,
+    look_at,
+)
 from momentum.backfill.recount import count_missing
 from momentum.backfill.report import Report
 from momentum.backfill.session import Limits, Session
@@ -120,6 +127,8 @@ def look_before(engine: Engine, settings: Settings) -> Database:
     with Session(engine, settings.limits, sleep=time.sleep, read_only=settings.dry_run) as session:
         database = session.read(lambda connection: look_at(connection, "insert"), attempts=1)
         check_days(settings.days, database.now)
+        if settings.active_within is not None:
+            session.read(lambda connection: check_hidden_rows(connection, "public.momentum_events"))
         if not settings.dry_run:
             check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
         for user in session.read(lambda connection: find_unknown_users(connection, settings.users)):

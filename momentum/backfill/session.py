@@ -4,6 +4,7 @@ Nothing of it rests on a session of the server, so that a transaction pooler may
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -24,6 +25,13 @@ BY_USER = {"enable_seqscan": "off", "jit": "off"}
 BY_SCAN = {"enable_nestloop": "off"}
 
 logger = logging.getLogger("momentum.backfill")
+
+
+def sleep_until(is_over: Callable[[], bool], seconds: float) -> None:
+    """Sleep so many seconds, but no longer than until something is over."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not is_over():
+        time.sleep(min(left, 0.05))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def read_triggers(connection: Connection, relation: str, event: str) -> list[Tri
         row.oid: (row.schema, row.name, f"{row.schema}.{row.name} {row.source}")
         for row in connection.execute(
             text("""
-                select p.oid, n.nspname as schema, p.proname as name, coalesce(p.prosrc, '') as source
+                select p.oid, n.nspname as schema, p.proname as name,
+                  coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc, '') as source
                 from pg_catalog.pg_proc as p
                 inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
                 where n.nspname not in ('pg_catalog', 'information_schema')

@@ -18,7 +18,7 @@ from momentum.backfill.manifest import read_manifest
 from momentum.backfill.pages import Pages, UserDay
 from momentum.backfill.preflight import check_triggers, look_at
 from momentum.backfill.run import logged
-from momentum.backfill.session import Session
+from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.backfill.triggers import Trigger
 from momentum.database import reason
@@ -122,7 +122,11 @@ def run_undo(
     for _ in read_manifest(manifest):
         pass
     report = UndoReport(manifest, settings.dry_run)
-    with Session(engine, settings.limits, read_only=settings.dry_run, sleep=time.sleep) as session:
+
+    def sleep(seconds: float) -> None:
+        sleep_until(should_stop, seconds)
+
+    with Session(engine, settings.limits, read_only=settings.dry_run, sleep=sleep) as session:
         database = session.read(lambda connection: look_at(connection, "delete"), attempts=1)
         report.triggers = database.triggers
         for trigger in database.triggers:
@@ -138,8 +142,7 @@ def run_undo(
                 break
             undoing.settle(rows)
             on_progress(report)
-            if settings.pause:
-                time.sleep(settings.pause)
+            sleep(settings.pause)
         report.retries = session.retried
     report.elapsed_seconds = time.monotonic() - started
     return report
@@ -162,8 +165,13 @@ class Undoing:
         self._report = report
         self._on_failure = on_failure
 
-    def settle(self, rows: Sequence[UserDay]) -> None:
-        """Delete the rows of a transaction that are untouched, and count all of them."""
+    def settle(self, rows: Sequence[UserDay], attempts: int | None = None) -> None:
+        """Delete the rows of a transaction that are untouched, and count all of them.
+
+        Args:
+            rows: The rows; where the server refuses them they are halved, until those at fault are alone.
+            attempts: How often the transaction is tried; None: as often as the settings say.
+        """
         report = self._report
         # A run that was undone and done again with the same manifest has listed its rows twice.
         rows = list(dict.fromkeys(rows))
@@ -186,7 +194,7 @@ class Undoing:
                     for page in batches(rows, self._settings.page_size)
                     for row in self._pages.delete_untouched(connection, page)
                 },
-                attempts=None if len(rows) == self._settings.commit_every else ATTEMPTS_OF_A_PIECE,
+                attempts=attempts,
             )
         except DBAPIError as error:
             fault = classify(error)
@@ -196,8 +204,8 @@ class Undoing:
                 self._explain(rows, sqlstate(error), reason(error, self._session.url))
                 return
             half = len(rows) // 2
-            self.settle(rows[:half])
-            self.settle(rows[half:])
+            self.settle(rows[:half], ATTEMPTS_OF_A_PIECE)
+            self.settle(rows[half:], ATTEMPTS_OF_A_PIECE)
             return
         report.commits += 1
         report.listed += len(deleted)

@@ -1,0 +1,210 @@
+"""Databases to fill, in each layout of the score table, and the command that fills them as people run it."""
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from momentum import cli
+from momentum.backfill import DayRange, Report
+from momentum.database import as_text, create_engine
+from momentum.testing import Server
+from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run
+
+PROGRAM = Path(sys.executable).parent / "momentum-backfill"
+PASSWORD = "pa55-word"
+
+DAY = datetime.date(2026, 3, 5)
+ONE_DAY = DayRange(DAY, DAY)
+
+# Where the score table stands, its UTC day, and what a client writes into it. Said once more than in the code, and in
+# other words.
+SHAPES = {
+    "fresh": ("legacy.daily_engagement_scores", "(score_ts at time zone 'UTC')::date", "score_ts, score"),
+    "legacy.seed": ("legacy.daily_engagement_scores", "(score_ts at time zone 'UTC')::date", "score_ts, score"),
+    "public.production": (
+        "public.daily_engagement_scores",
+        "score_date",
+        "score_date, final_score, momentum_state",
+    ),
+}
+
+# The table as a new project gets it, and the app's own with everything that stands on it.
+BOTH = ("fresh", "public.production")
+
+
+@dataclass
+class Scores:
+    """A migrated database with a score table.
+
+    Attributes:
+        url: Where it is.
+        layout: One of ``SHAPES``.
+        relation: The score table.
+        day: The SQL expression of a row's UTC day.
+    """
+
+    url: sa.URL
+    layout: str
+    relation: str
+    day: str
+
+    @property
+    def engine(self) -> sa.Engine:
+        """A new engine, on which a test may listen."""
+        return create_engine(self.url, application_name="momentum-tests")
+
+    def add(self, user: uuid.UUID, day: datetime.date, score: float) -> None:
+        """Write a row as a client does, in the midst of the day."""
+        columns = SHAPES[self.layout][2]
+        moment = ":day" if self.day == "score_date" else "cast(:day as timestamp) at time zone 'UTC' + interval '14 h'"
+        more = ", 'Steady'" if self.day == "score_date" else ""
+        execute(
+            self.url,
+            f"insert into {self.relation} (user_id, {columns}) values (:user, {moment}, :score{more})",
+            user=user,
+            day=day,
+            score=score,
+        )
+
+    def rows(self) -> list[str]:
+        """Return every row as text."""
+        return fetch(self.url, f"select s::text from {self.relation} as s order by 1")
+
+    def filled(self) -> list[tuple[uuid.UUID, datetime.date]]:
+        """Return the user and the day of every row."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.text(f"select user_id, {self.day} from {self.relation} order by 1, 2"))
+            return [(row[0], row[1]) for row in rows]
+
+    def count(self) -> int:
+        """Return how many rows there are."""
+        return int(execute(self.url, f"select count(*) from {self.relation}"))
+
+    def interfere(self, condition: str, action: str, event: str = "insert") -> None:
+        """Give the table a trigger that does something before rows on which a condition holds."""
+        row = "old" if event == "delete" else "new"
+        run(
+            self.url,
+            f"""
+            create sequence if not exists public.seen;
+            create or replace function public.interfere() returns trigger language plpgsql as $$
+            begin
+              if {condition} then {action} end if;
+              return {row};
+            end $$;
+            create or replace trigger interfere before {event} on {self.relation}
+              for each row execute function public.interfere();
+            """,
+        )
+
+    def leave_in_peace(self) -> None:
+        """Take that trigger away again."""
+        run(self.url, f"drop trigger interfere on {self.relation}")
+
+
+@contextlib.contextmanager
+def scores_in(server: Server, layout: str) -> Iterator[Scores]:
+    """Yield a migrated database whose score table has a layout, dropped after."""
+
+    def prepare(url: sa.URL) -> None:
+        migrate_to(url, HISTORY[-1], existing="adopt")
+
+    template = server.template(f"filled-{layout}", lambda: database_with_scores(server, layout), prepare)
+    url = server.create_database(template)
+    relation, day, _ = SHAPES[layout]
+    try:
+        yield Scores(url, layout, relation, day)
+    finally:
+        server.drop_database(url)
+
+
+def sums_hold(report: Report) -> bool:
+    """Tell whether a report has counted every user-day once, by day too."""
+    by_day = (report.inserted_by_day, report.inserted), (report.failed_by_day, report.failed)
+    return report.eligible == report.present + report.inserted + report.raced + report.failed and (
+        report.dry_run or all(sum(counter.values()) == total for counter, total in by_day)
+    )
+
+
+def with_password(url: sa.URL) -> str:
+    """Return a URL as people write it; a server that trusts its clients takes any password, the others have one."""
+    return as_text(url.set(password=url.password or PASSWORD))
+
+
+def backfill(*arguments: str, url: sa.URL | str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, with the database's URL in the environment if there is one."""
+    if isinstance(url, sa.URL):
+        url = with_password(url)
+    env = {**os.environ, **({"MOMENTUM_DATABASE_URL": url} if url else {}), **environment}
+    done = subprocess.run([PROGRAM, *arguments], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
+    assert "Traceback" not in done.stderr, "no output shows a traceback"
+    return done
+
+
+def call(*arguments: str, url: sa.URL | str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command within this process, which is quicker: for what needs no process of its own."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        if url is not None:
+            patch.setenv("MOMENTUM_DATABASE_URL", with_password(url) if isinstance(url, sa.URL) else url)
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            exit_code = cli.run(list(arguments))
+    done = subprocess.CompletedProcess(["momentum-backfill"], exit_code, stdout.getvalue(), stderr.getvalue())
+    assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
+    return done
+
+
+@contextlib.contextmanager
+def started(url: sa.URL, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield the command while it runs; it is killed if the test ends before it does."""
+    with subprocess.Popen(
+        [PROGRAM, *arguments],
+        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the only line on standard error; nothing may stand on standard output."""
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, f"an error is one line, not: {done.stderr}"
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
+def resumed(command: str) -> Sequence[str]:
+    """Return the arguments of a command for the rest, which a person would paste into a shell."""
+    name, *arguments = shlex.split(command)
+    assert name == "momentum-backfill"
+    return arguments
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file that has one a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def keys_of(path: Path) -> list[tuple[uuid.UUID, datetime.date]]:
+    """Return the users and days of a manifest or of a file of failures, in order."""
+    return sorted((uuid.UUID(line["user_id"]), datetime.date.fromisoformat(line["day"])) for line in lines_of(path))

@@ -1,0 +1,197 @@
+"""What a run sets off beside its rows is said before it happens; what calls out of the database needs a word first."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from momentum.testing import Server
+from tests.backfilling import DAY, Scores, call, one_error_line, scores_in
+from tests.migrating import execute, run
+from tests.samples import add_users
+
+ONE_DAY = ("--to", str(DAY), "--days", "1")
+
+# Like the extension pg_net, which sends the request after the commit; this one only notes it.
+NET = """
+create schema net;
+create table net.requests (url text);
+create function net.http_post(url text, body jsonb default '{}') returns bigint language sql as $$
+  insert into net.requests values (url) returning 1::bigint
+$$;
+"""
+# Like Supabase's database webhooks.
+SUPABASE_FUNCTIONS = """
+create schema supabase_functions;
+create function supabase_functions.http_request() returns trigger language plpgsql as $$
+begin
+  perform net.http_post(tg_argv[0]);
+  return new;
+end $$;
+"""
+
+
+@pytest.fixture
+def production(server: Server) -> Iterator[Scores]:
+    """The app's own score table, with its triggers, and something that calls out."""
+    with scores_in(server, "public.production") as scores:
+        run(scores.url, NET + SUPABASE_FUNCTIONS)
+        add_users(scores.engine, 3)
+        yield scores
+
+
+def give_trigger(scores: Scores, body: str, moment: str = "after insert", name: str = "push") -> None:
+    """Give the score table a trigger with a body of its own."""
+    run(
+        scores.url,
+        f"""
+        create function public.{name}() returns trigger language plpgsql as $$ begin {body} return new; end $$;
+        create trigger {name} {moment} on {scores.relation} for each row execute function public.{name}();
+        """,
+    )
+
+
+def sent(scores: Scores) -> int:
+    """Return how many requests were sent."""
+    return int(execute(scores.url, "select count(*) from net.requests"))
+
+
+def run_json(scores: Scores, *options: str) -> dict[str, Any]:
+    """Run for a day and return the report."""
+    done = call(*ONE_DAY, "--json", *options, url=scores.url)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+LISTED = [
+    "momentum_cache_invalidation_trigger, after insert or delete or update for each row: "
+    "public.invalidate_momentum_cache() notifies listeners",
+    "momentum_change_notification_trigger, after insert or update for each row: "
+    "public.trigger_push_notifications() writes to other rows",
+    "momentum_score_realtime_trigger, after insert or update for each row: "
+    "public.publish_momentum_update() notifies listeners",
+    "prevent_duplicate_daily_scores_trigger, before insert or update for each row: "
+    "public.prevent_duplicate_daily_scores() may refuse the row",
+]
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry run", "real run"])
+def test_every_trigger_is_listed_by_name_moment_and_effect_before_the_first_row(
+    production: Scores, options: list[str]
+) -> None:
+    done = call(*ONE_DAY, *options, url=production.url)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [f"each row fires the trigger {trigger}" for trigger in LISTED]
+    assert production.count() == (0 if options else 3)
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry run", "real run"])
+def test_the_report_for_machines_lists_the_triggers_too(production: Scores, options: list[str]) -> None:
+    triggers = run_json(production, *options)["triggers"]
+    assert [trigger["name"] for trigger in triggers] == [line.partition(",")[0] for line in LISTED]
+    assert triggers[1] == {
+        "name": "momentum_change_notification_trigger",
+        "fires": "after insert or update for each row",
+        "function": "public.trigger_push_notifications",
+        "effects": ["writes to other rows"],
+        "calls_out": False,
+    }
+
+
+def test_a_table_of_our_own_has_no_trigger_that_fires_for_inserts(server: Server) -> None:
+    with scores_in(server, "fresh") as scores:
+        assert run_json(scores)["triggers"] == []
+
+
+DIRECTLY = "perform net.http_post('https://push.example');"
+CALLING = {
+    "directly": ("", DIRECTLY),
+    "in capitals": ("", "PERFORM NET . HTTP_POST('https://push.example');"),
+    "with quoted names": ("", """perform "net"."http_post"('https://push.example');"""),
+    "through another function": (
+        f"create function public.helper() returns void language plpgsql as $$ begin {DIRECTLY} end $$;",
+        "perform public.helper();",
+    ),
+    "through two functions": (
+        f"create function public.inner_helper() returns void language plpgsql as $$ begin {DIRECTLY} end $$;"
+        "create function public.helper() returns void language sql as $$ select public.inner_helper() $$;",
+        "perform helper();",
+    ),
+    "through a function with a body in the standard's way": (
+        "create function public.helper() returns bigint language sql "
+        "begin atomic select net.http_post('https://push.example'); end;",
+        "perform public.helper();",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", CALLING)
+def test_a_trigger_that_calls_out_stops_the_real_run_before_it_inserts(production: Scores, way: str) -> None:
+    helper, body = CALLING[way]
+    run(production.url, helper or "select")
+    give_trigger(production, body)
+    done = call(*ONE_DAY, "--quiet", url=production.url)
+    assert done.returncode == 2
+    assert one_error_line(done) == (
+        "Error: The trigger push of public.daily_engagement_scores would call out of the database for every row, such "
+        "as to push notifications to phones; disable it for the run, or give --allow-webhooks."
+    )
+    assert (production.count(), sent(production)) == (0, 0)
+
+
+def test_a_database_webhook_of_supabase_stops_the_real_run_too(production: Scores) -> None:
+    run(
+        production.url,
+        f"create trigger hook after insert on {production.relation} for each row "
+        "execute function supabase_functions.http_request('https://push.example')",
+    )
+    give_trigger(production, DIRECTLY)
+    done = call(*ONE_DAY, "--quiet", url=production.url)
+    assert done.returncode == 2
+    assert "The triggers hook, push of" in one_error_line(done)
+    assert (production.count(), sent(production)) == (0, 0)
+
+
+def test_a_trigger_for_a_whole_statement_may_call_out_as_well(production: Scores) -> None:
+    run(
+        production.url,
+        f"create trigger hook after insert on {production.relation} for each statement "
+        "execute function supabase_functions.http_request('https://push.example')",
+    )
+    assert call(*ONE_DAY, "--quiet", url=production.url).returncode == 2
+    assert production.count() == 0
+
+
+def test_who_allows_webhooks_gets_them(production: Scores) -> None:
+    give_trigger(production, DIRECTLY)
+    report = run_json(production, "--allow-webhooks")
+    assert (report["inserted"], sent(production)) == (3, 3)
+    assert [trigger["name"] for trigger in report["triggers"] if trigger["calls_out"]] == ["push"]
+
+
+def test_a_dry_run_lists_what_calls_out_and_sets_nothing_off(production: Scores) -> None:
+    give_trigger(production, DIRECTLY)
+    done = call(*ONE_DAY, "--dry-run", url=production.url)
+    assert done.returncode == 0
+    assert (
+        "each row fires the trigger push, after insert for each row: public.push() calls out of the database, "
+        "writes to other rows" in done.stderr.splitlines()
+    )
+    assert (production.count(), sent(production)) == (0, 0)
+
+
+@pytest.mark.parametrize("state", ["disable", "enable replica"])
+def test_a_trigger_that_does_not_fire_is_no_obstacle(production: Scores, state: str) -> None:
+    give_trigger(production, DIRECTLY)
+    run(production.url, f"alter table {production.relation} {state} trigger push")
+    report = run_json(production)
+    assert (report["inserted"], sent(production)) == (3, 0)
+    assert "push" not in [trigger["name"] for trigger in report["triggers"]]
+
+
+def test_a_trigger_for_updates_only_is_no_obstacle(production: Scores) -> None:
+    give_trigger(production, DIRECTLY, "after update")
+    assert run_json(production)["inserted"] == 3
+    assert sent(production) == 0

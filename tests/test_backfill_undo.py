@@ -1,0 +1,360 @@
+"""Rows that a backfill invented can be told from others and taken back; whatever has been touched since stays."""
+
+import json
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.backfill import DayRange, Settings
+from momentum.backfill.faults import Retries
+from momentum.backfill.session import Limits
+from momentum.backfill.undo import UndoReport, run_undo
+from momentum.testing import Server
+from tests.backfilling import (
+    DAY,
+    ONE_DAY,
+    SHAPES,
+    Scores,
+    call,
+    keys_of,
+    lines_of,
+    one_error_line,
+    resumed,
+    scores_in,
+    started,
+)
+from tests.migrating import execute, run, wait_until
+from tests.samples import add_users
+
+RANGE = ("--from", "2026-03-01", "--to", "2026-03-05")
+DAYS = 5
+QUICK = Limits(lock_timeout=0.05, retries=Retries(attempts=2, first_pause=0.01))
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.fixture(params=SHAPES)
+def any_scores(server: Server, request: pytest.FixtureRequest) -> Iterator[Scores]:
+    """A score table that we made, and adopted ones in both layouts."""
+    with scores_in(server, request.param) as scores:
+        yield scores
+
+
+def fill(scores: Scores, manifest: Path, *options: str) -> None:
+    """Fill the range and write the manifest."""
+    done = call(*RANGE, "--quiet", "--manifest", str(manifest), *options, url=scores.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def undo(scores: Scores, manifest: Path, *options: str, exit_code: int = 0) -> dict[str, object]:
+    """Undo, and return the report."""
+    done = call("--undo", str(manifest), "--json", *options, url=scores.url)
+    assert done.returncode == exit_code, done.stderr
+    report: dict[str, object] = json.loads(done.stdout)
+    assert report["listed"] == sum(int(str(report[name])) for name in ("deleted", "kept", "absent", "failed"))
+    return report
+
+
+def test_a_manifest_lists_exactly_the_rows_that_the_run_inserted(scores: Scores, manifest: Path) -> None:
+    users = add_users(scores.engine, 30)
+    scores.add(users[0], DAY, 42)
+    fill(scores, manifest, "--workers", "2", "--page-size", "7", "--commit-every", "20")
+    assert all(list(line) == ["user_id", "day"] for line in lines_of(manifest))
+    assert keys_of(manifest) == [key for key in scores.filled() if key != (users[0], DAY)]
+
+
+def test_a_dry_run_lists_nothing_in_the_manifest(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 3)
+    fill(scores, manifest, "--dry-run")
+    assert keys_of(manifest) == []
+
+
+def test_a_later_run_appends_to_the_manifest(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 3)
+    fill(scores, manifest)
+    add_users(scores.engine, 2)
+    fill(scores, manifest)
+    assert keys_of(manifest) == scores.filled()
+    assert len(scores.filled()) == 5 * DAYS
+
+
+def test_a_torn_last_line_does_not_spoil_the_next_one(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 1)
+    manifest.write_text('{"user_id": "0123')
+    fill(scores, manifest)
+    torn, *whole = manifest.read_text().splitlines()
+    assert torn == '{"user_id": "0123'
+    assert len(whole) == DAYS
+    assert all(json.loads(line) for line in whole)
+
+
+def test_an_undo_deletes_exactly_the_rows_of_the_manifest(any_scores: Scores, manifest: Path) -> None:
+    scores = any_scores
+    users = add_users(scores.engine, 20)
+    scores.add(users[0], DAY, 42)
+    before = scores.rows()
+    fill(scores, manifest)
+    listed = len(keys_of(manifest))
+    [newcomer] = add_users(scores.engine, 1)
+    call(*RANGE, "--quiet", url=scores.url)
+    report = undo(scores, manifest, "--page-size", "7", "--commit-every", "15")
+    assert (report["listed"], report["deleted"], report["failed"]) == (listed, listed, 0)
+    assert listed == 20 * DAYS - 1
+    assert [row for row in scores.rows() if str(newcomer) not in row] == before
+    assert scores.count() == 1 + DAYS, "what another run inserted stays"
+    again = undo(scores, manifest)
+    assert (again["deleted"], again["absent"]) == (0, listed)
+
+
+def test_a_row_that_got_a_score_stays_and_is_counted(any_scores: Scores, manifest: Path) -> None:
+    scores = any_scores
+    users = add_users(scores.engine, 4)
+    fill(scores, manifest)
+    score = "final_score" if scores.day == "score_date" else "score"
+    execute(scores.url, f"update {scores.relation} set {score} = 7 where user_id = :user", user=users[0])
+    kept = scores.rows()
+    report = undo(scores, manifest)
+    assert (report["deleted"], report["kept"], report["absent"]) == (3 * DAYS, DAYS, 0)
+    assert scores.rows() == [row for row in kept if str(users[0]) in row]
+
+
+def test_a_row_that_was_written_again_with_the_same_score_stays(scores: Scores, manifest: Path) -> None:
+    users = add_users(scores.engine, 2)
+    fill(scores, manifest)
+    score = "final_score" if scores.day == "score_date" else "score"
+    upsert = f"""
+        insert into {scores.relation} as s (user_id, {"score_date" if score == "final_score" else "score_ts"}, {score}
+          {", momentum_state" if score == "final_score" else ""})
+        values (:user, '2026-03-05', 0 {", 'NeedsCare'" if score == "final_score" else ""})
+        on conflict (user_id, {"score_date" if score == "final_score" else "((score_ts at time zone 'UTC')::date)"})
+        do update set {score} = excluded.{score}
+    """
+    if score == "final_score":
+        # In production its own trigger refuses the INSERT of an upsert, so clients update.
+        upsert = f"update {scores.relation} set {score} = 0 where user_id = :user and score_date = '2026-03-05'"
+    execute(scores.url, upsert, user=users[0])
+    report = undo(scores, manifest)
+    assert (report["deleted"], report["kept"]) == (2 * DAYS - 1, 1)
+    assert scores.filled() == [(users[0], DAY)]
+
+
+def test_rows_of_users_who_left_or_were_banned_since_are_taken_back_too(scores: Scores, manifest: Path) -> None:
+    users = add_users(scores.engine, 3)
+    fill(scores, manifest)
+    execute(scores.url, "update auth.users set deleted_at = now() where id = :user", user=users[0])
+    execute(scores.url, "update auth.users set banned_until = 'infinity' where id = :user", user=users[1])
+    execute(scores.url, "delete from auth.users where id = :user", user=users[2])
+    report = undo(scores, manifest)
+    assert (report["deleted"], report["kept"], report["absent"]) == (2 * DAYS, 0, DAYS)
+    assert scores.count() == 0
+
+
+def test_a_dry_run_of_an_undo_counts_what_the_real_one_does_and_deletes_nothing(scores: Scores, manifest: Path) -> None:
+    users = add_users(scores.engine, 4)
+    fill(scores, manifest)
+    execute(scores.url, f"delete from {scores.relation} where user_id = :user", user=users[0])
+    score = "final_score" if scores.day == "score_date" else "score"
+    execute(scores.url, f"update {scores.relation} set {score} = 7 where user_id = :user", user=users[1])
+    before = scores.rows()
+    dry = undo(scores, manifest, "--dry-run")
+    assert scores.rows() == before
+    assert (dry["dry_run"], dry["resume"], dry["commits"]) == (True, None, 0)
+    said = call("--undo", str(manifest), "--dry-run", url=scores.url).stdout
+    assert f"Dry run of undoing {manifest}: nothing was deleted." in said
+    real = undo(scores, manifest)
+    counts = ("listed", "deleted", "kept", "absent", "failed")
+    assert [dry[name] for name in counts] == [real[name] for name in counts] == [20, 10, 5, 5, 0]
+
+
+def test_an_undo_is_reported_in_words_too(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 2)
+    fill(scores, manifest)
+    done = call("--undo", str(manifest), url=scores.url)
+    assert done.returncode == 0
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
+        f"Undoing {manifest}:",
+        "rows of the manifest 10",
+        "deleted 10",
+        "changed since, and kept 0",
+        "not there any more 0",
+        "failed 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "nonsense", "[]", "7", '{"user_id": "x", "day": "2026-03-05"}', '{"user_id": 1}', '"\\ud800"']
+)
+def test_a_bad_line_of_a_manifest_changes_nothing(url: sa.URL, manifest: Path, line: str) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 2)
+    fill(scores, manifest)
+    before = scores.rows()
+    with manifest.open("a") as stream:
+        stream.write(f"{line}\n")
+    done = call("--undo", str(manifest), url=url)
+    assert done.returncode == 2
+    assert f"Line {2 * DAYS + 1} of --undo {manifest} is not one of a manifest" in one_error_line(done)
+    assert scores.rows() == before
+
+
+def test_a_manifest_that_cannot_be_read_is_one_line_and_exit_code_2(url: sa.URL, manifest: Path) -> None:
+    done = call("--undo", str(manifest), url=url)
+    assert done.returncode == 2
+    assert f"--undo {manifest} cannot be read" in one_error_line(done)
+    manifest.write_bytes(b"\xff\xfe\n")
+    assert "Line 1 of --undo" in one_error_line(call("--undo", str(manifest), url=url))
+
+
+@pytest.mark.parametrize("action", ["raise exception 'not this one';", "return null;"])
+def test_a_row_that_the_server_will_not_delete_costs_that_row_alone(
+    scores: Scores, manifest: Path, tmp_path: Path, action: str
+) -> None:
+    users = add_users(scores.engine, 40)
+    fill(scores, manifest)
+    bad = (users[7], DAY)
+    # The day is a moment in one of the layouts.
+    day = scores.day.replace("score_", "old.score_")
+    scores.interfere(f"old.user_id = '{bad[0]}' and {day} = '{DAY}'", action, "delete")
+    failures = tmp_path / "failed.jsonl"
+    report = undo(scores, manifest, "--failures", str(failures))
+    assert (report["deleted"], report["failed"]) == (40 * DAYS - 1, 1)
+    assert scores.filled() == keys_of(failures) == [bad]
+    [failure] = lines_of(failures)
+    expected = ("P0001", "not this one") if "raise" in action else ("", "skipped without an error")
+    assert (failure["sqlstate"], failure["message"]) == expected
+    assert report["resume"] == f"momentum-backfill --undo {manifest} --failures {failures} --json"
+    again = undo(scores, manifest, "--quiet", exit_code=1)
+    assert (again["failed"], again["error_rate"]) == (1, 1.0), "all of what is left fails, which is above 1 %"
+
+
+def test_an_undo_stops_early_where_too_many_rows_fail(url: sa.URL, manifest: Path) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 300)
+    fill(scores, manifest)
+    scores.interfere("true", "return null;", "delete")
+    report = undo(scores, manifest, "--quiet", "--commit-every", "200", exit_code=1)
+    assert (report["listed"], report["failed"]) == (1000, 1000), "judged from the 1,000th row on"
+
+
+def test_a_user_who_is_locked_is_tried_as_often_as_was_said_in_the_last_commit_too(url: sa.URL, manifest: Path) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 3)
+    fill(scores, manifest)
+    # Busy three times, then free.
+    scores.interfere("nextval('public.seen') <= 3", "raise exception 'busy' using errcode = '40001';", "delete")
+    settings = Settings(ONE_DAY, limits=Limits(retries=Retries(attempts=4, first_pause=0.01)))
+    report = run_undo(scores.engine, manifest, settings)
+    assert (report.deleted, report.retries, report.failed, report.commits) == (3 * DAYS, 3, 0, 1)
+
+
+def test_an_undo_that_was_interrupted_is_resumed_by_the_command_that_it_prints(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 40)
+    fill(scores, manifest)
+    seen: list[UndoReport] = []
+    settings = Settings(ONE_DAY, commit_every=50)
+    report = run_undo(scores.engine, manifest, settings, on_progress=seen.append, should_stop=lambda: len(seen) == 2)
+    assert (report.interrupted, report.deleted, scores.count()) == (True, 100, 100)
+    rest = undo(scores, manifest)
+    assert (rest["deleted"], rest["absent"], scores.count()) == (100, 100, 0)
+
+
+def test_a_pause_between_two_commits_of_an_undo_ends_when_it_is_stopped(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 4)
+    fill(scores, manifest)
+    options = ("--undo", str(manifest), "--commit-every", "5", "--pause-ms", "600000")
+    with started(scores.url, *options) as process:
+        wait_until(scores.url, f"(select count(*) from {scores.relation}) <= 15")
+        process.send_signal(signal.SIGTERM)
+        stdout, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    [command] = [line for line in stdout.splitlines() if line.startswith("To do the rest: ")]
+    resume = resumed(command.removeprefix("To do the rest: "))
+    assert sorted(resume) == sorted(options)
+    rest = call("--undo", str(manifest), "--json", url=scores.url)
+    assert json.loads(rest.stdout)["deleted"] == 15
+    assert scores.count() == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--days", "3"],
+        ["--from", "2026-03-01"],
+        ["--to", "2026-03-01"],
+        ["--user", str(uuid.UUID(int=1))],
+        ["--active-within", "3"],
+        ["--workers", "2"],
+        ["--manifest", "other.jsonl"],
+        ["--discrepancy-threshold", "3"],
+        ["--discrepancies", "other.csv"],
+        ["--no-discrepancies"],
+        ["--report", "page.html"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_says_how_to_fill_is_refused_with_undo(options: list[str], tmp_path: Path) -> None:
+    done = call("--undo", "rows.jsonl", *options, url="postgresql://u@127.0.0.1:1/x")
+    assert done.returncode == 2
+    assert f"Give --undo without {options[0]}" in one_error_line(done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_backfill_after_an_undo_gives_the_same_rows(any_scores: Scores, manifest: Path) -> None:
+    scores = any_scores
+    add_users(scores.engine, 10)
+
+    def rows() -> list[str]:
+        """Return the rows without what is new in each: its id and times."""
+        said = "to_jsonb(s) - 'id' - 'created_at' - 'updated_at'"
+        with scores.engine.connect() as connection:
+            return list(connection.scalars(sa.text(f"select ({said})::text from {scores.relation} as s order by 1")))
+
+    fill(scores, manifest)
+    first = rows()
+    undo(scores, manifest)
+    assert rows() == []
+    fill(scores, manifest)
+    assert rows() == first
+    report = undo(scores, manifest)
+    assert report["deleted"] == 10 * DAYS, "a manifest that lists its rows twice takes them back once"
+    assert scores.count() == 0
+
+
+def test_an_undo_of_a_database_that_is_not_migrated_is_refused(supabase_url: sa.URL, manifest: Path) -> None:
+    manifest.write_text("")
+    done = call("--undo", str(manifest), url=supabase_url)
+    assert done.returncode == 3
+    assert "alembic upgrade head" in one_error_line(done)
+
+
+def test_an_undo_stops_before_a_trigger_that_calls_out(scores: Scores, manifest: Path) -> None:
+    add_users(scores.engine, 1)
+    fill(scores, manifest)
+    run(
+        scores.url,
+        "create schema net; create function net.http_post(url text) returns bigint language sql as 'select 1'",
+    )
+    scores.interfere("net.http_post('https://push.example') > 0", "null;", "delete")
+    done = call("--undo", str(manifest), "--quiet", url=scores.url)
+    assert done.returncode == 2
+    assert "interfere" in one_error_line(done)
+    assert scores.count() == DAYS
+    assert undo(scores, manifest, "--quiet", "--allow-webhooks")["deleted"] == DAYS
+
+
+def test_an_undo_of_rows_that_somebody_else_holds_waits_no_longer_than_it_may(scores: Scores, manifest: Path) -> None:
+    users = add_users(scores.engine, 4)
+    fill(scores, manifest)
+    with scores.engine.begin() as holder:
+        holder.execute(sa.text(f"select from {scores.relation} where user_id = :u for update"), {"u": users[2]})
+        report = run_undo(scores.engine, manifest, Settings(DayRange(DAY, DAY), limits=QUICK, commit_every=2 * DAYS))
+    assert (report.deleted, report.failed) == (3 * DAYS, DAYS)
+    assert report.retries > 0
+    assert {user for user, _ in scores.filled()} == {users[2]}
