@@ -31,6 +31,7 @@ from momentum.database import as_text, create_engine, execute_script
 from momentum.environment import URL_VARIABLES
 from momentum.testing import Server, running_server
 from momentum.testing.servers import migrate
+from tests.scaling import WATCH
 
 PROGRAM = Path(sys.executable).parent / "momentum-backfill"
 FIGURES = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -148,18 +149,28 @@ def load(url: sa.URL, users: int, condition: str, *, vacuum: bool = True) -> Non
 def backfill(url: sa.URL, *arguments: str) -> dict[str, Any]:
     """Return the report of the command over the whole range; ``wall_s`` and ``peak_mb`` are of its process."""
     started = time.monotonic()
-    process = subprocess.Popen(
-        [PROGRAM, "--from", str(FIRST), "--to", str(LAST), "--json", "--quiet", *arguments],
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            WATCH,
+            PROGRAM,
+            "--from",
+            str(FIRST),
+            "--to",
+            str(LAST),
+            "--json",
+            "--quiet",
+            *arguments,
+        ],
         env={**os.environ, URL_VARIABLES[0]: as_text(url)},
-        stdout=subprocess.PIPE,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert process.stdout is not None
-    with process.stdout:
-        output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, f"the backfill ended with {process.returncode}"
-    return {**json.loads(output), "wall_s": time.monotonic() - started, "peak_mb": usage.ru_maxrss / 1024}
+    seconds = time.monotonic() - started
+    return {**json.loads(done.stdout), "wall_s": seconds, "peak_mb": int(done.stderr.splitlines()[-1]) / 1024}
 
 
 # Each way returns the rows that it inserted and the seconds that it took.
@@ -486,7 +497,7 @@ def describe_machine(server: Server) -> str:
 
 def write_figures(machine: str, figures: Sequence[Figure]) -> None:
     """Write the table in docs/benchmarks.md anew."""
-    begin, end = "<!-- BEGIN_FIGURES -->", "<!-- END_FIGURES -->"
+    begin, end = "<!-- BEGIN FIGURES -->", "<!-- END FIGURES -->"
     rows = [f"| {f.name} | {f.value:.2f} {f.unit} | {f.bound} | {f.note} |".replace("  ", " ") for f in figures]
     table = "\n".join(
         [
