@@ -7,6 +7,7 @@ recount disagrees; 2 usage or configuration; 3 database unreachable or not migra
 import csv
 import datetime
 import enum
+import itertools
 import json
 import os
 import shlex
@@ -55,7 +56,13 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command with some arguments and return its exit code; every error is one line on standard error."""
-    return run_app(app, COMMAND, arguments)
+    display = Display(sys.stderr, quiet=False, verbose=False, as_json=asks_for_json_log(arguments))
+    return run_app(app, COMMAND, arguments, display.complain)
+
+
+def asks_for_json_log(arguments: list[str]) -> bool:
+    """Tell whether standard error is written for machines, although the options may turn out to be wrong."""
+    return "--log-format=json" in arguments or ("--log-format", "json") in itertools.pairwise(arguments)
 
 
 def parse_day(text: str) -> datetime.date:
@@ -299,7 +306,7 @@ def backfill(
 
     with ExitStack() as stack:
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
-        stopped = stack.enter_context(stop_signals())
+        stopped = stack.enter_context(stop_signals(display))
         try:
             settings = Settings(
                 days=DayRange.choose(first, last, days, today()),
@@ -564,8 +571,9 @@ def resume_command(context: typer.Context, days: "DayRange") -> str:
 class StopSignals:
     """Which signal has asked the run to stop, if one has."""
 
-    def __init__(self) -> None:
+    def __init__(self, display: Display) -> None:
         self.received: int | None = None
+        self._display = display
 
     def asked(self) -> bool:
         """Tell whether one has."""
@@ -582,13 +590,14 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = number
         # Not print: it may be a print that the signal has interrupted.
-        os.write(sys.stderr.fileno(), b"Stopping after this page; interrupt again to abort at once.\n")
+        said = self._display.line("Stopping after this page; interrupt again to abort at once.")
+        os.write(sys.stderr.fileno(), f"{said}\n".encode())
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopSignals]:
+def stop_signals(display: Display) -> Iterator[StopSignals]:
     """Catch Ctrl-C and a request to terminate while a run is going on."""
-    signals = StopSignals()
+    signals = StopSignals(display)
     previous = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals

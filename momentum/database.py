@@ -192,17 +192,22 @@ def describe(url: "URL") -> str:
     return f"{','.join(named)}/{url.database}"
 
 
+def is_transaction_pooler(url: "URL") -> bool:
+    """Tell whether a URL leads to a transaction pooler, by its port, which is Supabase's."""
+    ports = [str(url.port), *",".join(all_of(url, "port")).split(",")]
+    ports += [host.rpartition(":")[2] for host in ",".join(all_of(url, "host")).split(",")]
+    return TRANSACTION_POOLER_PORT in ports
+
+
 def refuse_transaction_pooler(url: "URL") -> None:
     """Refuse a URL that leads to a transaction pooler: it gives every transaction another session of the server.
 
-    Timeouts, advisory locks and CREATE INDEX CONCURRENTLY rest on a session. The ports are Supabase's.
+    Timeouts, advisory locks and CREATE INDEX CONCURRENTLY rest on a session.
 
     Raises:
         ConfigurationError: It does.
     """
-    ports = [str(url.port), *",".join(all_of(url, "port")).split(",")]
-    ports += [host.rpartition(":")[2] for host in ",".join(all_of(url, "host")).split(",")]
-    if TRANSACTION_POOLER_PORT in ports:
+    if is_transaction_pooler(url):
         raise ConfigurationError(
             f"Port {TRANSACTION_POOLER_PORT} is a transaction pooler, through which a database cannot be migrated; "
             "use port 5432 of the same host, where sessions are kept."
@@ -220,14 +225,23 @@ def as_text(url: "URL") -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
+    """Return what the driver is told when it connects, beside the URL; what the URL says itself is left to it.
+
+    Behind a transaction pooler no statement is prepared, because the next transaction may have another session.
+    """
+    arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}
+    arguments = {name: value for name, value in arguments.items() if name not in url.query}
+    return {**arguments, "prepare_threshold": None} if is_transaction_pooler(url) else arguments
+
+
 def create_engine(url: "URL", application_name: str) -> "Engine":
     """Return an engine that opens a connection when one is asked for and closes it after, with TLS to Supabase."""
-    arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}
     return sqlalchemy.create_engine(
         require_tls(url),
         poolclass=NullPool,
         hide_parameters=True,
-        connect_args={name: value for name, value in arguments.items() if name not in url.query},
+        connect_args=connect_arguments(url, application_name),
     )
 
 

@@ -84,15 +84,21 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
-    def write(self, line: str, level: str = "info", **fields: object) -> None:
-        """Write a line, above the bar if there is one; for machines, an object with the fields as well."""
+    def line(self, line: str, level: str = "info", **fields: object) -> str:
+        """Return a line as it is written: for machines, an object with the fields as well."""
         if self._as_json:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"time": now, "level": level, "message": line, **fields})
-        elif level not in ("info", "progress"):
-            line = f"Error: {line}" if level == "error" else f"{level}: {line}"
+            return json.dumps({"time": now, "level": level, "message": line, **fields})
+        if level in ("info", "progress"):
+            return line
+        return f"Error: {line}" if level == "error" else f"{level}: {line}"
+
+    def write(self, line: str, level: str = "info", **fields: object) -> None:
+        """Write a line, above the bar if there is one; for machines, an object with the fields as well."""
+        line = self.line(line, level, **fields)
         if self._bar is None:
-            print(line, file=self._stream, flush=True)
+            # In one piece, because workers write at the same time.
+            print(f"{line}\n", end="", file=self._stream, flush=True)
         else:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 

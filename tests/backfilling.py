@@ -6,10 +6,12 @@ import io
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,91 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def keys_of(path: Path) -> list[tuple[uuid.UUID, datetime.date]]:
     """Return the users and days of a manifest or of a file of failures, in order."""
     return sorted((uuid.UUID(line["user_id"]), datetime.date.fromisoformat(line["day"])) for line in lines_of(path))
+
+
+class Proxy:
+    """Stands between a client and the server, and cuts one connection where a certain message goes by.
+
+    Args:
+        url: Where the server is.
+        message: What is looked for in what the client sends.
+        forwarded: Whether the server still gets the message, and its answer is awaited, before the cut.
+    """
+
+    def __init__(self, url: sa.URL, message: bytes, *, forwarded: bool) -> None:
+        self.cuts = 0
+        self._server = url
+        self._message = message
+        self._forwarded = forwarded
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        port = self._listener.getsockname()[1]
+        self.url = url.set(host="127.0.0.1", port=port, query={"sslmode": "disable", "gssencmode": "disable"})
+
+    def __enter__(self) -> "Proxy":
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A thread that accepts is not woken by a close.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in self._open:
+            self._cut(each)
+        for thread in self._threads:
+            thread.join(10)
+
+    def _start(self, target: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        """Take connections until the listener is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = self._connect()
+                self._open += [client, server]
+                self._start(self._forward, client, server)
+                self._start(self._return, server, client)
+
+    def _connect(self) -> socket.socket:
+        """Connect to the server, whose URL names a host or the directory of its socket."""
+        host = self._server.host or str(self._server.query.get("host", ""))
+        port = self._server.port or 5432
+        if not host.startswith("/"):
+            return socket.create_connection((host, port))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{host}/.s.PGSQL.{port}")
+        return server
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass on what the client sends; cut at the message."""
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                if self._message in data and not self.cuts:
+                    self.cuts += 1
+                    self._cut(client)
+                    if not self._forwarded:
+                        break
+                    server.sendall(data)
+                    return  # The other thread ends it, when the answer has come.
+                server.sendall(data)
+        self._cut(server)
+
+    def _return(self, server: socket.socket, client: socket.socket) -> None:
+        """Pass on what the server answers, as long as the client is there."""
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                client.sendall(data)
+        self._cut(client)
+        self._cut(server)
+
+    @staticmethod
+    def _cut(end: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()

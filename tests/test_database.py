@@ -8,6 +8,7 @@ from sqlalchemy import make_url
 
 from momentum.database import (
     EnvFile,
+    connect_arguments,
     connection_errors,
     create_engine,
     describe,
@@ -193,6 +194,25 @@ def test_a_connection_says_who_it_is_and_gives_up_in_time(supabase_url: sa.URL) 
     own = supabase_url.update_query_dict({"application_name": "own", "connect_timeout": "3"})
     with create_engine(own, application_name="momentum-tests").connect() as connection:
         assert connection.scalar(sa.text("show application_name")) == "own"
+
+
+@pytest.mark.parametrize(
+    ("text", "pooler"),
+    [
+        ("postgresql://me@db.example/app", False),
+        ("postgresql://me@db.example:5432/app", False),
+        ("postgresql://me@db.example:6543/app", True),
+        ("postgresql://me@/app?host=db.example&port=6543", True),
+        ("postgresql://me@/app?host=one:5432&host=two:6543", True),
+    ],
+)
+def test_no_statement_is_prepared_behind_a_transaction_pooler(text: str, pooler: bool) -> None:
+    arguments = connect_arguments(make_url(text), "momentum-tests")
+    assert arguments == {
+        "connect_timeout": 10,
+        "application_name": "momentum-tests",
+        **({"prepare_threshold": None} if pooler else {}),
+    }
 
 
 def test_a_script_is_executed_letter_by_letter(supabase_url: sa.URL) -> None:

@@ -274,9 +274,21 @@ class Filler:
 
     def _count(self, session: Session, own: deque[UserGap]) -> None:
         """Count by day what users lack, by the very query with which a run would insert it."""
-        some = list(own)
+        self._count_some(session, list(own))
         own.clear()
-        by_day = session.read(lambda connection: self._pages.count_by_day(connection, [gap.user_id for gap in some]))
+
+    def _count_some(self, session: Session, some: Sequence[UserGap]) -> None:
+        """Count what some users lack; where that takes too long, half of them at a time."""
+        ids = [gap.user_id for gap in some]
+        try:
+            by_day = session.read(lambda connection: self._pages.count_by_day(connection, ids))
+        except DBAPIError as error:
+            if self._aborted or classify(error) is not Fault.SLOW or len(some) == 1:
+                raise
+            half = len(some) // 2
+            self._count_some(session, some[:half])
+            self._count_some(session, some[half:])
+            return
         with self._changed:
             self._report.missing_by_day.update(by_day)
             found = sum(by_day.values())
