@@ -432,9 +432,7 @@ class Outputs:
             append_rows(as_line(user_id, day) for user_id, day in rows)
 
         def on_failure(failed: "Failure") -> None:
-            append_failures(
-                iter([as_line(failed.user_id, failed.day, sqlstate=failed.sqlstate, message=failed.message)])
-            )
+            append_failures([failed.as_line()])
 
         return cls(on_discrepancy, on_inserted if manifest else ignore, on_failure if failures else ignore, largest)
 

@@ -34,6 +34,7 @@ JSON_KEYS = [
     "inserted",
     "raced",
     "failed",
+    "failures",
     "error_rate",
     "retries",
     "pages",
@@ -312,6 +313,8 @@ def test_an_error_rate_of_exactly_the_limit_passes_and_above_it_is_exit_code_1(u
     done = backfill("--to", DAY, "--days", "1", "--json", url=url)
     report = json.loads(done.stdout)
     assert (done.returncode, report["failed"], report["error_rate"]) == (0, 1, 0.01)
+    refused = {"user_id": str(users[42]), "day": DAY, "sqlstate": "P0001", "message": "refused"}
+    assert report["failures"] == [refused]
     assert f"--from {DAY} --to {DAY}" in report["resume"]
     assert str(users[42]) in done.stderr
     done = backfill("--to", DAY, "--days", "1", "--max-error-rate", "0.5", "--json", url=url)

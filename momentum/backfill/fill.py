@@ -20,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.chunks import Chunks
 from momentum.backfill.faults import Fault, classify, sqlstate
+from momentum.backfill.manifest import as_line
 from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, UserGap
-from momentum.backfill.report import Report
+from momentum.backfill.report import NAMED_FAILURES, Report
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.database import reason
@@ -58,6 +59,10 @@ class Failure(NamedTuple):
     day: datetime.date
     sqlstate: str
     message: str
+
+    def as_line(self) -> dict[str, str]:
+        """Return it as an object for machines."""
+        return as_line(self.user_id, self.day, sqlstate=self.sqlstate, message=self.message)
 
 
 @dataclass(frozen=True)
@@ -414,6 +419,8 @@ class Filler:
             report = self._report
             report.raced += raced
             report.failed += len(failures)
+            named = failures[: NAMED_FAILURES - len(report.failures)]
+            report.failures += [failure.as_line() for failure in named]
             report.failed_by_day.update(failure.day for failure in failures)
             report.eligible -= len(rows) - raced - len(failures)
             self._unsettled -= len(rows)

@@ -8,6 +8,9 @@ from typing import Any
 from momentum.backfill.days import DayRange
 from momentum.backfill.triggers import Trigger
 
+# Failures that a report names, and a log; what comes after is only counted.
+NAMED_FAILURES = 20
+
 
 @dataclass
 class Report:
@@ -27,6 +30,7 @@ class Report:
         failed: Have no row, because the server refused it.
         pages: Pages that were inserted.
         commits: Commits of at least one page.
+        failures: The first of those that failed, each as a user, a day, a SQLSTATE and a message.
         retries: Transactions that were tried again, after a lock timeout, a deadlock or a lost connection.
         slowest_page_seconds: How long the slowest page took.
         phases: How many seconds each phase took, in their order.
@@ -52,6 +56,7 @@ class Report:
     inserted: int = 0
     raced: int = 0
     failed: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
     pages: int = 0
     commits: int = 0
     retries: int = 0
@@ -111,6 +116,7 @@ class Report:
             "inserted": self.inserted,
             "raced": self.raced,
             "failed": self.failed,
+            "failures": self.failures,
             "error_rate": round(self.error_rate, 6),
             "retries": self.retries,
             "pages": self.pages,

@@ -25,7 +25,7 @@ from momentum.backfill.preflight import (
     look_at,
 )
 from momentum.backfill.recount import count_missing
-from momentum.backfill.report import Report
+from momentum.backfill.report import NAMED_FAILURES, Report
 from momentum.backfill.session import Limits, Session
 from momentum.backfill.settings import Settings
 from momentum.database import reason
@@ -33,7 +33,7 @@ from momentum.database import reason
 # Discrepancies that are held at once.
 DISCREPANCIES_A_READ = 20_000
 
-# Lines about single rows in the log; what comes after is only counted.
+# Discrepancies that the log names; what comes after is only counted.
 LOGGED_ROWS = 20
 
 logger = logging.getLogger("momentum.backfill")
@@ -174,11 +174,11 @@ def logged(on_failure: Callable[[Failure], None]) -> Callable[[Failure], None]:
     def log_and_hand_on(failed: Failure) -> None:
         nonlocal count
         count += 1
-        if count <= LOGGED_ROWS:
+        if count <= NAMED_FAILURES:
             said = f"{failed.sqlstate} {failed.message}".strip()
             logger.warning("failed: %s %s: %s", failed.day, failed.user_id, said)
-        elif count == LOGGED_ROWS + 1:
-            logger.warning("more rows failed; only the first %s are named", LOGGED_ROWS)
+        elif count == NAMED_FAILURES + 1:
+            logger.warning("more rows failed; only the first %s are named", NAMED_FAILURES)
         on_failure(failed)
 
     return log_and_hand_on
