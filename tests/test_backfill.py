@@ -3,15 +3,10 @@
 import datetime
 import math
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from momentum.backfill import DayRange, Observers, Report, Settings, chunks, run_backfill
 from momentum.backfill.discrepancies import Discrepancy
@@ -620,61 +615,3 @@ def test_a_long_range_is_read_a_few_users_at_a_time(engine: sa.Engine, monkeypat
     )
     assert report.inserted == 7 * len(days)
     assert sorted(set(seen)) == [3, 6, 7]
-
-
-@contextmanager
-def sandbox(engine: sa.Engine) -> Iterator[None]:
-    """Empty the tables before an example and after."""
-    with engine.begin() as connection:
-        connection.exec_driver_sql("truncate auth.users cascade")
-    yield
-
-
-accounts = st.fixed_dictionaries(
-    {
-        "created_at": st.none()
-        | st.datetimes(
-            datetime.datetime(2026, 2, 15),  # noqa: DTZ001 - hypothesis adds the time zone
-            datetime.datetime(2026, 3, 10),  # noqa: DTZ001
-            timezones=st.just(datetime.UTC),
-        ),
-        "deleted_at": st.none() | st.just(utc(datetime.date(2026, 3, 1))),
-        "banned_until": st.none() | st.sampled_from([utc(datetime.date(2026, 3, 1)), utc(datetime.date(2200, 1, 1))]),
-        "scored": st.sets(st.integers(0, 13), max_size=14),
-    }
-)
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    people=st.lists(accounts, max_size=12),
-    start=st.integers(0, 13),
-    length=st.integers(1, 14),
-    page_size=st.integers(1, 9),
-    commit_every=st.integers(1, 20),
-)
-def test_after_any_run_exactly_the_eligible_days_are_filled(
-    engine: sa.Engine,
-    people: Iterable[dict[str, Any]],
-    start: int,
-    length: int,
-    page_size: int,
-    commit_every: int,
-) -> None:
-    with sandbox(engine):
-        for person in people:
-            scored = person["scored"]
-            [user] = add_users(engine, **{name: value for name, value in person.items() if name != "scored"})
-            for number in scored:
-                add_score(engine, user, utc(FIRST + datetime.timedelta(days=number), 23, 59), 10)
-        first = FIRST + datetime.timedelta(days=start)
-        days = DayRange(first, first + datetime.timedelta(days=length - 1))
-        before = set(scores(engine))
-        expected = missing(engine, days)
-        report = run_backfill(engine, Settings(days, page_size=page_size, commit_every=commit_every))
-        after = set(scores(engine))
-        assert before <= after
-        assert len(after) - len(before) == report.inserted == expected
-        assert missing(engine, days) == 0
-        assert sums_hold(report)
-        assert report.left_over == 0

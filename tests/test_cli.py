@@ -424,7 +424,12 @@ def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(
     assert count_scores(engine) == 1000
 
 
-TERMINATE = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'momentum-backfill'"
+# In this database, for the tests share a server.
+TERMINATE = """
+    select pg_terminate_backend(pid)
+    from pg_catalog.pg_stat_activity
+    where datname = current_database() and application_name = 'momentum-backfill'
+"""
 
 
 def test_a_connection_lost_on_the_way_is_made_again(url: sa.URL, engine: sa.Engine, blocked: sa.Connection) -> None:
