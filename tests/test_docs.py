@@ -134,6 +134,34 @@ def test_the_makefile_documents_every_target_and_stays_short() -> None:
         assert f"make {target} " in shown, f"`make` lists {target}"
 
 
+def test_the_workflow_calls_make_and_nothing_else() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    commands = re.findall(r"\brun: *(.+)", workflow)
+    assert commands, "it runs something"
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for command in commands:
+        program, _, target = command.partition(" ")
+        assert program == "make", f"{command}: what CI does, everybody can do with make"
+        assert target in targets, f"the Makefile has no target {target}"
+
+
+def anchor_of(heading: str) -> str:
+    """Return what GitHub makes of a heading for links to it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target, anchor in re.findall(
+        r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+    ):
+        linked = ROOT / target if target else path
+        assert linked.exists(), f"{path.name} links to {target}, which is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in map(anchor_of, headings), f"{path.name} links to {target}#{anchor}: no such heading"
+
+
 def test_the_sample_outputs_are_what_the_queries_return(server: Server) -> None:
     assert PATH.read_text(encoding="utf-8") == sample_outputs(server), (
         "docs/pull_request.md is stale: make pull-request"
