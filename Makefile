@@ -46,14 +46,13 @@ db: $(INSTALLED) ## Start a local migrated database that keeps running, and prin
 db-stop: $(INSTALLED) ## Stop the local database; its data stay
 	@$(BIN)/python -m momentum.testing stop
 
-lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions and that the diagrams in the docs are fresh
+lint: $(INSTALLED) ## Check style, SQL and the migrations in both directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum/testing/supabase.sql
 	@$(BIN)/python -m tests.exported_sql $(EXPORTED)
 	$(BIN)/sqlfluff lint --disable-progress-bar --config tests/exported_sql.cfg $(EXPORTED)
 	$(BIN)/squawk --reporter gcc $(EXPORTED)/*.sql
-	$(BIN)/paracelsus inject README.md --check
 
 format: $(INSTALLED) ## Put the code into shape
 	$(BIN)/ruff check --fix .
@@ -93,8 +92,8 @@ import-cost: $(INSTALLED) ## Measure what importing the models costs beside SQLA
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tests.traffic
 
-erd: $(INSTALLED) ## Draw the entity diagram in README.md anew from the models
-	$(BIN)/paracelsus inject README.md
+erd: $(INSTALLED) ## Draw the entity diagram anew from the models: docs/erd.svg, docs/erd.md and in README.md
+	@$(BIN)/python -m tests.erd
 
 supabase-sql: $(INSTALLED) ## Write supabase/migrations/ anew from the revisions, for the Supabase CLI
 	@$(BIN)/python -m tests.supabase_sql
