@@ -208,6 +208,10 @@ def draw_picture() -> str:
 def write_page() -> str:
     """Return docs/erd.md."""
     return f"""\
+---
+hide: [navigation, toc]
+---
+
 # Entity diagram
 
 Drawn from the models by `make erd`. [The picture by itself](erd.svg) can be made larger.

@@ -19,6 +19,7 @@ from momentum.migrations import Options
 from momentum.testing import Server
 from tests import scaling
 from tests.pull_request import PATH, sample_outputs
+from tests.reference import anchor_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,7 +101,7 @@ def options_named_in(document: str) -> set[str]:
     return named | set(re.findall(r"`(--[a-z][a-z-]*)", document)) - OTHERS
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
 def test_the_options_of_the_backfill_that_the_documents_name_exist(path: Path) -> None:
     assert options_named_in(path.read_text(encoding="utf-8")) <= options_of_the_backfill()
 
@@ -143,11 +144,6 @@ def test_the_workflow_calls_make_and_nothing_else() -> None:
         program, _, target = command.partition(" ")
         assert program == "make", f"{command}: what CI does, everybody can do with make"
         assert target in targets, f"the Makefile has no target {target}"
-
-
-def anchor_of(heading: str) -> str:
-    """Return what GitHub makes of a heading for links to it."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
