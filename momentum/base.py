@@ -19,7 +19,13 @@ NAMING_CONVENTION = {
 # MetaData of its own, so that no create_all and no autogenerate of the models can touch it.
 external_metadata = MetaData()
 
-auth_users = Table("users", external_metadata, Column("id", UUID, primary_key=True), schema="auth")
+auth_users = Table(
+    "users",
+    external_metadata,
+    Column("id", UUID, primary_key=True, comment="The user's key, which every user_id refers to."),
+    schema="auth",
+    comment="Supabase's users; the migrations refer to them and change nothing of them.",
+)
 
 
 class Base(DeclarativeBase):

@@ -1,9 +1,10 @@
 """Fixtures: a database for each test, copied from a template that the migrations built."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,9 @@ from momentum.environment import URL_VARIABLES
 from momentum.testing import Server
 from tests.backfilling import BOTH, Scores, scores_in
 from tests.server import describe_for_worker, shared_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # A project of its own, with tests of its own: tests/test_services.py runs it.
 collect_ignore = ["service_project"]
@@ -81,3 +85,18 @@ def scores(server: Server, request: pytest.FixtureRequest) -> Iterator[Scores]:
     """A migrated database of the test's own, once with each layout of the score table."""
     with scores_in(server, request.param) as scores:
         yield scores
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """The Chromium of this machine."""
+    from playwright.sync_api import sync_playwright  # here, because few tests look at a page
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("there is no Chromium to look at the page with: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()

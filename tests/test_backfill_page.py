@@ -3,7 +3,6 @@
 import datetime
 import random
 import re
-import shutil
 import subprocess
 import sys
 import uuid
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 from momentum.backfill.discrepancies import Discrepancy
@@ -371,19 +370,6 @@ CUT_OFF = """() => [...document.querySelectorAll("body *:not(.days *, tr:nth-chi
     const tight = element.matches(".scroll, th, td, dd, pre, h1") && element.scrollWidth > element.clientWidth + 1;
     return box.width > 0 && (tight || box.left < 0 || box.right > innerWidth + 1);
   }).map((element) => `${element.tagName} ${element.textContent.slice(0, 40)}`)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The Chromium of this machine."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for name in names if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("there is no Chromium to look at the page with: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from momentum.migrations import Options
 from momentum.testing import Server
 from tests import scaling
 from tests.pull_request import PATH, sample_outputs
+from tests.reference import anchor_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,7 +101,7 @@ def options_named_in(document: str) -> set[str]:
     return named | set(re.findall(r"`(--[a-z][a-z-]*)", document)) - OTHERS
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
 def test_the_options_of_the_backfill_that_the_documents_name_exist(path: Path) -> None:
     assert options_named_in(path.read_text(encoding="utf-8")) <= options_of_the_backfill()
 
@@ -132,6 +133,29 @@ def test_the_makefile_documents_every_target_and_stays_short() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in phony[1].split():
         assert f"make {target} " in shown, f"`make` lists {target}"
+
+
+def test_the_workflow_calls_make_and_nothing_else() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    commands = re.findall(r"\brun: *(.+)", workflow)
+    assert commands, "it runs something"
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for command in commands:
+        program, _, target = command.partition(" ")
+        assert program == "make", f"{command}: what CI does, everybody can do with make"
+        assert target in targets, f"the Makefile has no target {target}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target, anchor in re.findall(
+        r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+    ):
+        linked = ROOT / target if target else path
+        assert linked.exists(), f"{path.name} links to {target}, which is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in map(anchor_of, headings), f"{path.name} links to {target}#{anchor}: no such heading"
 
 
 def test_the_sample_outputs_are_what_the_queries_return(server: Server) -> None:

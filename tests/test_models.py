@@ -320,6 +320,15 @@ def test_writing_through_the_view_is_refused_before_any_sql_is_sent(
         session.flush()
 
 
+def test_the_models_say_of_the_view_what_the_database_says(url: sa.URL) -> None:
+    view = DailyMomentumScore.__table__
+    with create_engine(url, application_name="momentum-tests").connect() as connection:
+        inspector = sa.inspect(connection)
+        assert inspector.get_table_comment(view.name) == {"text": view.comment}
+        said = {column["name"]: column["comment"] for column in inspector.get_columns(view.name)}
+    assert said == {column.name: column.comment for column in view.columns}
+
+
 def test_the_models_metadata_holds_neither_supabases_tables_nor_the_view() -> None:
     named = {table.fullname for table in Base.metadata.tables.values()}
     assert named == {"momentum_pillars", "momentum_events", "motivation_journal", "habit_index"}

@@ -23,10 +23,11 @@ class DailyMomentumScore(Base):
     __table__ = Table(
         "daily_momentum_scores",
         external_metadata,
-        Column("user_id", UUID, primary_key=True),
-        Column("score", Numeric(5, 2)),
-        Column("score_date", Date, primary_key=True),
-        Column("pillar_breakdown", JSONB),
+        Column("user_id", UUID, primary_key=True, comment="The user who is scored."),
+        Column("score", Numeric(5, 2), comment="The score in points, 0 to 100."),
+        Column("score_date", Date, primary_key=True, comment="The day in UTC."),
+        Column("pillar_breakdown", JSONB, comment="Points by pillar: a JSON object or null."),
+        comment="Momentum scores by UTC day, in the columns that the app has always read.",
     )
 
     user_id: Mapped[uuid.UUID]

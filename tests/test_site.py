@@ -1,0 +1,96 @@
+"""The site of docs/: what repeats other files is fresh, every link leads somewhere, and each page can be read."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests import reference
+from tests.erd import ROOT
+
+PAGES = sorted(reference.DOCS.rglob("*.md"))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and writes no log."""
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the site, built anew. A page that is in no menu and a link that leads nowhere fail the build."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"), reference.documents().items(), ids=lambda value: getattr(value, "name", "")
+)
+def test_what_repeats_the_models_and_the_readme_is_fresh(path: Path, content: str) -> None:
+    assert path.read_text(encoding="utf-8") == content, f"{path.name} is stale: make docs"
+
+
+def address_of(path: Path) -> str:
+    """Return where a page is on the site."""
+    return path.relative_to(reference.DOCS).with_suffix("").as_posix().removesuffix("index") + "/" * (
+        path.stem != "index"
+    )
+
+
+# Elements that stick out of the window although no scroll bar of their own lets a reader get to the rest.
+CUT_OFF = """() => [...document.querySelectorAll("article *")].filter((element) => {
+  const box = element.getBoundingClientRect();
+  if (box.width === 0 || box.right <= innerWidth + 1) return false;
+  for (let around = element.parentElement; around && around !== document.body; around = around.parentElement) {
+    if (["auto", "scroll"].includes(getComputedStyle(around).overflowX)) return false;
+  }
+  return true;
+}).map((element) => `${element.tagName} ${element.textContent.slice(0, 40)}`)"""
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_every_page_can_be_read_and_asks_nobody_else_for_anything(site: str, browser: Browser, width: int) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    asked: list[str] = []
+    complaints: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: complaints.append(f"{tab.url}: {message.text}"))
+    tab.on("pageerror", lambda error: complaints.append(f"{tab.url}: {error}"))
+    for path in PAGES:
+        answer = tab.goto(site + address_of(path), wait_until="load")
+        assert answer is not None
+        assert answer.ok, path
+        title = re.search(r"^# (.+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert title
+        assert tab.locator("article h1").inner_text().startswith(title[1])
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
+        assert tab.evaluate(CUT_OFF) == [], path
+    tab.close()
+    assert [url for url in asked if not url.startswith(site)] == []
+    assert complaints == []
+
+
+def test_the_search_finds_what_is_meant(site: str, browser: Browser) -> None:
+    tab = browser.new_page(viewport={"width": 1440, "height": 900})
+    tab.goto(site)
+    tab.locator("input.md-search__input").fill("uq_habit_index_user_id_index_date")
+    tab.locator('.md-search-result__item a[href*="/schema/"]').first.wait_for(state="attached")
+    tab.close()
