@@ -6,9 +6,11 @@ Nothing of it rests on a session of the server, so that a transaction pooler may
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import psycopg
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -95,7 +97,9 @@ class Session:
         if connection is not None and not connection.closed and not connection.invalidated:
             driver = connection.connection.driver_connection
             if driver is not None:
-                driver.cancel_safe(timeout=2)
+                # What can't be told to end ends with its connection.
+                with suppress(psycopg.Error):
+                    driver.cancel_safe(timeout=2)
 
     def read(
         self, work: Callable[[Connection], Result], planner: Mapping[str, str] = BY_USER, attempts: int | None = None
