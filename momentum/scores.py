@@ -42,6 +42,7 @@ class Layout:
     Attributes:
         name: What ``momentum_internal.score_table`` calls it.
         columns: The columns that the view and the backfill rest on, with their types.
+        moment: The column that the day is told by.
         day: The SQL expression of a row's UTC day, as the unique key has it.
         indexed_day: The same as the server writes it when it is asked for an index's columns.
         key: What the unique key is called if the migrations make it.
@@ -53,12 +54,25 @@ class Layout:
 
     name: str
     columns: Mapping[str, str]
+    moment: str
     day: str
     indexed_day: str
     key: str
     score: str
     breakdown: str
     default_row: Mapping[str, str]
+
+    def within(self, first: str, last: str) -> str:
+        """Return the SQL condition of a row of the days from a first to a last one.
+
+        It is for a scan: its bounds are worked out once, while ``day`` has to be worked out for each row.
+
+        Args:
+            first: The SQL expression of the first day.
+            last: That of the last day.
+        """
+        begin, end = (DAY_OF_ROW.sub(day, self.default_row[self.moment]) for day in (first, f"({last} + 1)"))
+        return f"({self.moment} >= {begin} and {self.moment} < {end})"
 
 
 SEEDS_LAYOUT = Layout(
@@ -69,6 +83,7 @@ SEEDS_LAYOUT = Layout(
         "score": "numeric",
         "pillar_breakdown": "jsonb",
     },
+    moment="score_ts",
     day=UTC_DAY,
     indexed_day="(((score_ts AT TIME ZONE 'UTC'::text))::date)",
     key=f"uq_{TABLE_NAME}_user_id_utc_day",
@@ -91,6 +106,7 @@ PRODUCTION_LAYOUT = Layout(
         "momentum_state": "text",
         "calculation_metadata": "jsonb",
     },
+    moment="score_date",
     day="score_date",
     indexed_day="score_date",
     key=f"uq_{TABLE_NAME}_user_id_score_date",

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ARRAY,
     UUID,
     Column,
+    ColumnClause,
     ColumnElement,
     Connection,
     Date,
@@ -113,6 +114,10 @@ class Pages:
     def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False) -> None:
         schema, _, name = scores.relation.partition(".")
         self._day = literal_column(scores.layout.day, Date)
+        self._moment: ColumnClause[Any] = literal_column(scores.layout.moment)
+        self._within = text(scores.layout.within("cast(:first as date)", "cast(:last as date)")).bindparams(
+            first=eligibility.days.first, last=eligibility.days.last
+        )
         self._table = Table(
             name, MetaData(), Column("user_id", UUID), *(Column(name) for name in scores.default_row), schema=schema
         )
@@ -168,14 +173,14 @@ class Pages:
         Those are users with rows of days before their account began, which don't count.
         """
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
-        days = self._eligibility.days
         rows = (
             select(
                 self._table.c.user_id,
                 func.count().label("present"),
-                func.min(self._day).label("first_present"),
+                # Called as the column is, so that the expression of the day fits it, too.
+                func.min(self._moment).label(self._moment.name),
             )
-            .where(self._day.between(days.first, days.last), *self._in_range(self._table.c.user_id, keys))
+            .where(self._within, *self._in_range(self._table.c.user_id, keys))
             .group_by(self._table.c.user_id)
             .subquery("rows")
         )
@@ -184,7 +189,7 @@ class Pages:
             active.c.candidate_days,
             active.c.candidate_days.label("eligible"),
             (active.c.candidate_days - func.coalesce(rows.c.present, 0)).label("missing"),
-            func.coalesce(rows.c.first_present >= active.c.first_day, true()).label("sure"),
+            func.coalesce(self._day >= active.c.first_day, true()).label("sure"),
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
         return self._read_gaps(connection, counted)
 

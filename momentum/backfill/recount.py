@@ -42,7 +42,8 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
     account = f"select u.id, {first_day} as first_day from auth.users as u where {' and '.join(conditions)}"
     if eligibility.active_within is None:
         statement = f"""
-            with account as materialized ({account})
+            -- Not materialized, because only then may the server divide the join among its processes.
+            with account as not materialized ({account})
             select
               (select coalesce(sum(cast(:last as date) - first_day + 1), 0) from account)
               - (
@@ -50,7 +51,8 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
                 from {scores.relation} as s
                 inner join account on s.user_id = account.id
                 where
-                  {day} between cast(:first as date) and cast(:last as date) and {day} >= account.first_day
+                  {scores.layout.within("cast(:first as date)", "cast(:last as date)")}
+                  and {day} >= account.first_day
                   and (cast(:after as uuid) is null or s.user_id > :after)
                   and (cast(:upto as uuid) is null or s.user_id <= :upto)
               )

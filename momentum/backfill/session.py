@@ -21,8 +21,9 @@ from momentum.errors import DatabaseUnreachableError
 Result = TypeVar("Result")
 
 # How the planner is kept on its path whatever the table's statistics say; they may be of a time when it was empty.
-# Looking up user by user: a sequential scan for each would be the end of it.
-BY_USER = {"enable_seqscan": "off", "jit": "off"}
+# Looking up user by user: a sequential scan for each would be the end of it, and a bitmap costs more than the few rows
+# that an index finds, the more so the less of the table is in the server's buffers.
+BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 # Reading everything once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
 
