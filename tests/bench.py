@@ -250,6 +250,8 @@ def limit_and_offset(url: sa.URL) -> tuple[int, float]:
 def measure_ways(bench: Bench, template: sa.URL, ways: Mapping[str, Way], pairs: int) -> dict[str, list[float]]:
     """Return, of each way, its rows a second as shares of the limit's in the same round."""
     shares: dict[str, list[float]] = {name: [] for name in ways}
+    with bench.copy_of(template) as url:
+        limit(url)  # The first one to come makes files of the log that those after it find made.
     for number in range(pairs):
         rates: dict[str, float] = {}
         turn = [("limit", limit), *ways.items()]

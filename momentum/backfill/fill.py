@@ -7,6 +7,7 @@ in the end each eligible user-day has been counted once: as present, inserted, r
 
 import datetime
 import logging
+import operator
 import threading
 import time
 import uuid
@@ -41,6 +42,8 @@ ROWS_A_COUNT = 50_000
 
 # A user and a UTC day, as the driver returns them.
 Row = tuple[uuid.UUID, datetime.date]
+
+DAY_OF = operator.itemgetter(1)
 
 logger = logging.getLogger("momentum.backfill")
 
@@ -346,7 +349,7 @@ class Filler:
         report.pages += pages
         report.commits += 1
         report.inserted += len(rows)
-        report.inserted_by_day.update(day for _, day in rows)
+        report.inserted_by_day.update(map(DAY_OF, rows))
         report.slowest_page_seconds = max(report.slowest_page_seconds, slowest)
         logger.debug("commit %s: %s rows inserted", report.commits, len(rows))
         if rows:
