@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-matrix db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over,
 
 test: install ## Run every test on a real Postgres
 	$(BIN)/pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+
+test-matrix: install ## Run every test on each PostgreSQL, each Python and the lowest versions that are supported
+	@$(BIN)/python -m tests.matrix
 
 db: $(INSTALLED) ## Start a local migrated database that keeps running, and print its URL
 	@$(BIN)/python -m momentum.testing start
