@@ -40,7 +40,7 @@ demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over,
 	@$(BIN)/python -m tests.demo
 
 test: install ## Run every test on a real Postgres
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+	$(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_FLAGS)
 
 test-matrix: install ## Run every test on each PostgreSQL, each Python and the lowest versions that are supported
 	@$(BIN)/python -m tests.matrix

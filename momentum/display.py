@@ -51,6 +51,7 @@ class Display:
         handler = LogHandler(display)
         logger = logging.getLogger("momentum.backfill")
         logger.addHandler(handler)
+        level = logger.level
         logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
         try:
             display._draws_bar = sys.stderr.isatty() and not (quiet or as_json)
@@ -58,6 +59,7 @@ class Display:
         finally:
             display.finish()
             logger.removeHandler(handler)
+            logger.setLevel(level)
 
     def _start_bar(self) -> None:
         """Show a bar with what is done, rows a second, the time left and the failures so far."""

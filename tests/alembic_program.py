@@ -2,15 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from momentum.migrations import SCRIPTS
+from tests import processes
 
-ROOT = SCRIPTS.parent
-ALEMBIC = Path(sys.executable).with_name("alembic")
+ALEMBIC = ("alembic", "-c", "alembic.ini")
 SECRET = "s3cret-pässword"
 
 
@@ -21,14 +19,7 @@ def text_of(url: sa.URL, scheme: str = "postgresql") -> str:
 
 def program(*arguments: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the real program; whatever it prints, no secret may be in it, nor a traceback."""
-    done = subprocess.run(
-        [ALEMBIC, "-c", "alembic.ini", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "HOME": str(home), **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run(*ALEMBIC, *arguments, env={**os.environ, "HOME": str(home), **environ})
     for output in (done.stdout, done.stderr):
         assert SECRET not in output
         assert "s3cret" not in output
@@ -36,16 +27,9 @@ def program(*arguments: str, home: Path, **environ: str) -> subprocess.Completed
     return done
 
 
-def start(*arguments: str, home: Path, **environ: str) -> subprocess.Popen[str]:
+def start(*arguments: str, home: Path, **environ: str) -> processes.Process:
     """Start the real program."""
-    return subprocess.Popen(
-        [ALEMBIC, "-c", "alembic.ini", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "HOME": str(home), **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return processes.Process(*ALEMBIC, *arguments, env={**os.environ, "HOME": str(home), **environ})
 
 
 def error_of(done: subprocess.CompletedProcess[str], exit_code: int) -> str:

@@ -23,9 +23,10 @@ from momentum import cli
 from momentum.backfill import DayRange, Report
 from momentum.database import as_text, create_engine
 from momentum.testing import Server
+from tests import processes
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run
 
-PROGRAM = Path(sys.executable).parent / "momentum-backfill"
+PROGRAM = Path(sys.executable).with_name("momentum-backfill")
 PASSWORD = "pa55-word"
 
 DAY = datetime.date(2026, 3, 5)
@@ -151,7 +152,7 @@ def backfill(*arguments: str, url: sa.URL | str | None = None, **environment: st
     if isinstance(url, sa.URL):
         url = with_password(url)
     env = {**os.environ, **({"MOMENTUM_DATABASE_URL": url} if url else {}), **environment}
-    done = subprocess.run([PROGRAM, *arguments], env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = processes.run(PROGRAM.name, *arguments, env=env)
     assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
     assert "Traceback" not in done.stderr, "no output shows a traceback"
     return done
@@ -171,15 +172,10 @@ def call(*arguments: str, url: sa.URL | str | None = None) -> subprocess.Complet
 
 
 @contextlib.contextmanager
-def started(url: sa.URL, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(url: sa.URL, *arguments: str) -> Iterator[processes.Process]:
     """Yield the command while it runs; it is killed if the test ends before it does."""
-    with subprocess.Popen(
-        [PROGRAM, *arguments],
-        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    env = {**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)}
+    with processes.Process(PROGRAM.name, *arguments, env=env) as process:
         try:
             yield process
         finally:

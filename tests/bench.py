@@ -526,7 +526,7 @@ def main(arguments: Sequence[str]) -> int:
         "measures", nargs="*", choices=[[], *MEASURES], help="what to measure (everything, and write it down)"
     )
     wanted = parser.parse_args(arguments).measures or list(MEASURES)
-    with running_server() as server:
+    with running_server(on_disk=True) as server:
         execute(server.url, *(f"alter system set {setting}" for setting in SETTINGS), "select pg_reload_conf()")
         machine = describe_machine(server)
         print(f"{machine}\n{USERS:,} users x {DAYS} days; {PAIRS} pairs")

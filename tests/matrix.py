@@ -42,12 +42,14 @@ def call(command: Sequence[str | Path], **options: Any) -> None:
     """Run a command of the preparation.
 
     Raises:
-        RuntimeError: It failed; the message is the last line that it printed.
+        RuntimeError: It failed; the message is its first line with ERROR, else the last line that it printed.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
-        raise RuntimeError(f"{Path(command[0]).name}: {said[-1]}")
+        # pip says first what is wrong and then where to read about it.
+        error = next((line for line in said if line.startswith("ERROR: ")), said[-1])
+        raise RuntimeError(f"{Path(command[0]).name}: {error}")
 
 
 @contextmanager
@@ -187,7 +189,7 @@ def run_suite(name: str) -> tuple[bool, str]:
     try:
         interpreter = find_interpreter()
         with start_server() as variables, log.open("w", encoding="utf-8") as output:
-            command: list[str | Path] = [interpreter, "-m", "pytest", "--numprocesses=auto", "--dist=loadfile"]
+            command: list[str | Path] = [interpreter, "-m", "pytest", "--numprocesses=auto", "--dist=worksteal"]
             environment = {**os.environ, **variables}
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
     except NotToBeHadError as error:

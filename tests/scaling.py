@@ -209,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     cost = ASSUMED
     measured: list[Measured] = []
-    with running_server() as server:
+    with running_server(on_disk=True) as server:
         sizes = "" if given.sizes == [1, 10, 100] else f" SIZES='{' '.join(f'{size:g}' for size in given.sizes)}'"
         says = environment(server, sizes)
         print(f"{says}\n\n{HEADER}", flush=True)

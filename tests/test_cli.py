@@ -20,6 +20,7 @@ from momentum import __version__, cli
 from momentum.database import create_engine
 from momentum.testing import Server
 from tests.backfilling import PASSWORD, PROGRAM, backfill, one_error_line, with_password
+from tests.processes import Process
 from tests.samples import add_users, refuse_rows
 
 DAY = "2026-03-05"
@@ -378,15 +379,10 @@ WAITING = """
 """
 
 
-def start(url: sa.URL, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        # Longer than the test takes, so that the one who waits is not tried again meanwhile.
-        [PROGRAM, "--to", DAY, "--days", "1", "--lock-timeout", "60", *arguments],
-        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(url: sa.URL, *arguments: str) -> Process:
+    # Longer than the test takes, so that the one who waits is not tried again meanwhile.
+    options = ("--to", DAY, "--days", "1", "--lock-timeout", "60")
+    return Process(PROGRAM.name, *options, *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)})
 
 
 def test_an_interrupted_run_ends_its_page_commits_and_says_how_to_go_on(

@@ -9,17 +9,14 @@ import os
 import random
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from momentum.database import as_text, create_engine
-from momentum.migrations import SCRIPTS
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import (
@@ -34,6 +31,7 @@ from tests.migrating import (
     visible,
     wait_until,
 )
+from tests.processes import Process
 from tests.samples import add_user, write_rows
 
 HEAD = HISTORY[-1]
@@ -90,24 +88,11 @@ def prepare(server: Server, layout: str) -> sa.URL:
     return url
 
 
-def start(url: sa.URL, direction: str) -> subprocess.Popen[bytes]:
+def start(url: sa.URL, direction: str) -> Process:
     """Start the real program and return once it is connected and about to migrate."""
     command = {"up": "upgrade", "down": "downgrade"}[direction]
-    process = subprocess.Popen(
-        [
-            Path(sys.executable).with_name("alembic"),
-            "-c",
-            "alembic.ini",
-            "-x",
-            "existing=adopt",
-            command,
-            TARGETS[direction],
-        ],
-        cwd=SCRIPTS.parent,
-        env={**os.environ, "MOMENTUM_DATABASE_URL": as_text(url)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    arguments = ("-c", "alembic.ini", "-x", "existing=adopt", command, TARGETS[direction])
+    process = Process("alembic", *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": as_text(url)})
     wait_until(
         url,
         "exists (select from pg_stat_activity "

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +26,9 @@ from momentum.supabase import (
     project_of,
     require_tls,
 )
+from tests import processes
 from tests.alembic_program import error_of, program
 
-PROGRAM = Path(sys.executable).parent / "momentum-backfill"
 PROJECT, OTHER = "abcdefghijklmnopqrst", "zyxwvutsrqponmlkjihg"
 PASSWORD = "pa55-w%rd/@:"
 DIRECT = f"postgresql://postgres:pw@db.{PROJECT}.supabase.co:5432/postgres"
@@ -246,14 +245,8 @@ REFUSALS = {
 
 def backfill(path: Path, *arguments: str, port: int, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command; whatever host it is told, the driver goes to a port of this machine, if it goes at all."""
-    done = subprocess.run(
-        [PROGRAM, "--env-file", path, "--days", "1", *arguments],
-        env={**os.environ, "PGHOSTADDR": "127.0.0.1", "PGPORT": str(port), "PGCONNECT_TIMEOUT": "5", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    env = {**os.environ, "PGHOSTADDR": "127.0.0.1", "PGPORT": str(port), "PGCONNECT_TIMEOUT": "5", **environ}
+    done = processes.run("momentum-backfill", "--env-file", path, "--days", "1", *arguments, env=env)
     for key in re.findall(r"KEY=(.+)", path.read_text(encoding="utf-8")):
         assert_no_part_of(key, done.stdout + done.stderr)
     assert "Traceback" not in done.stderr

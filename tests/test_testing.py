@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from momentum.database import as_text, create_engine, parse_url
 from momentum.errors import ConfigurationError
 from momentum.testing import Server, install_pgtap, running_server
-from momentum.testing.servers import apply_stand_in
+from momentum.testing.servers import MEMORY, apply_stand_in, has_room
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, current, run
 
@@ -34,9 +34,11 @@ def data_directory(server: Server) -> Path:
 
 
 def test_two_embedded_servers_never_meet_and_leave_nothing_behind() -> None:
-    with running_server("embedded") as one, running_server("embedded") as two:
+    with running_server("embedded") as one, running_server("embedded", on_disk=True) as two:
         directories = [data_directory(one), data_directory(two)]
         assert directories[0] != directories[1]
+        in_memory = [directory.is_relative_to(MEMORY) for directory in directories]
+        assert in_memory == [has_room(MEMORY) and "TMPDIR" not in os.environ, False]
         with one.database(migrated=False) as url:
             assert url.database in names_of(one)
             assert url.database not in names_of(two)
@@ -46,6 +48,13 @@ def test_two_embedded_servers_never_meet_and_leave_nothing_behind() -> None:
         assert processes_of(directory) == []
         assert not directory.exists()
         assert not directory.parent.exists()
+
+
+def test_files_have_room_only_where_there_is_plenty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not has_room(tmp_path / "nowhere")
+    for room, has in ((1, True), (1 << 60, False)):
+        monkeypatch.setattr("momentum.testing.servers.ROOM", room)
+        assert has_room(tmp_path) is has
 
 
 def test_a_server_is_stopped_when_its_test_fails() -> None:

@@ -20,6 +20,7 @@ from momentum.errors import NotMigratedError, VerificationError
 from momentum.migrations import SCORES
 from momentum.models import Base, DailyMomentumScore
 from momentum.testing import Server
+from tests import processes
 from tests.catalog import dump
 from tests.fingerprints import fingerprints
 from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
@@ -988,9 +989,7 @@ def command(*arguments: str, url: sa.URL | None = None, **environment: str) -> s
     if url:
         # A server that trusts its clients takes any password, the others have one.
         env[URL_VARIABLES[0]] = as_text(url.set(password=url.password or PASSWORD))
-    done = subprocess.run(
-        [sys.executable, "-m", "momentum.verify", *arguments], env=env, capture_output=True, text=True, check=False
-    )
+    done = processes.run("momentum.verify", *arguments, env=env)
     assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
     assert "Traceback" not in done.stderr, "no output shows a traceback"
     return done

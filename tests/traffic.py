@@ -773,7 +773,7 @@ def main(arguments: Sequence[str]) -> int:
         cases += [("seed", "reading", 10_000), ("seed", "holding", 10_000)]
     found: list[str] = []
     runs: dict[tuple[str, str], Run] = {}
-    with running_server() as server:
+    with running_server(on_disk=True) as server:
         print(f"{server}; {CLIENTS} clients, {RATE} statements a second each; {os.cpu_count()} cores")
         for layout, idle, rows in cases:
 

@@ -2,11 +2,13 @@
 
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ BACKENDS = ("embedded", "container", "url")
 DEFAULT_IMAGE = "postgres:17"
 DEFAULT_EMBEDDED_VERSION = 18
 STAND_IN = Path(__file__).parent / "supabase.sql"
+
+# A file system in memory, on Linux, and how many bytes must be free there before a server's files go into it.
+MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of the server's own is made in it
+ROOM = 4 << 30
 
 
 class Server:
@@ -126,13 +132,15 @@ def migrate(url: sa.URL) -> None:
 
 
 @contextmanager
-def running_server(backend: str | None = None) -> Iterator[Server]:
+def running_server(backend: str | None = None, *, on_disk: bool = False) -> Iterator[Server]:
     """Yield a server; when done, its databases are dropped and what was started is stopped and removed.
 
     Args:
         backend: ``embedded`` (PostgreSQL 18, or what MOMENTUM_TEST_POSTGRES says), ``container`` (the image
             MOMENTUM_TEST_IMAGE) or ``url`` (the server at MOMENTUM_TEST_DATABASE_URL). By default what
             MOMENTUM_TEST_BACKEND says; without it the container where Docker can run it, else the embedded one.
+        on_disk: Keep the embedded server's files on a disk, as a measurement wants them; else they are in memory
+            (/dev/shm) where 4 GiB are free there and TMPDIR names no other place.
 
     Raises:
         ConfigurationError: The backend is unknown, or what it needs is not there.
@@ -143,8 +151,12 @@ def running_server(backend: str | None = None) -> Iterator[Server]:
             f"There is no test backend {backend!r}; MOMENTUM_TEST_BACKEND is one of {', '.join(BACKENDS)}."
         )
     with ExitStack() as stack:
-        start = {"embedded": embedded_server, "container": container_server, "url": existing_server}[backend]
-        server = Server(stack.enter_context(start()), backend)
+        starts: dict[str, Callable[[], AbstractContextManager[sa.URL]]] = {
+            "embedded": partial(embedded_server, on_disk=on_disk),
+            "container": container_server,
+            "url": existing_server,
+        }
+        server = Server(stack.enter_context(starts[backend]()), backend)
         stack.callback(server.drop_all)
         yield server
 
@@ -222,10 +234,18 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
         ) from None
 
 
+def has_room(directory: Path) -> bool:
+    """Tell whether a test server's files may be written into a directory, and have room there."""
+    return os.access(directory, os.W_OK) and shutil.disk_usage(directory).free >= ROOM
+
+
 @contextmanager
-def embedded_server() -> Iterator[sa.URL]:
+def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
     """Yield the URL of a server of its own, in a directory that is removed after."""
-    with tempfile.TemporaryDirectory(prefix="momentum-", ignore_cleanup_errors=True) as directory:
+    # A database for each test is much to write. Who has set TMPDIR has chosen a place.
+    in_memory = not on_disk and "TMPDIR" not in os.environ and has_room(MEMORY)
+    place = MEMORY if in_memory else None
+    with tempfile.TemporaryDirectory(prefix="momentum-", dir=place, ignore_cleanup_errors=True) as directory:
         handle = start_embedded(Path(directory) / "data", keep_running=False)
         try:
             url = parse_url(handle.get_uri(), "the embedded server")
@@ -233,6 +253,8 @@ def embedded_server() -> Iterator[sa.URL]:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 # A test database need not survive a power cut.
                 connection.exec_driver_sql("alter system set fsync = off")
+                if in_memory:
+                    connection.exec_driver_sql("alter system set max_wal_size = '256MB'")
                 connection.exec_driver_sql("select pg_reload_conf()")
             yield url
         finally:

@@ -1,0 +1,148 @@
+"""The programs of this package as processes of their own, without the wait for a new Python that imports everything.
+
+Python's fork server imports it all once and then forks a process for each program: 0.05 s instead of 0.7 s. A process
+has its own environment, folder, output and signals. tests/test_packaging.py runs the programs as they are installed.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TextIO
+
+# What the lines of pyproject.toml and of Alembic's own metadata call, and the one program that has no script.
+PROGRAMS = {
+    "alembic": "alembic.config:main",
+    "momentum-backfill": "momentum.cli:main",
+    "momentum.verify": "momentum.verify:main",
+}
+ROOT = Path(__file__).parents[1]
+
+_FORKING = multiprocessing.get_context("forkserver")
+_FORKING.set_forkserver_preload(
+    [
+        *(target.partition(":")[0] for target in PROGRAMS.values()),
+        "momentum.backfill",
+        "momentum.migrations",
+        "momentum.models",
+        "psycopg",
+        "rich.progress",
+        "rich.table",
+        "sqlalchemy.dialects.postgresql.psycopg",
+        __name__,
+    ]
+)
+
+
+class Process:
+    """A program that runs, with its output in two pipes; what it has of ``subprocess.Popen`` is as there."""
+
+    def __init__(self, program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT) -> None:
+        self.args = [program, *map(str, arguments)]
+        ends = [_FORKING.Pipe(duplex=False) for _ in ("stdout", "stderr")]
+        self.stdout, self.stderr = (read_to_the_end(reading) for reading, _ in ends)
+        writing = [end for _, end in ends]
+        self._process = _FORKING.Process(target=become, args=(self.args, dict(env), str(cwd), *writing), daemon=True)
+        self._process.start()
+        for end in writing:
+            end.close()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code when it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: It is still running after so many seconds.
+        """
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end, and return the rest of standard output and standard error."""
+        said = ["", ""]
+
+        def read(number: int, stream: TextIO) -> None:
+            said[number] = stream.read()
+
+        readers = [threading.Thread(target=read, args=each) for each in enumerate((self.stdout, self.stderr))]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        finally:
+            for reader in readers:
+                reader.join()
+            self.close()
+        return said[0], said[1]
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.returncode is None and self._process.pid is not None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, wherever it is."""
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close this side of the pipes."""
+        self.stdout.close()
+        self.stderr.close()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self.close()
+
+
+def run(
+    program: str, *arguments: str | Path, env: Mapping[str, str], timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return what it said."""
+    process = Process(program, *arguments, env=env)
+    stdout, stderr = process.communicate(timeout)
+    return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
+
+
+def read_to_the_end(connection: Connection) -> TextIO:
+    """Return a pipe as a text file."""
+    descriptor = os.dup(connection.fileno())
+    connection.close()
+    return os.fdopen(descriptor, encoding="utf-8")
+
+
+def become(arguments: list[str], environ: dict[str, str], cwd: str, stdout: Connection, stderr: Connection) -> None:
+    """Be a program: this is what runs in the process that was forked."""
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(cwd)
+    for number, name, connection in ((1, "stdout", stdout), (2, "stderr", stderr)):
+        os.dup2(connection.fileno(), number)
+        connection.close()
+        # Standard error by the line, as Python has it.
+        setattr(sys, name, os.fdopen(number, "w", 1 if number == 2 else -1, encoding="utf-8", closefd=False))
+    sys.argv = arguments
+    with contextlib.closing(sys.stdout):
+        sys.exit(resolve_name(PROGRAMS[arguments[0]])())
