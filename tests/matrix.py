@@ -16,6 +16,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,16 @@ RUNS: dict[str, tuple[StartServer, Callable[[], Path]]] = {
 }
 
 
-def run_suite(name: str) -> tuple[bool, str]:
-    """Run the suite once; return whether nothing has failed, and what there is to say of it."""
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+def run_suite(name: str) -> tuple[Outcome, str]:
+    """Run the suite once; return how it ended, and what there is to say of it."""
     start_server, find_interpreter = RUNS[name]
     log = KEPT / f"{name.lower().replace(' ', '-')}.log"
     try:
@@ -193,15 +202,17 @@ def run_suite(name: str) -> tuple[bool, str]:
             environment = {**os.environ, **variables}
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
     except NotToBeHadError as error:
-        return True, f"skipped, not to be had ({error})"
+        return Outcome.SKIPPED, f"not to be had: {error}"
     except RuntimeError as error:
-        return False, f"not begun ({error})"
+        return Outcome.FAILED, f"not begun: {error}"
     lines = log.read_text(encoding="utf-8").splitlines()
     closing = [found[1] for line in lines if (found := CLOSING.match(line))]
     server = next((line.removeprefix("Postgres: ") for line in lines if line.startswith("Postgres: ")), "no server")
     version = subprocess.run([interpreter, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     said = closing[-1] if closing else f"ended with exit code {done.returncode}"
-    return done.returncode == 0, f"{server}, {version}: {said}" + ("" if done.returncode == 0 else f"; see {log}")
+    if done.returncode:
+        return Outcome.FAILED, f"{server}, {version}: {said}; see {log}"
+    return Outcome.PASSED, f"{server}, {version}: {said}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -210,16 +221,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="*", choices=[[], *RUNS], help="which runs (all)")
     wanted = parser.parse_args(arguments).runs or list(RUNS)
     KEPT.mkdir(parents=True, exist_ok=True)
-    said: dict[str, str] = {}
-    failed = []
+    outcomes: dict[str, Outcome] = {}
     for name in wanted:
-        passed, said[name] = run_suite(name)
-        if not passed:
-            failed.append(name)
-        print(f"{name}: {said[name]}", flush=True)
-    words = {name: "failed" if name in failed else what.partition(", not")[0] for name, what in said.items()}
-    print("test-matrix: " + "; ".join(f"{n} {w if w in ('failed', 'skipped') else 'passed'}" for n, w in words.items()))
-    return 1 if failed else 0
+        outcomes[name], said = run_suite(name)
+        print(f"{name} {outcomes[name]}: {said}", flush=True)
+    print("test-matrix: " + "; ".join(f"{name} {outcome}" for name, outcome in outcomes.items()))
+    return 1 if Outcome.FAILED in outcomes.values() else 0
 
 
 if __name__ == "__main__":

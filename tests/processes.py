@@ -17,10 +17,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TextIO
 
-# What the lines of pyproject.toml and of Alembic's own metadata call, and the one program that has no script.
+# What the scripts of the package and of Alembic call, and the modules that `python -m` runs.
 PROGRAMS = {
     "alembic": "alembic.config:main",
     "momentum-backfill": "momentum.cli:main",
+    "momentum.testing": "momentum.testing.__main__:main",
     "momentum.verify": "momentum.verify:main",
 }
 ROOT = Path(__file__).parents[1]
@@ -28,10 +29,13 @@ ROOT = Path(__file__).parents[1]
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
     [
-        *(target.partition(":")[0] for target in PROGRAMS.values()),
+        "alembic.config",
         "momentum.backfill",
+        "momentum.cli",
         "momentum.migrations",
         "momentum.models",
+        "momentum.testing.servers",
+        "momentum.verify",
         "psycopg",
         "rich.progress",
         "rich.table",
@@ -118,10 +122,10 @@ class Process:
 
 
 def run(
-    program: str, *arguments: str | Path, env: Mapping[str, str], timeout: float = 120
+    program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return what it said."""
-    process = Process(program, *arguments, env=env)
+    process = Process(program, *arguments, env=env, cwd=cwd)
     stdout, stderr = process.communicate(timeout)
     return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
 

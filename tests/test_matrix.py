@@ -1,19 +1,26 @@
 """The runs of `make test-matrix`: what can't be had is named as skipped, and what fails is not."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from momentum.database import as_text
+from momentum.testing import Server
 from tests import matrix
+
+THIS = "this server"
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the runs keep what they print."""
+def kept(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the runs keep what they print; one of them is with the server that is running already."""
     monkeypatch.setattr(matrix, "KEPT", tmp_path)
+    variables = {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.url)}
+    monkeypatch.setitem(matrix.RUNS, THIS, (lambda: nullcontext(variables), matrix.this_python))
     # One file of tests instead of all, in this process's place, whose coverage must not be measured twice.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov tests/test_database.py")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov tests/test_display.py")
     return tmp_path
 
 
@@ -23,27 +30,41 @@ def test_what_cannot_be_had_is_named_and_no_failure(
     monkeypatch.setattr(matrix, "DEBIAN", Path("/nowhere/bin"))
     assert matrix.main(["PostgreSQL 15"]) == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("PostgreSQL 15: skipped, not to be had (there is no /nowhere/bin")
+    assert first.startswith("PostgreSQL 15 skipped: not to be had: there is no /nowhere/bin")
     assert last == "test-matrix: PostgreSQL 15 skipped"
 
 
-def test_a_run_says_its_server_its_python_and_its_closing_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert matrix.main(["PostgreSQL 16"]) == 0
+def test_a_run_says_its_server_its_python_and_its_closing_line(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert matrix.main([THIS]) == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("PostgreSQL 16: PostgreSQL 16.")
-    assert ", Python 3." in first
+    assert first.startswith(f"{THIS} passed: PostgreSQL {server.version} (url), Python 3.")
     assert " passed in " in first
-    assert last == "test-matrix: PostgreSQL 16 passed"
+    assert last == f"test-matrix: {THIS} passed"
 
 
 def test_a_run_that_fails_ends_with_1(
     kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov -k nothing_of_that_name tests/test_database.py")
-    assert matrix.main(["PostgreSQL 18"]) == 1
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov -k nothing_of_that_name tests/test_display.py")
+    assert matrix.main([THIS]) == 1
     first, last = capsys.readouterr().out.splitlines()
-    assert first.endswith(f"see {kept / 'postgresql-18.log'}")
-    assert last == "test-matrix: PostgreSQL 18 failed"
+    assert first.startswith(f"{THIS} failed: ")
+    assert first.endswith(f"see {kept / 'this-server.log'}")
+    assert last == f"test-matrix: {THIS} failed"
+
+
+def test_a_run_that_cannot_begin_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def install() -> Path:
+        matrix.call(["sh", "-c", "echo 'ERROR: they exclude each other'; echo 'read about it'; exit 1"])
+        raise AssertionError("unreachable")
+
+    monkeypatch.setitem(matrix.RUNS, THIS, (matrix.RUNS[THIS][0], install))
+    assert matrix.main([THIS]) == 1
+    assert capsys.readouterr().out.startswith(f"{THIS} failed: not begun: sh: ERROR: they exclude each other\n")
 
 
 @pytest.mark.skipif(not (matrix.DEBIAN / "initdb").exists(), reason="there is no PostgreSQL 15 of Debian")
@@ -54,6 +75,15 @@ def test_a_server_of_some_programs_runs_and_is_gone_after() -> None:
         matrix.call(psql)
     with pytest.raises(RuntimeError, match="psql"):
         matrix.call(psql)
+
+
+def test_every_supported_postgres_and_python_has_a_run() -> None:
+    assert [name for name in matrix.RUNS if name != THIS] == [
+        *(f"PostgreSQL {version}" for version in (15, 16, 17, 18)),
+        "oldest Python",
+        "newest Python",
+        "lowest versions",
+    ]
 
 
 def test_the_lowest_versions_are_exact() -> None:

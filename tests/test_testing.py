@@ -13,6 +13,7 @@ from momentum.database import as_text, create_engine, parse_url
 from momentum.errors import ConfigurationError
 from momentum.testing import Server, install_pgtap, running_server
 from momentum.testing.servers import MEMORY, apply_stand_in, has_room
+from tests import processes
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, current, run
 
@@ -212,15 +213,7 @@ def test_pgtap_stands_in_a_schema_of_its_own_at_the_end_of_the_search_path(supab
 def local(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run the local database's command in a directory, as `make db` does in the project's."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MOMENTUM_")}
-    return subprocess.run(
-        [sys.executable, "-m", "momentum.testing", *command.split()],
-        cwd=directory,
-        env={**environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return processes.run("momentum.testing", *command.split(), env=environ, cwd=directory)
 
 
 def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def run(command: list[str]) -> int:
             raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from None
 
 
-def main(arguments: list[str]) -> int:
-    """Carry out a command and return the exit code."""
+def main() -> int:
+    """Carry out the command of the program's arguments and return the exit code."""
     try:
-        match arguments:
+        match sys.argv[1:]:
             case ["start"]:
                 print(start())
             case ["stop"]:
@@ -68,4 +68,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
