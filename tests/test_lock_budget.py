@@ -7,7 +7,7 @@
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,8 @@ class Recorder:
             where datname = current_database() and application_name = 'momentum-migrations' and wait_event_type = 'Lock'
         """)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not migration.done():
+            # The processors are for the migration meanwhile.
+            while not wait([migration], timeout=0.005).done:
                 if pid := connection.scalar(waiting):
                     self.read(connection, pid)
                     return

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from momentum.database import as_text, create_engine
+from momentum.database import as_text, create_engine, execute_script
 from momentum.testing import Server, install_pgtap
 from tests.mutations import Mutation, read_mutations
 
@@ -42,6 +42,20 @@ def read_scripts() -> dict[str, bytes]:
         assert count == 2, f"{path.name} begins and rolls back {count} times in all."
         scripts[path.stem.removeprefix("test_")] = text.encode()
     return scripts
+
+
+# An assertion that fails ends the file: what comes after it can't make it more noticed.
+STOP_AT_FAILURE = """
+alter function pgtap.ok(boolean, text) rename to counted_ok;
+create function pgtap.ok(boolean, text) returns text language plpgsql as $$
+begin
+  if $1 is not true then
+    raise exception 'not ok: %', $2;
+  end if;
+  return pgtap.counted_ok($1, $2);
+end
+$$;
+"""
 
 
 def run_script(connection: psycopg.Connection[Any], script: bytes) -> list[str]:
@@ -78,6 +92,7 @@ def connections(server: Server, count: int) -> Iterator[list[psycopg.Connection[
             url = stack.enter_context(server.database())
             with create_engine(url, application_name="momentum-tests").begin() as connection:
                 install_pgtap(connection, PROJECT)
+                execute_script(connection, STOP_AT_FAILURE)
             conninfo = as_text(url)
             pool.append(stack.enter_context(psycopg.connect(conninfo)))
         yield pool
