@@ -260,8 +260,18 @@ class Listener:
         self.port: int = listening.getsockname()[1]
         self.received: list[bytes] = []
         self._socket = listening
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
-    def serve(self) -> None:
+    def stop(self) -> list[bytes]:
+        """Take no more clients, and return what they have sent once the last one is gone."""
+        if self._thread.is_alive():
+            # Wakes the thread, which a close alone would not.
+            self._socket.shutdown(socket.SHUT_RDWR)
+            self._thread.join()
+        return self.received
+
+    def _serve(self) -> None:
         """Answer each client as a Postgres without TLS does, until the socket is closed."""
         while True:
             try:
@@ -284,14 +294,10 @@ def listener() -> Iterator[Listener]:
 def listening() -> Iterator[Listener]:
     with socket.create_server(("127.0.0.1", 0)) as listening_socket:
         listener = Listener(listening_socket)
-        thread = threading.Thread(target=listener.serve)
-        thread.start()
         try:
             yield listener
         finally:
-            # Wakes the thread, which a close alone would not.
-            listening_socket.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            listener.stop()
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
@@ -306,7 +312,7 @@ def test_the_backfill_refuses_in_one_sentence_before_it_connects(
     assert line.startswith("Error: ")
     assert said in line
     assert line.endswith(".")
-    assert listener.received == []
+    assert listener.stop() == []
 
 
 # What libpq sends before anything else where it wants TLS: a length of 8 and the code of an SSLRequest.
@@ -325,7 +331,7 @@ def test_with_the_right_key_it_connects_with_tls_only_and_keeps_the_key(
     done = backfill(path, port=listener.port, **({} if lines else variable))
     assert done.returncode == 3, done.stderr
     assert "server does not support SSL, but SSL was required" in done.stderr
-    assert set(listener.received) == {SSL_REQUEST, b""}, "nothing but the wish for TLS was sent"
+    assert set(listener.stop()) == {SSL_REQUEST, b""}, "nothing but the wish for TLS was sent"
     assert_no_part_of(key, done.stdout + done.stderr)
 
 
