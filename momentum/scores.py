@@ -62,16 +62,14 @@ class Layout:
     breakdown: str
     default_row: Mapping[str, str]
 
-    def within(self, first: str, last: str) -> str:
-        """Return the SQL condition of a row of the days from a first to a last one.
+    @property
+    def within_days(self) -> str:
+        """The SQL condition of a row of the days from ``:first`` to ``:last``.
 
         It is for a scan: its bounds are worked out once, while ``day`` has to be worked out for each row.
-
-        Args:
-            first: The SQL expression of the first day.
-            last: That of the last day.
         """
-        begin, end = (DAY_OF_ROW.sub(day, self.default_row[self.moment]) for day in (first, f"({last} + 1)"))
+        days = ("cast(:first as date)", "(cast(:last as date) + 1)")
+        begin, end = (DAY_OF_ROW.sub(day, self.default_row[self.moment]) for day in days)
         return f"({self.moment} >= {begin} and {self.moment} < {end})"
 
 

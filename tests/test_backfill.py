@@ -562,12 +562,11 @@ def test_a_scan_takes_the_rows_of_the_days_of_the_range(engine: sa.Engine, layou
     if layout.columns[layout.moment] != "date":
         day, instant = datetime.timedelta(days=1), datetime.timedelta(microseconds=1)
         moments = [utc(FIRST) - instant, utc(FIRST), utc(LAST + day) - instant, utc(LAST + day)]
-    within = layout.within("cast(:first as date)", "cast(:last as date)")
     with engine.connect() as connection:
         connection.exec_driver_sql("set time zone 'America/New_York'")
         rows = connection.execute(
             sa.text(f"""
-                select {within}, {layout.day} between :first and :last
+                select {layout.within_days}, {layout.day} between :first and :last
                 from unnest(cast(:moments as {layout.columns[layout.moment]}[])) as score ({layout.moment})
             """),
             {"first": FIRST, "last": LAST, "moments": moments},

@@ -103,7 +103,7 @@ def find_discrepancies(
         limit: At most so many.
     """
     layout = scores.layout
-    conditions = [layout.within("cast(:first as date)", "cast(:last as date)")]
+    conditions = [layout.within_days]
     conditions += ["s.user_id = any(cast(:users as uuid[]))"] if users else []
     conditions += ["s.user_id > :after"] if keys.after else []
     conditions += ["s.user_id <= :upto"] if keys.upto else []

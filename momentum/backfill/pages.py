@@ -115,7 +115,7 @@ class Pages:
         schema, _, name = scores.relation.partition(".")
         self._day = literal_column(scores.layout.day, Date)
         self._moment: ColumnClause[Any] = literal_column(scores.layout.moment)
-        self._within = text(scores.layout.within("cast(:first as date)", "cast(:last as date)")).bindparams(
+        self._within = text(scores.layout.within_days).bindparams(
             first=eligibility.days.first, last=eligibility.days.last
         )
         self._table = Table(

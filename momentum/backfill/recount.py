@@ -51,7 +51,7 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
                 from {scores.relation} as s
                 inner join account on s.user_id = account.id
                 where
-                  {scores.layout.within("cast(:first as date)", "cast(:last as date)")}
+                  {scores.layout.within_days}
                   and {day} >= account.first_day
                   and (cast(:after as uuid) is null or s.user_id > :after)
                   and (cast(:upto as uuid) is null or s.user_id <= :upto)
