@@ -15,9 +15,10 @@ import typer
 from sqlalchemy.orm import Mapper
 
 import momentum
-from momentum import Base
+from momentum import Base, errors
 from momentum.cli import app
 from momentum.database import as_text, create_engine
+from momentum.errors import MomentumError
 from momentum.migrations import Options
 from momentum.testing import Server
 from tests import scaling
@@ -50,9 +51,8 @@ def test_the_examples_of_the_readme_run_as_they_stand(url: sa.URL, example: str)
     assert done.stdout, "an example shows something"
 
 
-QUOTED = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs" / "services.md").read_text(encoding="utf-8"), flags=re.DOTALL
-)
+SERVICES = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+QUOTED = re.findall(r"```python\n(.*?)```", SERVICES, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
@@ -62,11 +62,17 @@ def test_what_other_services_are_shown_is_quoted_from_files_that_run(quoted: str
 
 
 def test_other_services_are_told_of_everything_they_can_import() -> None:
-    services = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
-    table = services.split("| name |")[1].split("\n\n")[0]
+    table = SERVICES.split("| name |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) - {"metadata", "include_object"} == set(momentum.__all__) - {
         "__version__"
     }
+
+
+def test_other_services_are_told_of_every_exception_and_its_exit_code() -> None:
+    table = SERVICES.split("| exception |")[1].split("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| .+ \| (\d+) \|$", table, flags=re.MULTILINE))
+    classes = [found for found in vars(errors).values() if isinstance(found, type)]
+    assert told == {found.__name__: str(found.exit_code) for found in classes if issubclass(found, MomentumError)}
 
 
 def section_of_the_reference(table: str) -> str:
