@@ -221,7 +221,7 @@ def all_of(url: "URL", name: str) -> tuple[str, ...]:
 
 
 def as_text(url: "URL") -> str:
-    """Return a URL as libpq and other programs read it, password included: for their environment, never for output."""
+    """Return a URL as libpq and other programs read it, password included, which belongs into no log."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 

@@ -21,8 +21,8 @@ def soft_delete(
     """Return the statement that deletes rows softly: ``soft_delete(MomentumEvent, MomentumEvent.id == event_id)``.
 
     ``deleted_at`` becomes the start of the transaction by the server's clock. Rows that are softly deleted already keep
-    theirs, and are not counted in the result's ``rowcount``. Sessions and connections execute it, synchronous and
-    asynchronous ones.
+    theirs. Sessions and connections execute it, synchronous and asynchronous ones, and it says which rows went where
+    ``.returning(MomentumEvent.id)`` is added.
 
     Args:
         model: A model that can be deleted softly.

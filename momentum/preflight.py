@@ -67,7 +67,7 @@ REQUIRED = {
 # The view too, as a name and a kind of relation.
 VIEW = ("daily_momentum_scores", "v")
 
-NOT_SUPABASE = "this is no Supabase database; `make db` gives a local one to try things on."
+NOT_SUPABASE = "this is no Supabase database; `python -m momentum.testing start` gives a local one to try things on."
 
 
 def check_upgrade(

@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex
+from sqlalchemy.schema import CreateIndex, SchemaItem
 
+from momentum.base import Base, auth_users
+from momentum.scores import TABLE_NAME
 from tests.erd import POSTGRES, README, ROOT, TABLES, VIEW, keys_of, type_of
 from tests.migrating import REVISIONS
 
@@ -60,7 +63,54 @@ def write_rule(rule: sa.Constraint) -> str:
 def write_index(index: sa.Index) -> str:
     """Return what an index is over, as SQL has it."""
     written = str(CreateIndex(index).compile(dialect=POSTGRES))
-    return "index " + written[written.index("(") :].lower()
+    over = re.sub(r"[^']+|'[^']*'", lambda part: part[0] if "'" in part[0] else part[0].lower(), written)
+    return ("unique index " if index.unique else "index ") + over[over.index("(") :]
+
+
+class Recorder:
+    """Takes what a revision tells Alembic of a new table, instead of Alembic's operations; what is plain SQL is not."""
+
+    def __init__(self) -> None:
+        self.metadata = sa.MetaData()
+        auth_users.to_metadata(self.metadata)
+
+    def create_table(self, name: str, *parts: SchemaItem, **options: Any) -> None:
+        """Take the table."""
+        self.table = sa.Table(name, self.metadata, *parts, **options)
+
+    def create_index(self, name: str, _table: str, columns: list[Any], *, unique: bool, schema: str) -> None:
+        """Take an index of it."""
+        assert schema == self.table.schema
+        over = [column if isinstance(column, sa.TextClause) else self.table.columns[column] for column in columns]
+        self.table.append_constraint(sa.Index(name, *over, unique=unique))
+
+    def execute(self, _sql: str) -> None:
+        """Leave plain SQL alone."""
+
+    def f(self, name: str) -> str:
+        """Return a name as it is."""
+        return name
+
+
+def score_table() -> sa.Table:
+    """Return the score table as the revision creates it that finds none: there is no model of it."""
+    name = f"create_{TABLE_NAME}"
+    [create] = [getattr(revision.module, name) for revision in REVISIONS if hasattr(revision.module, name)]
+    recorder = Recorder()
+    create(recorder)
+    return recorder.table
+
+
+def in_python(column: sa.Column[Any]) -> str:
+    """Return what a model calls a column where that is another name, and the relationship that goes by it."""
+    said = ""
+    for mapper in Base.registry.mappers:
+        if mapper.local_table is column.table:
+            key = mapper.get_property_by_column(column).key
+            said += f" In Python: `{key}`." if key != column.name else ""
+            for other in mapper.relationships:
+                said += f" In Python also the relationship `{other.key}`." if column in other.local_columns else ""
+    return said
 
 
 def write_table(table: sa.Table) -> list[str]:
@@ -71,7 +121,7 @@ def write_table(table: sa.Table) -> list[str]:
         default = f"`{column.server_default.arg}`" if isinstance(column.server_default, sa.DefaultClause) else ""
         name = " ".join([f"`{column.name}`", *keys_of(column)])
         nullable = "yes" if column.nullable else "no"
-        lines.append(f"| {name} | {type_of(column)} | {nullable} | {default} | {column.comment} |")
+        lines.append(f"| {name} | {type_of(column)} | {nullable} | {default} | {column.comment}{in_python(column)} |")
     rules = {str(rule.name): write_rule(rule) for rule in table.constraints if rule.name}
     rules |= {str(index.name): write_index(index) for index in table.indexes}
     if rules and table is not VIEW:
@@ -89,10 +139,13 @@ def write_schema() -> str:
         "Written by `make docs` from the models. The comments are in the database as well, and the names of keys,",
         "rules and indexes are those that errors name; [the entity diagram](erd.md) shows it as a picture. PK, FK and",
         "UK: the column belongs to the primary key, a foreign key or a unique key. Of `auth.users` only the column is",
-        "shown that keys refer to. A trigger on each of the four tables keeps `updated_at`.",
+        "shown that keys refer to. `legacy.daily_engagement_scores` is the score table as it is created where there is",
+        "none to take over; no model maps it. On it and on the four tables a trigger keeps `updated_at`.",
     ]
     for table in TABLES:
         lines += write_table(table)
+        if table is VIEW:
+            lines += write_table(score_table())
     return "\n".join([*lines, "", section_of_readme("Who may do what").removeprefix("#"), ""])
 
 

@@ -7,14 +7,18 @@ import sys
 import uuid
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 import typer
+from sqlalchemy.orm import Mapper
 
 import momentum
+from momentum import Base, errors
 from momentum.cli import app
 from momentum.database import as_text, create_engine
+from momentum.errors import MomentumError
 from momentum.migrations import Options
 from momentum.testing import Server
 from tests import scaling
@@ -47,9 +51,8 @@ def test_the_examples_of_the_readme_run_as_they_stand(url: sa.URL, example: str)
     assert done.stdout, "an example shows something"
 
 
-QUOTED = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs" / "services.md").read_text(encoding="utf-8"), flags=re.DOTALL
-)
+SERVICES = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+QUOTED = re.findall(r"```python\n(.*?)```", SERVICES, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
@@ -59,11 +62,47 @@ def test_what_other_services_are_shown_is_quoted_from_files_that_run(quoted: str
 
 
 def test_other_services_are_told_of_everything_they_can_import() -> None:
-    services = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
-    table = services.split("| name |")[1].split("\n\n")[0]
+    table = SERVICES.split("| name |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) - {"metadata", "include_object"} == set(momentum.__all__) - {
         "__version__"
     }
+
+
+def test_other_services_are_told_of_every_exception_and_its_exit_code() -> None:
+    table = SERVICES.split("| exception |")[1].split("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| .+ \| (\d+) \|$", table, flags=re.MULTILINE))
+    classes = [found for found in vars(errors).values() if isinstance(found, type)]
+    assert told == {found.__name__: str(found.exit_code) for found in classes if issubclass(found, MomentumError)}
+
+
+def section_of_the_reference(table: str) -> str:
+    """Return what docs/schema.md says of a table."""
+    page = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8")
+    return page.split(f"\n## {table}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("mapper", sorted(Base.registry.mappers, key=str), ids=lambda mapper: mapper.class_.__name__)
+def test_the_reference_names_every_attribute_of_a_model(mapper: Mapper[Any]) -> None:
+    section = section_of_the_reference(str(mapper.local_table))
+    assert len(mapper.attrs) >= 4
+    for name in mapper.attrs.keys():  # noqa: SIM118 - it has no order of its own but this
+        assert f"`{name}`" in section
+
+
+def test_the_reference_has_the_score_table_as_the_migrations_create_it(connection: sa.Connection) -> None:
+    section = section_of_the_reference("legacy.daily_engagement_scores")
+    columns, rules = (re.findall(r"^\| `(\w+)`", part, flags=re.MULTILINE) for part in section.split("| key, rule"))
+    found = sa.inspect(connection).get_columns("daily_engagement_scores", schema="legacy")
+    assert columns == [column["name"] for column in found]
+    names = connection.scalars(
+        sa.text("""
+            select conname from pg_constraint where conrelid = to_regclass(:name) and contype <> 'n'
+            union
+            select indexrelid::regclass::text from pg_index where indrelid = to_regclass(:name)
+        """),
+        {"name": "legacy.daily_engagement_scores"},
+    )
+    assert rules == sorted({name.removeprefix("legacy.") for name in names})
 
 
 def test_the_readme_tells_of_every_option_and_of_no_other() -> None:

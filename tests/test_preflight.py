@@ -65,10 +65,13 @@ def not_begun(url: sa.URL) -> bool:
     return not snapshot(url, of="schema | momentum_internal")
 
 
+# Named is what works from an installed package too, where there is no Makefile.
+NOT_SUPABASE = "no Supabase database; `python -m momentum.testing start` gives a local one"
+
 # What is in the database, and what the refusal names.
 REFUSED: dict[str, tuple[str, list[str]]] = {
-    "no auth.users": ("drop table auth.users", ["no table auth.users", "no Supabase database", "`make db`"]),
-    "no auth.uid()": ("drop function auth.uid()", ["no function auth.uid()", "no Supabase database", "`make db`"]),
+    "no auth.users": ("drop table auth.users", ["no table auth.users", NOT_SUPABASE]),
+    "no auth.uid()": ("drop function auth.uid()", ["no function auth.uid()", NOT_SUPABASE]),
     "generated column": (
         scores(score="numeric generated always as (1) stored"),
         ["legacy.daily_engagement_scores.score is a generated column"],

@@ -12,7 +12,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from momentum import MomentumEvent
+from momentum import HabitIndex, MomentumEvent, MotivationJournal
+from reminders.days import delete_events, delete_events_async, log_day
 from reminders.models import Reminder
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
@@ -63,3 +64,45 @@ def test_an_async_session_works_on_it_too(database_url: str, event: MomentumEven
         return event_id
 
     assert asyncio.run(remind()) == event.id
+
+
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize("table", ["reminders", "alembic_version"])
+def test_the_services_own_tables_are_closed_to_anon(
+    momentum_session: Session, event: MomentumEvent, table: str
+) -> None:
+    momentum_session.add(Reminder(event_id=event.id, remind_at=NOON))
+    momentum_session.commit()
+    assert momentum_session.scalar(text(f"select count(*) from {table}")) == 1
+    momentum_session.execute(text("set local role anon"))
+    assert momentum_session.scalar(text(f"select count(*) from {table}")) == 0
+
+
+def test_a_day_is_logged_with_every_model(momentum_session: Session, event: MomentumEvent) -> None:
+    log_day(momentum_session, event.user_id, NOON.date())
+    momentum_session.commit()
+    entry = momentum_session.scalars(select(MotivationJournal)).one()
+    habit = momentum_session.scalars(select(HabitIndex)).one()
+    assert entry.entry_date == habit.index_date == NOON.date()
+    assert entry.pillar is not None
+    assert entry.pillar.name == "movement"
+    assert momentum_session.scalar(select(func.count()).select_from(MomentumEvent)) == 2
+
+
+def test_who_deletes_softly_is_told_how_many_went(
+    momentum_session: Session, momentum_database_url: str, event: MomentumEvent
+) -> None:
+    async def delete_again() -> int:
+        engine = create_async_engine(momentum_database_url)
+        async with AsyncSession(engine) as session:
+            session.add(MomentumEvent(user_id=event.user_id, event_type="walk"))
+            await session.flush()
+            gone = await delete_events_async(session, "walk")
+        await engine.dispose()
+        return gone
+
+    assert delete_events(momentum_session, "walk") == 1
+    assert event.deleted_at is not None
+    assert delete_events(momentum_session, "walk") == 0
+    momentum_session.commit()
+    assert asyncio.run(delete_again()) == 1

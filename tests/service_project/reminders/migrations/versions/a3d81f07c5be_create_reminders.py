@@ -20,6 +20,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(op.f("ix_reminders_event_id"), "reminders", ["event_id"], unique=False)
+    # Supabase gives anon every right on what is new in public, Alembic's version table included.
+    op.execute("alter table reminders enable row level security")
+    op.execute("alter table alembic_version enable row level security")
 
 
 def downgrade() -> None:
