@@ -21,7 +21,7 @@ def shared_server(config: pytest.Config) -> Server:
     if _SERVER not in config.stash:
         if given := getattr(config, "workerinput", {}).get("server"):
             server = Server(parse_url(given["url"], "the run's server"), given["backend"])
-            config.add_cleanup(server.drop_all)
+            config.add_cleanup(server.close)
         else:
             stack = ExitStack()
             server = stack.enter_context(running_server())

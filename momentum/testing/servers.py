@@ -45,31 +45,25 @@ class Server:
         self._prefix = f"momentum_test_{secrets.token_hex(4)}"
         self._templates: dict[str, sa.URL] = {}
         self._count = 0
-        with self._connect(url) as connection:
-            self.version: str = connection.exec_driver_sql("show server_version").scalar_one().split()[0]
+        # Kept, because a new one for each database would take as long as a copy of it.
+        engine = create_engine(url, application_name="momentum-testing")
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self.version: str = self._connection.exec_driver_sql("show server_version").scalar_one().split()[0]
 
     def __str__(self) -> str:
         return f"PostgreSQL {self.version} ({self.backend})"
-
-    @contextmanager
-    def _connect(self, url: sa.URL) -> Iterator[sa.Connection]:
-        engine = create_engine(url, application_name="momentum-testing")
-        with engine.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def create_database(self, template: sa.URL | None = None) -> sa.URL:
         """Make a database, empty or as a copy of another one, to which nobody may be connected meanwhile."""
         self._count += 1
         name = f"{self._prefix}_{self._count}"
         source = f"template {template.database}" if template else "template template0 encoding 'utf8'"
-        with self._connect(self.url) as connection:
-            connection.exec_driver_sql(f"create database {name} {source}")
+        self._connection.exec_driver_sql(f"create database {name} {source}")
         return self.url.set(database=name)
 
     def drop_database(self, url: sa.URL) -> None:
         """Drop a database, connected to or not."""
-        with self._connect(self.url) as connection:
-            connection.exec_driver_sql(f"drop database if exists {url.database} with (force)")
+        self._connection.exec_driver_sql(f"drop database if exists {url.database} with (force)")
 
     @contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[sa.URL]:
@@ -100,15 +94,15 @@ class Server:
             self._templates[key] = url
         return self._templates[key]
 
-    def drop_all(self) -> None:
-        """Drop every database that this object made."""
-        with self._connect(self.url) as connection:
-            names = connection.execute(
-                sa.text("select datname from pg_catalog.pg_database where starts_with(datname, :prefix)"),
-                {"prefix": f"{self._prefix}_"},
-            ).scalars()
-            for name in names.all():
-                connection.exec_driver_sql(f"drop database if exists {name} with (force)")
+    def close(self) -> None:
+        """Drop every database that this object made, and let go of the server."""
+        names = self._connection.scalars(
+            sa.text("select datname from pg_catalog.pg_database where starts_with(datname, :prefix)"),
+            {"prefix": f"{self._prefix}_"},
+        )
+        for name in names.all():
+            self._connection.exec_driver_sql(f"drop database if exists {name} with (force)")
+        self._connection.close()
 
 
 def apply_stand_in(url: sa.URL) -> None:
@@ -157,7 +151,7 @@ def running_server(backend: str | None = None, *, on_disk: bool = False) -> Iter
             "url": existing_server,
         }
         server = Server(stack.enter_context(starts[backend]()), backend)
-        stack.callback(server.drop_all)
+        stack.callback(server.close)
         yield server
 
 
