@@ -20,6 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from momentum.testing.servers import place_in_memory
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".momentum" / "matrix"
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
@@ -86,7 +88,8 @@ def from_npm() -> Iterator[dict[str, str]]:
 def running(programs: Path) -> Iterator[dict[str, str]]:
     """Start a server with some programs, which refuse to run as root, and stop it after."""
     options: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="momentum-matrix-", ignore_cleanup_errors=True) as directory:
+    place = place_in_memory()
+    with tempfile.TemporaryDirectory(prefix="momentum-matrix-", dir=place, ignore_cleanup_errors=True) as directory:
         options["cwd"] = directory
         if os.geteuid() == 0:
             names = {entry.pw_name for entry in pwd.getpwall()}

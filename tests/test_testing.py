@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from momentum.database import as_text, create_engine, parse_url
 from momentum.errors import ConfigurationError
-from momentum.testing import Server, install_pgtap, running_server
-from momentum.testing.servers import MEMORY, apply_stand_in, has_room
+from momentum.testing import Server, install_pgtap, running_server, servers
+from momentum.testing.servers import MEMORY, apply_stand_in, place_in_memory
 from tests import processes
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, current, run
@@ -39,7 +39,7 @@ def test_two_embedded_servers_never_meet_and_leave_nothing_behind() -> None:
         directories = [data_directory(one), data_directory(two)]
         assert directories[0] != directories[1]
         in_memory = [directory.is_relative_to(MEMORY) for directory in directories]
-        assert in_memory == [has_room(MEMORY) and "TMPDIR" not in os.environ, False]
+        assert in_memory == [place_in_memory() is not None, False]
         with one.database(migrated=False) as url:
             assert url.database in names_of(one)
             assert url.database not in names_of(two)
@@ -51,11 +51,18 @@ def test_two_embedded_servers_never_meet_and_leave_nothing_behind() -> None:
         assert not directory.parent.exists()
 
 
-def test_files_have_room_only_where_there_is_plenty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not has_room(tmp_path / "nowhere")
-    for room, has in ((1, True), (1 << 60, False)):
-        monkeypatch.setattr("momentum.testing.servers.ROOM", room)
-        assert has_room(tmp_path) is has
+def test_files_are_in_memory_only_where_there_is_plenty_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(servers, "ROOM", 1)
+    for directory, place in ((tmp_path, tmp_path), (tmp_path / "nowhere", None)):
+        monkeypatch.setattr(servers, "MEMORY", directory)
+        assert place_in_memory() == place
+    monkeypatch.setattr(servers, "MEMORY", tmp_path)
+    monkeypatch.setattr(servers, "ROOM", 1 << 60)
+    assert place_in_memory() is None
+    monkeypatch.setattr(servers, "ROOM", 1)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert place_in_memory() is None
 
 
 def test_a_server_is_stopped_when_its_test_fails() -> None:

@@ -228,17 +228,18 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
         ) from None
 
 
-def has_room(directory: Path) -> bool:
-    """Tell whether a test server's files may be written into a directory, and have room there."""
-    return os.access(directory, os.W_OK) and shutil.disk_usage(directory).free >= ROOM
+def place_in_memory() -> Path | None:
+    """Return where a test server's files are in memory; None where TMPDIR names another place or there is no room."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
+        return None
+    return MEMORY
 
 
 @contextmanager
 def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
     """Yield the URL of a server of its own, in a directory that is removed after."""
-    # A database for each test is much to write. Who has set TMPDIR has chosen a place.
-    in_memory = not on_disk and "TMPDIR" not in os.environ and has_room(MEMORY)
-    place = MEMORY if in_memory else None
+    # A database for each test is much to write.
+    place = None if on_disk else place_in_memory()
     with tempfile.TemporaryDirectory(prefix="momentum-", dir=place, ignore_cleanup_errors=True) as directory:
         handle = start_embedded(Path(directory) / "data", keep_running=False)
         try:
@@ -247,7 +248,7 @@ def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 # A test database need not survive a power cut.
                 connection.exec_driver_sql("alter system set fsync = off")
-                if in_memory:
+                if place is not None:
                     connection.exec_driver_sql("alter system set max_wal_size = '256MB'")
                 connection.exec_driver_sql("select pg_reload_conf()")
             yield url
