@@ -11,6 +11,8 @@ SIZES ?= 1 10 100
 
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start many processes, and each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
