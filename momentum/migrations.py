@@ -76,10 +76,10 @@ def wrong_option(name: str) -> ConfigurationError:
         "deadline": "a whole number of seconds",
     }
     if name in expected:
-        return ConfigurationError(f"-x {name}= takes {expected[name]}.")
+        return ConfigurationError(f"The option {name}= takes {expected[name]}.")
     known = ", ".join(field.name for field in fields(Options))
     shown = name if name.isidentifier() else "this name"
-    return ConfigurationError(f"-x knows no option {shown}; there are {known}.")
+    return ConfigurationError(f"The migrations know no option {shown}; there are {known}.")
 
 
 def alembic_config(url: URL | str, **options: str | int | bool) -> Config:

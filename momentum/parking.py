@@ -90,7 +90,7 @@ def log_parked(connection: Connection, patience: Patience) -> None:
             held,
             PARKING_SCHEMA,
         )
-        log.info("The next upgrade takes them back; `alembic -x purge=yes downgrade base` drops them for good.")
+        log.info("The next upgrade takes them back; a downgrade to base with purge=yes drops them for good.")
 
 
 def find_dependents(connection: Connection, created: Collection[str] = ()) -> list[str]:

@@ -67,7 +67,7 @@ REQUIRED = {
 # The view too, as a name and a kind of relation.
 VIEW = ("daily_momentum_scores", "v")
 
-NOT_SUPABASE = "this is no Supabase database; `make db` gives a local one to try things on."
+NOT_SUPABASE = "this is no Supabase database; `python -m momentum.testing start` gives a local one to try things on."
 
 
 def check_upgrade(
@@ -195,7 +195,7 @@ def check_collisions(
         found = ", ".join(f"{RELATION_KINDS.get(row.kind, 'relation')} {schema}.{row.name}" for row in in_the_way)
         advice = "rename or move what is in the way, then try again"
         if len(predecessors) == len(in_the_way):
-            advice = "-x existing=adopt parks them and copies their rows; or " + advice
+            advice = "existing=adopt parks them and copies their rows; or " + advice
         raise PreflightError(f"Already there, and not made by these migrations: {found}; {advice}.")
     for name in predecessors:
         if name in PREDECESSORS:

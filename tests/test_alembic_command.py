@@ -287,14 +287,14 @@ def test_a_transaction_pooler_is_refused_of_an_engine_too() -> None:
     [
         (
             "exsting=adopt",
-            "knows no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
+            "know no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
         ),
         ("existing=yes", "existing= takes refuse or adopt"),
         ("verify=0", "verify= takes yes or no"),
         ("purge", "purge= takes yes or no"),
         ("attempts=many", "attempts= takes a whole number"),
         ("deadline=0", "deadline= takes a whole number of seconds"),
-        (f"{SECRET}=1", "knows no option"),
+        (f"{SECRET}=1", "know no option this name;"),
     ],
 )
 def test_an_option_that_is_misspelt_is_not_passed_over(

@@ -487,7 +487,10 @@ def test_discrepancies_beyond_the_first_twenty_are_counted_in_the_log(
 
 
 def test_a_database_without_the_migrations_is_refused(server: Server) -> None:
-    with server.database(migrated=False) as url, pytest.raises(NotMigratedError, match="alembic upgrade head"):
+    with (
+        server.database(migrated=False) as url,
+        pytest.raises(NotMigratedError, match="upgrade it to head with the momentum migrations"),
+    ):
         run_backfill(create_engine(url, application_name="momentum-tests"), Settings(DAYS))
 
 

@@ -164,7 +164,7 @@ def test_an_unreachable_server_is_one_line_with_host_and_port_and_exit_code_3() 
 def test_a_database_that_is_not_migrated_is_one_line_and_exit_code_3(supabase_url: sa.URL) -> None:
     done = backfill(url=supabase_url)
     assert done.returncode == 3
-    assert "alembic upgrade head" in one_error_line(done)
+    assert "upgrade it to head with the momentum migrations" in one_error_line(done)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])

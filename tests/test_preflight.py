@@ -67,8 +67,14 @@ def not_begun(url: sa.URL) -> bool:
 
 # What is in the database, and what the refusal names.
 REFUSED: dict[str, tuple[str, list[str]]] = {
-    "no auth.users": ("drop table auth.users", ["no table auth.users", "no Supabase database", "`make db`"]),
-    "no auth.uid()": ("drop function auth.uid()", ["no function auth.uid()", "no Supabase database", "`make db`"]),
+    "no auth.users": (
+        "drop table auth.users",
+        ["no table auth.users", "no Supabase database", "python -m momentum.testing start"],
+    ),
+    "no auth.uid()": (
+        "drop function auth.uid()",
+        ["no function auth.uid()", "no Supabase database", "python -m momentum.testing start"],
+    ),
     "generated column": (
         scores(score="numeric generated always as (1) stored"),
         ["legacy.daily_engagement_scores.score is a generated column"],

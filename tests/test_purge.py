@@ -73,7 +73,7 @@ def test_a_downgrade_to_base_names_what_it_leaves_and_how_to_remove_it(full_url:
     left = fetch(full_url, LEFT)
     assert "set_updated_at" in left
     assert [name for name in left if name not in said] == [], said
-    assert "-x purge=yes downgrade base" in said
+    assert "a downgrade to base with purge=yes drops them for good" in said
 
 
 def test_a_downgrade_to_another_revision_says_nothing_of_it(url: sa.URL, tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_purge_of_a_database_that_was_never_migrated_does_nothing(supabase_url: 
 @pytest.mark.parametrize(
     ("at", "command", "said"),
     [
-        ("head", ["upgrade", "head"], "downgrade base"),
-        ("base", ["upgrade", "head"], "downgrade base"),
-        ("head", ["downgrade", "-1"], "downgrade base"),
-        ("head", ["downgrade", HISTORY[1]], "downgrade base"),
+        ("head", ["upgrade", "head"], "a downgrade to base only"),
+        ("base", ["upgrade", "head"], "a downgrade to base only"),
+        ("head", ["downgrade", "-1"], "a downgrade to base only"),
+        ("head", ["downgrade", HISTORY[1]], "a downgrade to base only"),
         ("head", ["downgrade", f"{HEAD}:base", "--sql"], "leave out --sql"),
         ("base", ["downgrade", f"{HEAD}:base", "--sql"], "leave out --sql"),
     ],
@@ -147,7 +147,7 @@ def test_purge_is_for_a_downgrade_to_base_only(
 def test_purge_is_said_with_yes(url: sa.URL, tmp_path: Path, word: str) -> None:
     before = snapshot(url)
     done = program("-x", f"purge={word}", "downgrade", "base", home=tmp_path, MOMENTUM_DATABASE_URL=text_of(url))
-    assert "-x purge= takes yes or no" in error_of(done, 2)
+    assert "The option purge= takes yes or no" in error_of(done, 2)
     assert snapshot(url) == before
 
 

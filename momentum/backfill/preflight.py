@@ -69,7 +69,7 @@ def check_revision(connection: Connection) -> None:
     if list(found) != [REVISION]:
         raise NotMigratedError(
             f"The database is at revision {', '.join(found) or 'none'}, and this version of the backfill goes with "
-            f"{REVISION}; run `alembic upgrade head` with the same version of the package."
+            f"{REVISION}; upgrade it to head with the momentum migrations of the same version of the package."
         )
 
 
