@@ -306,6 +306,23 @@ def test_an_option_that_is_misspelt_is_not_passed_over(
     assert snapshot(supabase_url) == before
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"exsting": "adopt"}, "The migrations know no option exsting; there are url, existing, scores, "),
+        ({"existing": True}, "The option existing= takes refuse or adopt."),
+        ({"purge": "true"}, "The option purge= takes yes or no."),
+        ({"attempts": 0}, "The option attempts= takes a whole number."),
+    ],
+)
+def test_a_program_learns_of_a_misspelt_option_where_it_says_it(
+    options: dict[str, str | int | bool], said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        alembic_config("postgresql://localhost/unused", **options)
+    assert str(raised.value).startswith(said)
+
+
 def test_an_interrupt_is_not_lost_where_the_lock_timeout_comes_before_its_cancellation(url: sa.URL) -> None:
     def wait(connection: sa.Connection) -> None:
         try:
