@@ -10,6 +10,7 @@ from momentum.locks import READING_TIMEOUT, Patience
 from momentum.operations import PARKING_SCHEMA
 from momentum.preflight import VIEW, adopted_table, recorded_table
 from momentum.scores import TABLE_NAME
+from momentum.wording import counted
 
 # What refers to another table comes before it. Nothing else in the schema is dropped.
 PARKED = (
@@ -84,7 +85,7 @@ def log_parked(connection: Connection, patience: Patience) -> None:
     """Say what a database at base still holds, and how to remove it."""
     parked = find_parked(connection, patience)
     if parked:
-        held = ", ".join(f"{relation} ({count_rows(rows)})" for relation, rows in parked.items())
+        held = ", ".join(f"{relation} ({counted(rows, 'row')})" for relation, rows in parked.items())
         log.info(
             "Parked: %s; beside them %s holds their trigger function set_updated_at and an empty alembic_version.",
             held,
@@ -142,7 +143,7 @@ def purge(connection: Connection, patience: Patience) -> None:
     """
     parked = find_parked(connection, patience)
     for relation, rows in parked.items():
-        log.info("To be dropped: %s (%s)", relation, count_rows(rows))
+        log.info("To be dropped: %s (%s)", relation, counted(rows, "row"))
     # The downgrade, and counting, may have taken long enough for others to make something.
     patience.run(connection, lambda: check_purge(connection))
     for relation in parked:
@@ -171,8 +172,3 @@ def execute(connection: Connection, patience: Patience, sql: str) -> None:
         connection.execute(text(sql))
 
     patience.run(connection, action)
-
-
-def count_rows(rows: int) -> str:
-    """Return a number of rows in words."""
-    return f"{rows:,} {'row' if rows == 1 else 'rows'}"

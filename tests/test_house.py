@@ -26,7 +26,7 @@ REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
 # A module imports from the lines above its own, and from its own line; the models and what stands beside them don't
 # know each other.
 LAYERS = [
-    {"errors", "environment"},
+    {"errors", "environment", "wording"},
     {"types"},
     {"base"},
     {"mixins"},
