@@ -170,15 +170,18 @@ def check_before(connection: sa.Connection, command: str, *, may_commit: bool) -
     """Look at the database before anything is created or changed in it, and return what is going to be done.
 
     Raises:
-        PreflightError: The pending revisions could not all be applied.
+        PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
         ConfigurationError: What is parked would be dropped without a downgrade to base.
     """
     steps = planned_steps(connection, command)
     if options.purge and (command != "downgrade" or (steps[-1].to_revisions if steps else current_heads())):
-        raise ConfigurationError("-x purge=yes drops what is parked, and so goes with `downgrade base` only.")
+        raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade to base only.")
+    pending = [step.revision.module for step in steps]
+    creates = [name for module in pending for name in getattr(module, "creates", ())]
+    if options.purge:
+        parking.check_purge(connection, creates)
     if not steps:
         return steps
-    pending = [step.revision.module for step in steps]
     concerns = {getattr(module, "concerns_scores", None) for module in pending}
     if command == "downgrade":
         if "indexes" in concerns:
@@ -186,7 +189,7 @@ def check_before(connection: sa.Connection, command: str, *, may_commit: bool) -
         return steps
     preflight.check_upgrade(
         connection,
-        [name for module in pending for name in getattr(module, "creates", ())],
+        creates,
         adopts_scores="adopts" in concerns,
         indexes_scores="indexes" in concerns,
         adopts_existing=options.existing == "adopt",
@@ -292,7 +295,7 @@ def limits_where_there_are_none(connection: sa.Connection) -> Iterator[None]:
 def run_inside_transaction(connection: sa.Connection, command: str) -> None:
     """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
     if options.purge:
-        raise ConfigurationError("-x purge=yes commits, and the connection was handed in inside a transaction.")
+        raise ConfigurationError("purge=yes commits, and the connection was handed in inside a transaction.")
     with limits_where_there_are_none(connection):
         plan = check_before(connection, command, may_commit=False) if command in MIGRATING else []
         if command in CREATING:
@@ -337,7 +340,7 @@ def run_with_retries(connection: sa.Connection, command: str) -> None:
 def run_offline() -> None:
     """Write the SQL of a migration to standard output, for psql and other tools."""
     if options.purge:
-        raise ConfigurationError("-x purge=yes counts what it drops, and so needs the database: leave out --sql.")
+        raise ConfigurationError("purge=yes counts what it drops, and so needs the database: leave out --sql.")
     start = context.get_starting_revision_argument()
     given = {"dialect_opts": {"paramstyle": "named"}, "literal_binds": True, **settings("upgrade")}
     context.configure(dialect_name="postgresql", **given)

@@ -29,6 +29,7 @@ from momentum.command import run_app
 from momentum.display import Display, page_of, print_report, print_undo_report
 from momentum.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
+from momentum.wording import counted
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -324,7 +325,7 @@ def backfill(
                 look_for_discrepancies=not no_discrepancies,
                 discrepancy_threshold=Decimal(str(discrepancy_threshold)),
             )
-            from_environment = database_url == os.environ.get(URL_VARIABLES[0])
+            from_environment = database_url is not None and database_url == os.environ.get(URL_VARIABLES[0])
             option = URL_VARIABLES[0] if from_environment else "--database-url"
             secrets = EnvFile(env_file, warn=display.warn)
             url = find_url(database_url, option=option, env_file=secrets)
@@ -341,7 +342,7 @@ def backfill(
             if as_json:
                 print(json.dumps(report.as_json(unfinished)))
             elif not quiet:
-                print_report(report, unfinished)
+                print_report(report, settings, unfinished)
             return judge(report, max_error_rate, stopped, display)
         except KeyboardInterrupt:
             return display.complain("Interrupted; what was not committed is rolled back.", stopped.exit_code)
@@ -519,7 +520,8 @@ def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSi
         if stopped.asked():
             raise KeyboardInterrupt from None
         if display.committed:
-            raise type(error)(f"{error} {display.committed} rows were committed before.") from None
+            rows = f"{counted(display.committed, 'row')} {'was' if display.committed == 1 else 'were'}"
+            raise type(error)(f"{error} {rows} committed before.") from None
         raise
 
 
@@ -529,8 +531,8 @@ def judge(report: "Report", max_error_rate: float, stopped: "StopSignals", displ
         return stopped.exit_code
     if report.recount_disagrees:
         return display.complain(
-            f"The recount found {report.left_over} eligible user-days without a row, and {report.failed} are known to "
-            "have failed; run the command again.",
+            f"The recount found {counted(report.left_over or 0, 'eligible user-day')} without a row, and "
+            f"{report.failed:,} {'is' if report.failed == 1 else 'are'} known to have failed; run the command again.",
             1,
         )
     return judge_failures(report, max_error_rate, display)
@@ -541,7 +543,7 @@ def judge_failures(report: "Report | UndoReport", max_error_rate: float, display
     if report.error_rate <= max_error_rate:
         return 0
     return display.complain(
-        f"{report.failed} rows failed, an error rate of {report.error_rate:.2%}, above the limit of "
+        f"{counted(report.failed, 'row')} failed, an error rate of {report.error_rate:.2%}, above the limit of "
         f"{max_error_rate:.2%}; the log names them.",
         1,
     )

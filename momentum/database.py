@@ -47,13 +47,19 @@ def parse_url(text: str, origin: str) -> "URL":
         origin: Where it was given, for the error, which never repeats the URL, because it may hold a password.
 
     Raises:
-        ConfigurationError: It is not the URL of a Postgres database.
+        ConfigurationError: It is not the URL of a Postgres database, or one for another driver.
     """
     try:
         url = make_url(text.strip())
     except (ArgumentError, ValueError):
         url = None
-    if url is None or url.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not url.database:
+    known = ("postgresql", "postgres", "postgresql+psycopg")
+    if url is not None and url.drivername.startswith("postgresql+") and url.drivername not in known:
+        raise ConfigurationError(
+            f"The database URL from {origin} names another driver than psycopg, version 3, which is used here; write "
+            "it without one: postgresql://USER:PASSWORD@HOST:PORT/NAME."
+        )
+    if url is None or url.drivername not in known or not url.database:
         raise ConfigurationError(
             f"The database URL from {origin} is not one of Postgres; it reads "
             "postgresql://USER:PASSWORD@HOST:PORT/NAME."

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from momentum.wording import counted
+
 if TYPE_CHECKING:
     from momentum.backfill.discrepancies import LargestDiscrepancies
     from momentum.backfill.fill import Progress
@@ -130,7 +132,9 @@ class Display:
         rate = report.inserted / elapsed
         failed = f"{report.failed:,} failed" if report.failed else "none failed"
         total = progress.total
-        share = f"{progress.done:,} of {total:,} user-days" if total is not None else f"{progress.done:,} user-days"
+        share = counted(progress.done, "user-day")
+        if total is not None:
+            share = f"{progress.done:,} of {counted(total, 'user-day')}"
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -146,7 +150,7 @@ class Display:
             left = (total - progress.done) / progress.done * elapsed if total and progress.done else None
             soon = f", about {datetime.timedelta(seconds=round(left))} left" if left is not None else ""
             self.write(
-                f"committed {report.inserted:,} rows, {share}, {rate:,.0f} rows/s{soon}, {failed}",
+                f"committed {counted(report.inserted, 'row')}, {share}, {rate:,.0f} rows/s{soon}, {failed}",
                 "progress",
                 inserted=report.inserted,
                 done=progress.done,
@@ -168,7 +172,7 @@ class Display:
             rate = report.listed / max(now - self._started, 1e-6)
             self._bar.update(
                 self._task,
-                done=f"{report.listed:,} rows looked at",
+                done=f"{counted(report.listed, 'row')} looked at",
                 rate=rate,
                 failed=f"{report.failed:,} failed" if report.failed else "none failed",
                 description="Dry run" if report.dry_run else "Undo",
@@ -176,7 +180,7 @@ class Display:
         elif not self._quiet and now - self._last_line >= LOG_INTERVAL:
             self._last_line = now
             self.write(
-                f"deleted {report.deleted:,} of {report.listed:,} rows, {report.failed:,} failed",
+                f"deleted {report.deleted:,} of {counted(report.listed, 'row')}, {report.failed:,} failed",
                 "progress",
                 deleted=report.deleted,
                 listed=report.listed,
@@ -196,7 +200,7 @@ class LogHandler(logging.Handler):
         self._display.write(record.getMessage(), record.levelname.lower())
 
 
-def print_report(report: "Report", resume: str | None) -> None:
+def print_report(report: "Report", settings: "Settings", resume: str | None) -> None:
     """Print a report for people."""
     if report.dry_run:
         print(f"Dry run for {report.days} (UTC): nothing was written.")
@@ -209,10 +213,12 @@ def print_report(report: "Report", resume: str | None) -> None:
     else:
         print(f"Backfill of {report.days} (UTC):")
     print_rows(totals_of(report))
+    if report.passed_over:
+        print(f"  {why_nobody(report.passed_over, settings)}")
     if not report.dry_run:
         print(
-            f"  {report.commits:,} commits in {report.elapsed_seconds:.1f} s, {report.rows_per_second:,.0f} rows/s, "
-            f"slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
+            f"  {counted(report.commits, 'commit')} in {report.elapsed_seconds:.1f} s, "
+            f"{report.rows_per_second:,.0f} rows/s, slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
         )
     print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
     if resume:
@@ -236,6 +242,17 @@ def totals_of(report: "Report") -> list[tuple[str, int]]:
     if report.discrepancies is not None:
         rows += [("to review (discrepancies)", report.discrepancies)]
     return rows
+
+
+def why_nobody(accounts: int, settings: "Settings") -> str:
+    """Return in a sentence why none of the accounts that there are is an active user of the range."""
+    reasons = f"was created after {settings.days.last}, is deleted"
+    if settings.active_within is None:
+        reasons += " or is banned"
+    else:
+        reasons += f", is banned or was not seen within {counted(settings.active_within, 'day')}"
+    one = accounts == 1
+    return f"{counted(accounts, 'account')} {'exists; it' if one else 'exist; each'} {reasons}."
 
 
 def print_undo_report(report: "UndoReport", resume: str | None) -> None:
@@ -303,11 +320,11 @@ def outcome_of(report: "Report", settings: "Settings") -> str:
     if report.interrupted:
         return "Interrupted; what was committed stays, and the rest is still to do."
     if report.gave_up or report.error_rate > settings.max_error_rate:
-        return f"{report.failed:,} rows failed, more than the allowed share of {settings.max_error_rate:.2%}."
+        return f"{counted(report.failed, 'row')} failed, more than the allowed share of {settings.max_error_rate:.2%}."
     if report.recount_disagrees:
-        return f"The recount found {report.left_over:,} eligible user-days without a row; run it again."
+        return f"The recount found {counted(report.left_over or 0, 'eligible user-day')} without a row; run it again."
     if report.failed:
-        return f"Done, but for {report.failed:,} rows that failed."
+        return f"Done, but for {counted(report.failed, 'row')} that failed."
     return "Done; every eligible user-day has a row."
 
 
@@ -316,7 +333,7 @@ def settings_of(settings: "Settings") -> list[tuple[str, str]]:
     limits = settings.limits
     users = f"{len(settings.users):,} named" if settings.users else "all that are active"
     if settings.active_within is not None:
-        users += f", seen within {settings.active_within:,} days"
+        users += f", seen within {counted(settings.active_within, 'day')}"
     rows = [
         ("days (UTC)", str(settings.days)),
         ("users", users),

@@ -76,10 +76,10 @@ def wrong_option(name: str) -> ConfigurationError:
         "deadline": "a whole number of seconds",
     }
     if name in expected:
-        return ConfigurationError(f"-x {name}= takes {expected[name]}.")
+        return ConfigurationError(f"The option {name}= takes {expected[name]}.")
     known = ", ".join(field.name for field in fields(Options))
     shown = name if name.isidentifier() else "this name"
-    return ConfigurationError(f"-x knows no option {shown}; there are {known}.")
+    return ConfigurationError(f"The migrations know no option {shown}; there are {known}.")
 
 
 def alembic_config(url: URL | str, **options: str | int | bool) -> Config:
@@ -88,14 +88,20 @@ def alembic_config(url: URL | str, **options: str | int | bool) -> Config:
     Args:
         url: The database's URL. Alembic's commands then raise a ``MomentumError`` instead of ending the program.
         options: What ``-x`` says on the command line, such as ``existing="adopt"``, ``verify=False``, ``attempts=5``.
+
+    Raises:
+        ConfigurationError: An option is unknown, or its value is.
     """
+    texts = {
+        name: ("yes" if value else "no") if isinstance(value, bool) else str(value) for name, value in options.items()
+    }
+    # Here already, so that the error points to the line that is wrong.
+    read_options(texts)
     text = url if isinstance(url, str) else as_text(url)
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
     config.set_main_option("path_separator", "os")
     # ConfigParser takes a single per cent sign for the beginning of a reference.
     config.set_main_option("sqlalchemy.url", text.replace("%", "%%"))
-    config.attributes["options"] = {
-        name: ("yes" if value else "no") if isinstance(value, bool) else str(value) for name, value in options.items()
-    }
+    config.attributes["options"] = texts
     return config

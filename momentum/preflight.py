@@ -195,7 +195,7 @@ def check_collisions(
         found = ", ".join(f"{RELATION_KINDS.get(row.kind, 'relation')} {schema}.{row.name}" for row in in_the_way)
         advice = "rename or move what is in the way, then try again"
         if len(predecessors) == len(in_the_way):
-            advice = "-x existing=adopt parks them and copies their rows; or " + advice
+            advice = "existing=adopt parks them and copies their rows; or " + advice
         raise PreflightError(f"Already there, and not made by these migrations: {found}; {advice}.")
     for name in predecessors:
         if name in PREDECESSORS:

@@ -241,6 +241,6 @@ def read_score_table(connection: Connection) -> ScoreTable:
             """)
         ).one_or_none()
     if row is None or not row.there:
-        raise NotMigratedError("The database is not migrated; run `alembic upgrade head` first.")
+        raise NotMigratedError("The database is not migrated; upgrade it to head with the momentum migrations first.")
     layout = next(known for known in LAYOUTS if known.name == row.layout)
     return ScoreTable(row.relation, layout, row.created_table, row.audited)

@@ -395,7 +395,7 @@ def check(connection: "Connection") -> None:
     if found:
         raise VerificationError(
             f"The database differs from what its revision makes, in {len(found)} "
-            f"{'place' if len(found) == 1 else 'places'} that the log names; mend that, or migrate with -x verify=no."
+            f"{'place' if len(found) == 1 else 'places'} that the log names; mend that, or migrate with verify=no."
         )
 
 
@@ -467,7 +467,7 @@ def read_revision(connection: "Connection") -> str:
             "one that the database is at."
         )
     if not revisions:
-        raise NotMigratedError("The database is not migrated; run `alembic upgrade head` first.")
+        raise NotMigratedError("The database is not migrated; upgrade it to head with the momentum migrations first.")
     return revisions[0]
 
 

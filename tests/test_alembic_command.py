@@ -287,14 +287,14 @@ def test_a_transaction_pooler_is_refused_of_an_engine_too() -> None:
     [
         (
             "exsting=adopt",
-            "knows no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
+            "know no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
         ),
         ("existing=yes", "existing= takes refuse or adopt"),
         ("verify=0", "verify= takes yes or no"),
         ("purge", "purge= takes yes or no"),
         ("attempts=many", "attempts= takes a whole number"),
         ("deadline=0", "deadline= takes a whole number of seconds"),
-        (f"{SECRET}=1", "knows no option"),
+        (f"{SECRET}=1", "know no option this name;"),
     ],
 )
 def test_an_option_that_is_misspelt_is_not_passed_over(
@@ -304,6 +304,23 @@ def test_an_option_that_is_misspelt_is_not_passed_over(
     done = program("-x", option, "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url))
     assert said in error_of(done, 2)
     assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"exsting": "adopt"}, "The migrations know no option exsting; there are url, existing, scores, "),
+        ({"existing": True}, "The option existing= takes refuse or adopt."),
+        ({"purge": "true"}, "The option purge= takes yes or no."),
+        ({"attempts": 0}, "The option attempts= takes a whole number."),
+    ],
+)
+def test_a_program_learns_of_a_misspelt_option_where_it_says_it(
+    options: dict[str, str | int | bool], said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        alembic_config("postgresql://localhost/unused", **options)
+    assert str(raised.value).startswith(said)
 
 
 def test_an_interrupt_is_not_lost_where_the_lock_timeout_comes_before_its_cancellation(url: sa.URL) -> None:

@@ -483,11 +483,14 @@ def test_discrepancies_beyond_the_first_twenty_are_counted_in_the_log(
         add_score(engine, user, utc(LAST), 90, '{"a": 1}')
     run_backfill(engine, Settings(DAYS))
     assert len(caplog.records) == 21
-    assert caplog.records[-1].getMessage() == "review: 5 more rows differ from their breakdown"
+    assert caplog.records[-1].getMessage() == "review: and 5 more rows"
 
 
 def test_a_database_without_the_migrations_is_refused(server: Server) -> None:
-    with server.database(migrated=False) as url, pytest.raises(NotMigratedError, match="alembic upgrade head"):
+    with (
+        server.database(migrated=False) as url,
+        pytest.raises(NotMigratedError, match="upgrade it to head with the momentum migrations"),
+    ):
         run_backfill(create_engine(url, application_name="momentum-tests"), Settings(DAYS))
 
 

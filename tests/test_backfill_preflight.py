@@ -45,7 +45,7 @@ def test_a_database_that_can_be_filled_is_looked_at_in_less_than_a_second(scores
 
 def test_a_database_without_the_migrations_is_refused(supabase_url: sa.URL) -> None:
     error = refusal(supabase_url)
-    assert str(error) == "The database is not migrated; run `alembic upgrade head` first."
+    assert str(error) == "The database is not migrated; upgrade it to head with the momentum migrations first."
     assert (type(error), error.exit_code) == (NotMigratedError, 3)
     done = call(url=supabase_url)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", f"Error: {error}\n")
@@ -66,7 +66,7 @@ def test_a_database_at_an_earlier_revision_is_refused_until_it_is_migrated(
         migrate_to(url, revision)
         error = refusal(url)
         assert (type(error), error.exit_code) == (NotMigratedError, 3)
-        assert "alembic upgrade head" in str(error)
+        assert "upgrade it to head with the momentum migrations" in str(error)
         migrate_to(url, HISTORY[-1])
         add_users(create_engine(url, application_name="momentum-tests"), 1)
         assert call("--days", "1", "--quiet", url=url).returncode == 0

@@ -53,7 +53,7 @@ def test_the_page_of_a_run_has_its_counts_its_failures_and_the_command_for_the_r
     done = backfill("--from", str(FIRST), "--to", str(LAST), "--max-error-rate", "0.5", "--report", str(path), url=url)
     assert done.returncode == 0
     page = path.read_text(encoding="utf-8")
-    assert "Done, but for 1 rows that failed." in page
+    assert "Done, but for 1 row that failed." in page
     text = re.sub(r"<[^>]+>", "", page)
     assert f"momentum-backfill --from {FIRST} --to {LAST} --max-error-rate 0.5 --report {path}" in text
     assert str(users[0]) in page, "the discrepancy is there to review"
@@ -135,7 +135,10 @@ def test_the_largest_differences_are_kept_and_the_others_counted() -> None:
         ({"interrupted": True}, "Interrupted; what was committed stays, and the rest is still to do."),
         ({"gave_up": True, "failed": 30, "inserted": 1}, "30 rows failed, more than the allowed share of 1.00%."),
         ({"failed": 2, "inserted": 8}, "2 rows failed, more than the allowed share of 1.00%."),
-        ({"failed": 1, "inserted": 999}, "Done, but for 1 rows that failed."),
+        ({"failed": 1}, "1 row failed, more than the allowed share of 1.00%."),
+        ({"failed": 1, "inserted": 999}, "Done, but for 1 row that failed."),
+        ({"failed": 2, "inserted": 998}, "Done, but for 2 rows that failed."),
+        ({"left_over": 1}, "The recount found 1 eligible user-day without a row; run it again."),
         ({"left_over": 4}, "The recount found 4 eligible user-days without a row; run it again."),
     ],
 )
@@ -151,10 +154,11 @@ def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str
     report.triggers = (Trigger("t", "after insert for each row", "public.f", (), calls_out=False),)
     told = dict(settings_of(Settings(DAYS, users=(uuid.uuid4(),), active_within=7, look_for_discrepancies=False)))
     assert told["users"] == "1 named, seen within 7 days"
+    assert dict(settings_of(Settings(DAYS, active_within=1)))["users"] == "all that are active, seen within 1 day"
     assert "discrepancies from" not in told
     assert ("transactions tried again", 2) in totals_of(report)
     assert str(report.triggers[0]).endswith("public.f() changes nothing outside of the row")
-    print_report(report, "momentum-backfill --from 2026-03-01")
+    print_report(report, Settings(DAYS), "momentum-backfill --from 2026-03-01")
     shown = capsys.readouterr().out
     assert "stopped because too many rows failed" in shown
     assert re.search(r"inserted +1,234\n", shown)
@@ -172,6 +176,8 @@ def test_an_undoing_is_told_in_words(capsys: pytest.CaptureFixture[str], monkeyp
     stream = io.StringIO()
     Display(stream, quiet=False, verbose=False).undo_progress(report)
     assert stream.getvalue() == "deleted 3 of 5 rows, 0 failed\n"
+    Display(stream, quiet=False, verbose=False).undo_progress(UndoReport(Path("rows.jsonl"), dry_run=False, listed=1))
+    assert stream.getvalue().endswith("\ndeleted 0 of 1 row, 0 failed\n")
 
 
 def test_an_undoing_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_an_undo_of_a_database_that_is_not_migrated_is_refused(supabase_url: sa.
     manifest.write_text("")
     done = call("--undo", str(manifest), url=supabase_url)
     assert done.returncode == 3
-    assert "alembic upgrade head" in one_error_line(done)
+    assert "upgrade it to head with the momentum migrations" in one_error_line(done)
 
 
 def test_an_undo_stops_before_a_trigger_that_calls_out(scores: Scores, manifest: Path) -> None:

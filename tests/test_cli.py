@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from momentum import __version__, cli
 from momentum.database import create_engine
 from momentum.testing import Server
-from tests.backfilling import PASSWORD, PROGRAM, backfill, one_error_line, with_password
+from tests.backfilling import PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
 from tests.processes import Process
-from tests.samples import add_users, refuse_rows
+from tests.samples import LONG_AGO, add_users, refuse_rows
 
 DAY = "2026-03-05"
 JSON_KEYS = [
@@ -124,7 +124,7 @@ def test_version_is_the_packages() -> None:
         (["--discrepancies", "/nowhere/x.csv"], "cannot be written"),
         (["--quiet", "--verbose"], "not both"),
         (["--env-file", "/nowhere/supabase.env"], "/nowhere/supabase.env"),
-        ([], "MOMENTUM_DATABASE_URL"),
+        ([], "No database URL: give --database-url or set MOMENTUM_DATABASE_URL or DATABASE_URL, or write "),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
@@ -164,7 +164,7 @@ def test_an_unreachable_server_is_one_line_with_host_and_port_and_exit_code_3() 
 def test_a_database_that_is_not_migrated_is_one_line_and_exit_code_3(supabase_url: sa.URL) -> None:
     done = backfill(url=supabase_url)
     assert done.returncode == 3
-    assert "alembic upgrade head" in one_error_line(done)
+    assert "upgrade it to head with the momentum migrations" in one_error_line(done)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
@@ -243,6 +243,54 @@ def test_users_and_recent_activity_narrow_the_run(url: sa.URL, engine: sa.Engine
     assert json.loads(done.stdout)["inserted"] == 4
     done = backfill("--to", DAY, "--days", "2", "--active-within", "7", "--json", url=url)
     assert json.loads(done.stdout)["eligible"] == 0
+
+
+@pytest.mark.parametrize(
+    ("accounts", "arguments", "says"),
+    [
+        ([{}], [], "1 account exists; it was created after {last}, is deleted or is banned."),
+        ([{}, {}], ["--dry-run"], "2 accounts exist; each was created after {last}, is deleted or is banned."),
+        (
+            [{"created_at": LONG_AGO, "deleted_at": LONG_AGO}, {}],
+            ["--active-within", "1"],
+            "2 accounts exist; each was created after {last}, is deleted, is banned or was not seen within 1 day.",
+        ),
+        ([], [], None),
+        ([{}], ["--to", "{today}"], None),
+        ([{}, {"created_at": LONG_AGO}], [], None),
+        ([{}], ["--user", str(uuid.UUID(int=1))], None),
+        ([{}], ["--quiet"], None),
+        ([{}], ["--json"], None),
+    ],
+)
+def test_a_run_that_finds_nobody_says_why(
+    url: sa.URL, engine: sa.Engine, accounts: list[dict[str, datetime.datetime]], arguments: list[str], says: str | None
+) -> None:
+    today = datetime.datetime.now(datetime.UTC)
+    for columns in accounts:
+        add_users(engine, 1, **{"created_at": today, **columns})
+    done = call(*(argument.format(today=today.date()) for argument in arguments), url=url)
+    assert done.returncode == 0
+    told = [line.strip() for line in done.stdout.splitlines() if "account" in line]
+    assert told == ([] if says is None else [says.format(last=today.date() - datetime.timedelta(days=1))])
+    if "--quiet" in arguments:
+        assert done.stdout + done.stderr == ""
+    if "--json" in arguments:
+        assert list(json.loads(done.stdout)) == JSON_KEYS
+
+
+def test_a_run_over_a_single_user_day_counts_in_the_singular(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
+    add_users(engine)
+    manifest, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    files = ("--manifest", str(manifest), "--report", str(page))
+    done = call("--to", DAY, "--days", "1", "--verbose", *files, url=url)
+    told = done.stdout + done.stderr + page.read_text(encoding="utf-8")
+    done = call("--undo", str(manifest), "--verbose", url=url)
+    told += done.stdout + done.stderr
+    assert "commit 1: 1 row inserted" in told
+    assert "  1 commit in " in told
+    assert "each of 1 day from" in told
+    assert not re.findall(r"\b1 [a-z-]*(?:rows|commits|days|users|accounts)\b", told)
 
 
 def test_page_and_commit_sizes_are_obeyed(url: sa.URL, engine: sa.Engine) -> None:
@@ -454,7 +502,7 @@ def test_a_server_that_stays_away_is_exit_code_3_and_the_run_says_what_was_commi
             connection.exec_driver_sql(f"alter database {url.database} allow_connections on")
     assert process.returncode == 3
     assert stdout == ""
-    assert stderr.splitlines()[-1].endswith("1000 rows were committed before.")
+    assert stderr.splitlines()[-1].endswith("1,000 rows were committed before.")
     assert "Traceback" not in stderr
     assert count_scores(engine) == 1000
 

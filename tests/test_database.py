@@ -37,7 +37,6 @@ def test_each_way_to_write_postgres_is_a_url_for_psycopg(scheme: str) -> None:
         " ",
         SECRET,
         f"mysql://root:{SECRET}@localhost/app",
-        f"postgresql+asyncpg://postgres:{SECRET}@localhost/app",
         f"postgresql://postgres:{SECRET}@localhost",
         f"postgresql://postgres:{SECRET}@localhost/",
         f"postgresql://postgres@localhost:{SECRET}/app",
@@ -52,6 +51,16 @@ def test_what_is_no_url_of_postgres_is_refused_without_being_repeated(text: str)
     assert str(refusal.value).startswith("The database URL from DATABASE_URL is not one of Postgres; it reads postgres")
     assert SECRET not in str(refusal.value)
     assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "asyncpg", "psycopg_async", "pg8000"])
+def test_a_url_with_another_driver_is_refused_for_that(driver: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse_url(f"postgresql+{driver}://postgres:{SECRET}@localhost/app", "DATABASE_URL")
+    assert str(refusal.value) == (
+        "The database URL from DATABASE_URL names another driver than psycopg, version 3, which is used here; write it "
+        "without one: postgresql://USER:PASSWORD@HOST:PORT/NAME."
+    )
 
 
 def url_named(name: str) -> str:

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from momentum import display
-from momentum.backfill import DayRange, Report
+from momentum.backfill import DayRange, Report, Settings
 from momentum.backfill.fill import Progress
 from momentum.display import Display, print_report
 
@@ -25,6 +25,9 @@ def test_a_log_gets_a_line_a_commit_and_at_most_one_in_an_interval(monkeypatch: 
     report.commits, report.inserted = 2, 2000
     shown.progress(Progress(report, 2, 4))
     assert stream.getvalue().startswith("committed 2,000 rows, 2 of 4 user-days, ")
+    report.commits, report.inserted = 3, 1
+    shown.progress(Progress(report, 1, 1))
+    assert stream.getvalue().splitlines()[1].startswith("committed 1 row, 1 of 1 user-day, ")
 
 
 def test_a_quiet_log_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +38,7 @@ def test_a_quiet_log_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupted_run_says_so_and_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report(Report(DAYS, dry_run=False, interrupted=True), "momentum-backfill --from 2026-03-01")
+    print_report(Report(DAYS, dry_run=False, interrupted=True), Settings(DAYS), "momentum-backfill --from 2026-03-01")
     shown = capsys.readouterr().out
     assert shown.startswith("Backfill of 2026-03-01 to 2026-03-05 (UTC), interrupted:\n")
     assert shown.endswith("To do the rest: momentum-backfill --from 2026-03-01\n")

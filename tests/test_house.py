@@ -26,7 +26,7 @@ REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
 # A module imports from the lines above its own, and from its own line; the models and what stands beside them don't
 # know each other.
 LAYERS = [
-    {"errors", "environment"},
+    {"errors", "environment", "wording"},
     {"types"},
     {"base"},
     {"mixins"},
@@ -83,6 +83,20 @@ def test_imports_run_one_way(path: Path) -> None:
             assert rank[imported] <= rank[part], f"{part} imports {imported}, which is above it; turn it round"
             beside = part in LAYERS[5] and imported == "models"
             assert not beside, f"{part} imports the models; whoever only connects or migrates should not load them"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, SCRIPTS / "env.py"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_message_names_a_command_that_is_another_one_in_a_service(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    }
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    # Only Alembic's command line has a URL to ask for: a program gives one.
+    named = [text for text in texts if re.search(r"`(alembic|make db)|-x (?!url=)", text) and text not in docstrings]
+    assert not named, f"{named}: a service has an alembic.ini and a Makefile of its own; say what to do, not how there"
 
 
 @pytest.mark.parametrize("path", REVISION_FILES, ids=lambda path: path.name)

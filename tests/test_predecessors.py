@@ -92,7 +92,7 @@ def test_without_being_asked_the_upgrade_refuses_and_says_how_to_ask(app_url: sa
         migrate_to(app_url, HEAD)
     message = str(refusal.value)
     assert [name for name in TABLES if f"public.{name}" not in message] == []
-    assert "-x existing=adopt" in message
+    assert "; existing=adopt parks them" in message
     assert "\n" not in message
     assert (snapshot(app_url), all_rows(app_url)) == (before, rows)
 
@@ -164,7 +164,7 @@ def test_the_apps_view_alone_is_adopted_too(server: Server) -> None:
             "comment on view public.daily_momentum_scores is 'of the app'",
         )
         before = visible(snapshot(url))
-        with pytest.raises(PreflightError, match=r"view public\.daily_momentum_scores.*-x existing=adopt"):
+        with pytest.raises(PreflightError, match=r"view public\.daily_momentum_scores.*; existing=adopt"):
             migrate_to(url, HEAD)
         up(url)
         (facts,) = snapshot(url, of="relation | public.daily_momentum_scores |")

@@ -35,9 +35,9 @@ from momentum import (
 )
 from momentum.base import external_metadata
 from momentum.database import as_text, create_engine
-from momentum.errors import MigrationError
+from momentum.errors import PreflightError
 from momentum.testing import Server
-from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, migrate_to, run
+from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, migrate_to, rows_of, run
 from tests.samples import add_user
 
 PROJECT = Path(__file__).parent / "service_project"
@@ -119,8 +119,11 @@ def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None
     migrate_to(service.url, "base")
     assert "('remove_fk', ForeignKeyConstraint" in service.alembic("check", fails=True), "docs/services.md warns of it"
     assert service.version()
-    with pytest.raises(MigrationError, match=r"The purge stopped: cannot drop table .*momentum_events"):
+    parked = rows_of(service.url)
+    key = r"table constraint .* on public\.reminders depends on momentum_internal\.momentum_events; drop"
+    with pytest.raises(PreflightError, match=key):
         alembic.command.downgrade(momentum.alembic_config(service.url, purge=True), "base")
+    assert rows_of(service.url) == parked
     migrate_to(service.url, HISTORY[-1])
     sql = "select e.event_type from public.reminders as r inner join public.momentum_events as e on r.event_id = e.id"
     assert fetch(service.url, sql) == ["walk"]

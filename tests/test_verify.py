@@ -819,7 +819,7 @@ def test_a_read_only_transaction_is_enough(url: sa.URL) -> None:
 def test_an_error_leaves_the_transaction_usable(supabase_url: sa.URL) -> None:
     with connect(supabase_url) as connection:
         connection.execute(sa.text("set local search_path = auth"))
-        with pytest.raises(NotMigratedError, match="alembic upgrade head"):
+        with pytest.raises(NotMigratedError, match="upgrade it to head with the momentum migrations"):
             verify.differences(connection)
         assert connection.scalar(sa.text("show search_path")) == "auth"
 

@@ -27,6 +27,7 @@ from momentum.backfill.report import NAMED_FAILURES, Report
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.database import reason
+from momentum.wording import counted
 
 # Below so many transactions' worth of rows in the queue a worker looks for more users with gaps.
 LOW_WATER = 4
@@ -351,7 +352,7 @@ class Filler:
         report.inserted += len(rows)
         report.inserted_by_day.update(map(DAY_OF, rows))
         report.slowest_page_seconds = max(report.slowest_page_seconds, slowest)
-        logger.debug("commit %s: %s rows inserted", report.commits, len(rows))
+        logger.debug("commit %s: %s inserted", report.commits, counted(len(rows), "row"))
         if rows:
             self._observers.on_inserted(rows)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from momentum.backfill.discrepancies import Discrepancy
 from momentum.errors import ConfigurationError
+from momentum.wording import counted
 
 # The drawing's measures. Heights are in pixels; widths are in days, since the drawing is as wide as the screen allows.
 BARS_HEIGHT = 240
@@ -110,7 +111,7 @@ def write_page(path: Path, page: Page) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["hash"] = csp_hash
+    environment.filters |= {"hash": csp_hash, "counted": counted}
     html = environment.get_template("page.html").render(
         page=page,
         finished_at=page.finished_at.astimezone(datetime.UTC),

@@ -69,7 +69,7 @@ def check_revision(connection: Connection) -> None:
     if list(found) != [REVISION]:
         raise NotMigratedError(
             f"The database is at revision {', '.join(found) or 'none'}, and this version of the backfill goes with "
-            f"{REVISION}; run `alembic upgrade head` with the same version of the package."
+            f"{REVISION}; upgrade it to head with the momentum migrations of the same version of the package."
         )
 
 
@@ -153,3 +153,12 @@ def find_unknown_users(connection: Connection, users: Sequence[uuid.UUID]) -> li
     """Return which of some users don't exist."""
     known = set(connection.scalars(text("select id from auth.users where id = any(:ids)"), {"ids": list(users)}))
     return [user for user in users if user not in known]
+
+
+def count_accounts(connection: Connection, users: Sequence[uuid.UUID]) -> int:
+    """Return how many accounts there are, of some users or, where none is named, of everybody."""
+    count: int = connection.execute(
+        text("select count(*) from auth.users where cardinality(cast(:ids as uuid[])) = 0 or id = any(:ids)"),
+        {"ids": list(users)},
+    ).scalar_one()
+    return count

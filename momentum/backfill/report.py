@@ -23,6 +23,7 @@ class Report:
         dry_run: Whether nothing was written; ``inserted`` is then what would have been.
         workers: How many connections filled at once.
         users: Users with at least one eligible day.
+        passed_over: Where there is none, the accounts that exist all the same.
         eligible: User-days that should have a row.
         present: Had a row already.
         inserted: Got their row from this run.
@@ -51,6 +52,7 @@ class Report:
     dry_run: bool
     workers: int = 1
     users: int = 0
+    passed_over: int = 0
     eligible: int = 0
     present: int = 0
     inserted: int = 0

@@ -21,6 +21,7 @@ from momentum.backfill.preflight import (
     check_days,
     check_hidden_rows,
     check_triggers,
+    count_accounts,
     find_unknown_users,
     look_at,
 )
@@ -29,6 +30,7 @@ from momentum.backfill.report import NAMED_FAILURES, Report
 from momentum.backfill.session import Limits, Session
 from momentum.backfill.settings import Settings
 from momentum.database import reason
+from momentum.wording import counted
 
 # Discrepancies that are held at once.
 DISCREPANCIES_A_READ = 20_000
@@ -86,6 +88,8 @@ def run_backfill(
         Filler(engine, pages, chunks(), settings, report, observers, should_stop, total).run()
     report.interrupted = report.interrupted or should_stop()
     with reading_session(engine, settings.limits) as session:
+        if not (report.users or report.interrupted):
+            report.passed_over = session.read(lambda connection: count_accounts(connection, settings.users))
         if not (settings.dry_run or report.interrupted or report.gave_up):
             with timed(report, "recount"):
                 report.left_over = recount(session, database, eligibility, chunks(), should_stop)
@@ -218,7 +222,7 @@ def report_discrepancies(
         logger.warning("the scores could not be compared with their breakdowns: %s", reason(error, session.url))
         return None
     if count > LOGGED_ROWS:
-        logger.warning("review: %s more rows differ from their breakdown", count - LOGGED_ROWS)
+        logger.warning("review: and %s", counted(count - LOGGED_ROWS, "more row"))
     return count
 
 

@@ -1,0 +1,6 @@
+"""How numbers are told in messages."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an s unless there is exactly one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
