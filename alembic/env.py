@@ -18,6 +18,7 @@ from momentum import database, locks, operations, parking, preflight, verify
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrations import read_options
 from momentum.models import Base
+from momentum.wording import counted
 
 config = context.config
 
@@ -126,7 +127,8 @@ def errors_explained(connection: sa.Connection, what: str, consequence: str) -> 
     except sa.exc.DBAPIError as error:
         if database.lost_connection(error):
             raise DatabaseUnreachableError("The connection to the database was lost; run the command again.") from None
-        tries = f" ({patience.failed} times in {patience.spent:.0f} seconds)" if locks.can_be_retried(error) else ""
+        spent = f" ({counted(patience.failed, 'time')} in {counted(round(patience.spent), 'second')})"
+        tries = spent if locks.can_be_retried(error) else ""
         reason = database.reason(error, connection.engine.url)
         raise MigrationError(f"{what}: {reason}{tries}. {consequence}") from None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from momentum.errors import MigrationError
+from momentum.wording import counted
 
 # Lock timeouts and deadlocks: what another try can heal. https://www.postgresql.org/docs/current/errcodes-appendix.html
 RETRIED = ("55P03", "40P01")
@@ -170,9 +171,10 @@ def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
             )
             while not connection.scalar(sa.text("select pg_try_advisory_lock(:key)"), key):
                 if patience.spent >= patience.seconds:
+                    waited = counted(round(patience.seconds), "second")
                     raise MigrationError(
-                        f"Another migration is running: {find_holder(connection)} has held the lock for "
-                        f"{patience.seconds:g} seconds; let it finish, or end it, then run the command again."
+                        f"Another migration is running: {find_holder(connection)} has held the lock for {waited}; let "
+                        "it finish, or end it, then run the command again."
                     )
                 time.sleep(min(random.uniform(0.05, 0.2), patience.remaining))  # noqa: S311
             yield
