@@ -265,6 +265,7 @@ def test_a_command_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_run_gives_a_command_a_migrated_database_of_its_own_and_hands_on_its_exit_code(tmp_path: Path) -> None:
     code = (
         "import os, psycopg; "
+        "assert os.environ['DATABASE_URL'] == os.environ['MOMENTUM_DATABASE_URL']; "
         "connection = psycopg.connect(os.environ['MOMENTUM_DATABASE_URL']); "
         "print(connection.execute('select count(*) from public.daily_momentum_scores').fetchone()); "
         "connection.close(); raise SystemExit(7)"

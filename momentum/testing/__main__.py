@@ -42,9 +42,10 @@ def stop() -> str:
 def run(command: list[str]) -> int:
     """Run a command with the URL of a migrated database of its own in the environment, and return its exit code."""
     with running_server() as server, server.database() as url:
-        text = as_text(url)
+        # Each variable that somebody reads, so that no part of the command goes to another database.
+        env = {**os.environ, **dict.fromkeys(URL_VARIABLES, as_text(url))}
         try:
-            return subprocess.run(command, env={**os.environ, URL_VARIABLES[0]: text}, check=False).returncode
+            return subprocess.run(command, env=env, check=False).returncode
         except OSError as error:
             raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from None
 
