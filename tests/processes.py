@@ -147,6 +147,8 @@ def become(arguments: list[str], environ: dict[str, str], cwd: str, stdout: Conn
         connection.close()
         # Standard error by the line, as Python has it.
         setattr(sys, name, os.fdopen(number, "w", 1 if number == 2 else -1, encoding="utf-8", closefd=False))
+    # As in a terminal, although the tests may have been started where interrupts are ignored, as in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = arguments
     with contextlib.closing(sys.stdout):
         sys.exit(resolve_name(PROGRAMS[arguments[0]])())

@@ -89,12 +89,14 @@ def test_each_violation_is_reported_and_not_allowed(url: sa.URL) -> None:
     assert missing == [], f"not reported: {missing}; reported: {reported}"
 
 
+@pytest.mark.slow
 def test_they_object_to_nothing_after_each_downgrade(url: sa.URL) -> None:
     for revision, earlier in pairwise(reversed(HISTORY)):
         migrate_to(url, earlier)
         assert objections(url) == [], f"after the downgrade of {revision}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "predecessors"), [("legacy.seed", False), ("public.production", True)], ids=["seed", "production"]
 )

@@ -659,6 +659,7 @@ def test_a_connection_that_is_lost_while_the_key_is_made_is_one_line(server: Ser
         server.drop_database(url)
 
 
+@pytest.mark.slow
 def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_nothing_behind(
     server: Server, tmp_path: Path
 ) -> None:

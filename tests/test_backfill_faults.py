@@ -82,6 +82,7 @@ def statements_of(engine: sa.Engine) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_user_who_stays_locked_costs_only_his_own_days(scores: Scores) -> None:
     users = add_users(scores.engine, 60)
     locked = users[33]
@@ -146,6 +147,7 @@ def test_what_another_try_heals_is_tried_again(scores: Scores, code: str) -> Non
     assert report.retries in (1, 2)
 
 
+@pytest.mark.slow
 def test_a_statement_that_takes_too_long_is_tried_with_fewer_rows(scores: Scores) -> None:
     add_users(scores.engine, 60)
     scores.interfere("true", "perform pg_sleep(0.02);")
@@ -406,6 +408,7 @@ def test_a_second_signal_aborts_at_once_with_two_workers_too(scores: Scores) -> 
     assert scores.count() < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_run_may_be_killed_at_any_moment(scores: Scores, tmp_path: Path, workers: str) -> None:
     users = add_users(scores.engine, 400)
@@ -449,6 +452,7 @@ RANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranges", "workers"),
     [("the same days", ("3", "2")), ("overlapping days", ("1", "2"))],

@@ -396,6 +396,7 @@ def show(tab: Tab, page: Page, folder: Path) -> None:
     tab.goto((folder / "report.html").as_uri())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discrepancies", [0, 5_000])
 @pytest.mark.parametrize("days", [1, 60, 400])
 @pytest.mark.parametrize("screen", SCREENS)
@@ -429,6 +430,7 @@ def as_number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
 def test_each_column_sorts_both_ways(tab: Tab, tmp_path: Path, screen: str) -> None:
     width, height = SCREENS[screen]

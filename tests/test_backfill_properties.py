@@ -213,6 +213,7 @@ def positive(counter: collections.Counter[datetime.date]) -> dict[datetime.date,
     return {day: count for day, count in counter.items() if count}
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     layout=st.sampled_from(BOTH), people=st.lists(accounts, max_size=15), options=options, knobs=knobs, faults=faults

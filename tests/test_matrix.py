@@ -34,6 +34,7 @@ def test_what_cannot_be_had_is_named_and_no_failure(
     assert last == "test-matrix: PostgreSQL 15 skipped"
 
 
+@pytest.mark.slow
 def test_a_run_says_its_server_its_python_and_its_closing_line(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,6 +45,7 @@ def test_a_run_says_its_server_its_python_and_its_closing_line(
     assert last == f"test-matrix: {THIS} passed"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_with_1(
     kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,7 @@ def every_way() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_row_is_lost_on_any_way_from_any_revision_to_any_other(scores_url: sa.URL) -> None:
     ways = set(pairwise(every_way()))
     assert {(a, b) for a in HISTORY for b in HISTORY if a != b} <= ways, "the journey leaves out a way"
@@ -109,6 +110,7 @@ def test_no_row_is_lost_on_any_way_from_any_revision_to_any_other(scores_url: sa
     assert len(written) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("below", "revision"), list(pairwise(HISTORY)))
 def test_each_downgrade_leaves_the_schema_as_it_was(scores_url: sa.URL, below: str, revision: str) -> None:
     migrate_to(scores_url, below)

@@ -184,6 +184,7 @@ print(momentum.__file__)
 """
 
 
+@pytest.mark.slow
 def test_an_empty_environment_migrates_fills_and_verifies_without_the_repository(
     installed: Path, supabase_url: sa.URL, tmp_path: Path
 ) -> None:

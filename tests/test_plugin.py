@@ -13,6 +13,9 @@ from momentum.testing import Server
 from tests.test_services import PROJECT
 from tests.test_testing import names_of
 
+# Each starts a pytest of its own.
+pytestmark = pytest.mark.slow
+
 
 def run_pytest(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run pytest in a project's folder."""

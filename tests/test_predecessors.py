@@ -97,6 +97,7 @@ def test_without_being_asked_the_upgrade_refuses_and_says_how_to_ask(app_url: sa
     assert (snapshot(app_url), all_rows(app_url)) == (before, rows)
 
 
+@pytest.mark.slow
 def test_the_apps_tables_are_parked_copied_and_put_back(app_url: sa.URL, server: Server) -> None:
     before, rows = visible(snapshot(app_url)), all_rows(app_url)
     columns = columns_of(app_url)
@@ -281,6 +282,7 @@ NOT_CONFORMING = {
 }
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_conform_are_counted_named_and_kept(app_url: sa.URL, caplog: pytest.LogCaptureFixture) -> None:
     columns = columns_of(app_url)
     conforming = rows_in(app_url, columns)
@@ -317,6 +319,7 @@ def test_rows_that_do_not_conform_are_counted_named_and_kept(app_url: sa.URL, ca
     assert visible(snapshot(app_url)) == before
 
 
+@pytest.mark.slow
 def test_more_than_a_page_of_rows_is_copied(url: sa.URL) -> None:
     run(
         url,
@@ -432,6 +435,7 @@ def test_a_row_deleted_at_head_does_not_come_back_with_the_next_upgrade(url: sa.
     assert fetch(url, "select name from public.momentum_pillars order by 1") == ["kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", HISTORY[1:-1])
 def test_adopting_goes_on_from_any_revision_and_back(url: sa.URL, stop: str) -> None:
     run(url, "insert into public.momentum_pillars (name) values ('sleep')")

@@ -321,6 +321,7 @@ def places(url: sa.URL) -> dict[str, str]:
     return {short: f"{'momentum_internal' if name in parked else 'public'}.{name}" for short, name in names.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [HEAD, HISTORY[2], "base"], ids=["head", "between", "base"])
 def test_purge_is_refused_before_anything_changes_as_long_as_others_depend_on_what_it_drops(
     full_url: sa.URL, tmp_path: Path, at: str

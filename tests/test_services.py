@@ -87,6 +87,7 @@ def steps_of(revision: Path) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None:
     alembic.command.upgrade(momentum.alembic_config(as_text(service.url)), "head")
     # Written anew, the service's revision is the one that it has, row level security aside, of which autogenerate

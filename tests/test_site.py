@@ -67,6 +67,7 @@ CUT_OFF = """() => [...document.querySelectorAll("article *")].filter((element) 
 }).map((element) => `${element.tagName} ${element.textContent.slice(0, 40)}`)"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1440, 390])
 def test_every_page_can_be_read_and_asks_nobody_else_for_anything(site: str, browser: Browser, width: int) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 900})

@@ -824,6 +824,7 @@ def test_an_error_leaves_the_transaction_usable(supabase_url: sa.URL) -> None:
         assert connection.scalar(sa.text("show search_path")) == "auth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scores", "predecessors"), WAYS)
 def test_every_revision_is_what_its_fingerprint_says_on_the_way_up_down_and_up(
     server: Server, scores: str, predecessors: bool
@@ -962,6 +963,7 @@ def test_the_models_make_what_the_migrations_make(supabase_url: sa.URL) -> None:
     assert [key.rpartition(" ")[2] for key in columns] == sorted(DailyMomentumScore.__table__.columns.keys())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scores", "predecessors"), WAYS)
 def test_each_revision_goes_up_and_down_without_a_trace_in_a_dump(
     server: Server, scores: str, predecessors: bool
