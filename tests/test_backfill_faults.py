@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from momentum import display
 from momentum.backfill import DayRange, Observers, Report, Settings, run_backfill
 from momentum.backfill.faults import Retries
-from momentum.backfill.fill import Failure, Progress, Row
+from momentum.backfill.fill import Failure, Filler, Progress, Row
 from momentum.backfill.session import Limits
 from momentum.database import as_text, create_engine
 from tests.backfilling import (
@@ -286,36 +286,25 @@ def test_an_error_rate_above_the_limit_stops_a_run_after_a_thousand_rows(scores:
     assert (rest.returncode, json.loads(rest.stdout)["inserted"]) == (0, 3000)
 
 
-def test_a_pause_between_two_commits_is_outside_of_a_transaction(scores: Scores) -> None:
+def test_a_pause_between_two_commits_is_outside_of_a_transaction(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_users(scores.engine, 30)
-    seen: set[str] = set()
-    over = threading.Event()
+    pauses: list[tuple[float, list[str]]] = []
+    pause = Filler._sleep
+    state = "select state from pg_stat_activity where datname = current_database() and application_name = :name"
 
-    def watch() -> None:
-        """Note what the run's connection has been doing for longer than a statement takes."""
-        with scores.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not over.is_set():
-                seen.update(
-                    connection.scalars(
-                        sa.text("""
-                            select state from pg_catalog.pg_stat_activity
-                            where datname = current_database() and application_name = 'momentum-watched'
-                              and clock_timestamp() - state_change > interval '0.2 s'
-                        """)
-                    )
-                )
+    def look(filler: Filler, seconds: float) -> None:
+        """Note what the run's connection is doing, and pause."""
+        pauses.append((seconds, fetch(scores.url, state, name="momentum-watched")))
+        pause(filler, seconds)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        engine = create_engine(scores.url, application_name="momentum-watched")
-        report, _, _ = fill(engine, Settings(ONE_DAY, commit_every=10, pause=0.6))
-    finally:
-        over.set()
-        watcher.join()
+    monkeypatch.setattr(Filler, "_sleep", look)
+    engine = create_engine(scores.url, application_name="momentum-watched")
+    report, _, _ = fill(engine, Settings(ONE_DAY, commit_every=10, pause=0.1))
     assert report.commits == 3
-    assert report.phases["fill"] >= 2 * 0.6
-    assert seen == {"idle"}
+    assert pauses == [(0.1, ["idle"])] * 2
+    assert report.phases["fill"] >= 2 * 0.1
 
 
 def test_a_run_leaves_no_setting_and_no_prepared_statement_in_a_session(scores: Scores) -> None:
