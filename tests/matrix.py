@@ -179,8 +179,7 @@ RUNS: dict[str, tuple[StartServer, Callable[[], Path]]] = {
     "PostgreSQL 15": (debian, this_python),
     "PostgreSQL 16": (lambda: embedded(16), this_python),
     "PostgreSQL 17": (from_npm, this_python),
-    "PostgreSQL 18": (lambda: embedded(18), this_python),
-    "oldest Python": (lambda: embedded(18), oldest_python),
+    "PostgreSQL 18, oldest Python": (lambda: embedded(18), oldest_python),
     "newest Python": (lambda: embedded(18), newest_python),
     "lowest versions": (lambda: embedded(18), lowest_python),
 }
@@ -197,7 +196,7 @@ class Outcome(StrEnum):
 def run_suite(name: str) -> tuple[Outcome, str]:
     """Run the suite once; return how it ended, and what there is to say of it."""
     start_server, find_interpreter = RUNS[name]
-    log = KEPT / f"{name.lower().replace(' ', '-')}.log"
+    log = KEPT / f"{name.lower().replace(',', '').replace(' ', '-')}.log"
     try:
         interpreter = find_interpreter()
         with start_server() as variables, log.open("w", encoding="utf-8") as output:

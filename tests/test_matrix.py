@@ -81,8 +81,8 @@ def test_a_server_of_some_programs_runs_and_is_gone_after() -> None:
 
 def test_every_supported_postgres_and_python_has_a_run() -> None:
     assert [name for name in matrix.RUNS if name != THIS] == [
-        *(f"PostgreSQL {version}" for version in (15, 16, 17, 18)),
-        "oldest Python",
+        *(f"PostgreSQL {version}" for version in (15, 16, 17)),
+        "PostgreSQL 18, oldest Python",
         "newest Python",
         "lowest versions",
     ]
