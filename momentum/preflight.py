@@ -18,6 +18,7 @@ from momentum.scores import (
     find_candidates,
     find_layout,
 )
+from momentum.wording import counted
 
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
@@ -409,8 +410,8 @@ def check_score_key(connection: Connection, *, may_commit: bool) -> None:
         pairs = count_duplicate_days(connection, relation, layout)
         if pairs:
             raise PreflightError(
-                f"{relation} has {pairs} {'day' if pairs == 1 else 'days'} on which a user has more than one row, "
-                "and no unique index on user_id and score_date; keep one row a user and day, then try again."
+                f"{relation} has {counted(pairs, 'day')} on which a user has more than one row, and no unique index on "
+                "user_id and score_date; keep one row a user and day, then try again."
             )
     else:
         check_rows_can_move(connection, relation, lambda: count_duplicate_days(connection, relation, layout) > 0)
@@ -449,7 +450,7 @@ def check_users_exist(connection: Connection, relation: str, layout: Layout) -> 
     )
     if users:
         raise PreflightError(
-            f"{relation} has days with more than one row of {users} {'user' if users == 1 else 'users'} who "
+            f"{relation} has days with more than one row of {counted(users, 'user')} who "
             f"{'is' if users == 1 else 'are'} not in auth.users, which could not be moved aside; keep one row a user "
             "and day, then try again."
         )

@@ -24,6 +24,7 @@ from momentum.database import connection_errors, create_engine, describe, find_u
 from momentum.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import NotMigratedError, VerificationError
 from momentum.scores import LAYOUTS, TABLE_NAME
+from momentum.wording import counted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -394,8 +395,8 @@ def check(connection: "Connection") -> None:
         log.error(line)
     if found:
         raise VerificationError(
-            f"The database differs from what its revision makes, in {len(found)} "
-            f"{'place' if len(found) == 1 else 'places'} that the log names; mend that, or migrate with verify=no."
+            f"The database differs from what its revision makes, in {counted(len(found), 'place')} "
+            "that the log names; mend that, or migrate with verify=no."
         )
 
 

@@ -51,7 +51,7 @@ class Process:
     def __init__(self, program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT) -> None:
         self.args = [program, *map(str, arguments)]
         ends = [_FORKING.Pipe(duplex=False) for _ in ("stdout", "stderr")]
-        self.stdout, self.stderr = (read_to_the_end(reading) for reading, _ in ends)
+        self.stdout, self.stderr = (as_text_file(reading) for reading, _ in ends)
         writing = [end for _, end in ends]
         self._process = _FORKING.Process(target=become, args=(self.args, dict(env), str(cwd), *writing), daemon=True)
         self._process.start()
@@ -122,7 +122,7 @@ class Process:
 
 
 def run(
-    program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT, timeout: float = 120
+    program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return what it said."""
     process = Process(program, *arguments, env=env, cwd=cwd)
@@ -130,7 +130,7 @@ def run(
     return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
 
 
-def read_to_the_end(connection: Connection) -> TextIO:
+def as_text_file(connection: Connection) -> TextIO:
     """Return a pipe as a text file."""
     descriptor = os.dup(connection.fileno())
     connection.close()
