@@ -247,6 +247,8 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         require_tls(url),
         poolclass=NullPool,
         hide_parameters=True,
+        # No column of ours is one, and to look for the type costs every engine a round trip.
+        use_native_hstore=False,
         connect_args=connect_arguments(url, application_name),
     )
 

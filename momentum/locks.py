@@ -121,8 +121,7 @@ class Patience:
 
 def set_all(connection: sa.Connection, values: Mapping[str, str]) -> None:
     """Change settings of the session."""
-    for name, value in values.items():
-        connection.execute(sa.text("select set_config(:name, :value, false)"), {"name": name, "value": value})
+    connection.execute(sa.select(*(sa.func.set_config(name, value, False) for name, value in values.items())))
     connection.commit()
 
 
