@@ -7,6 +7,8 @@ INSTALLED := .venv/installed
 NPM := node_modules/installed
 EXPORTED := .momentum/exported_sql
 PYTEST_FLAGS ?=
+# Which tests `make test` runs, as pytest marks them; none named is all.
+TESTS ?= not slow
 SIZES ?= 1 10 100
 
 # pip's messages about itself and its places help nobody here.
@@ -16,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-matrix db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +43,11 @@ $(NPM): package.json package-lock.json | $(INSTALLED)
 demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over, every missing day filled
 	@$(BIN)/python -m tests.demo
 
-test: install ## Run every test on a real Postgres
-	$(BIN)/pytest --numprocesses auto --dist worksteal $(PYTEST_FLAGS)
+test: install ## Run the tests on a real Postgres, but for those that take seconds each
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "$(TESTS)" $(PYTEST_FLAGS)
+
+test-all: ## Run every test on a real Postgres
+	$(MAKE) test TESTS=
 
 test-matrix: install ## Run every test on each PostgreSQL, each Python and the lowest versions that are supported
 	@$(BIN)/python -m tests.matrix
@@ -86,7 +91,7 @@ advisors: install ## Ask Supabase's advisors what they have against a migrated d
 	@$(BIN)/python -m tests.advisors
 
 ci-fast: lint types check advisors ## Everything that must pass before a change lands
-	$(MAKE) test PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
+	$(MAKE) test-all PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
 	@$(BIN)/python -m tests.bench

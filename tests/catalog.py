@@ -5,8 +5,8 @@ import subprocess
 
 import sqlalchemy as sa
 
-from momentum.database import as_text, create_engine
-from tests.server import find_program
+from momentum.database import as_text
+from tests.server import engine_of, find_program
 
 # One line a fact. Whatever belongs to Postgres itself is left out.
 FACTS = """
@@ -76,7 +76,7 @@ def snapshot(url: sa.URL, *, of: str = "") -> list[str]:
         url: The database.
         of: Only the facts that contain this text, such as the name of a table.
     """
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         # Without a search path every name is written in full.
         connection.exec_driver_sql("set local search_path = pg_catalog")
         return [fact for fact in connection.exec_driver_sql(FACTS).scalars() if of in fact]

@@ -1,5 +1,6 @@
 """Fixtures: a database for each test, copied from a template that the migrations built."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
 from momentum.environment import URL_VARIABLES
 from momentum.testing import Server
 from tests.backfilling import BOTH, Scores, scores_in
-from tests.server import describe_for_worker, shared_server
+from tests.server import describe_for_worker, engine_of, shared_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -26,6 +26,12 @@ collect_ignore = ["service_project"]
 def pytest_configure_node(node: Any) -> None:
     """Tell a process of pytest-xdist where the server is."""
     node.workerinput["server"] = describe_for_worker(shared_server(node.config))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported and collected out of every garbage collection to come."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -76,7 +82,7 @@ def supabase_url(server: Server) -> Iterator[sa.URL]:
 @pytest.fixture
 def connection(url: sa.URL) -> Iterator[sa.Connection]:
     """A connection to the migrated database ``url``; what the test does not commit is rolled back."""
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         yield connection
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from momentum import verify
-from momentum.database import create_engine
 from momentum.testing import Server, running_server
 from tests.migrating import HISTORY, database_with_scores, migrate_to
+from tests.server import engine_of
 
 # Where the score table came from decides what there is after it: one database for each way.
 SCORES = ("fresh", "legacy.seed", "public.production")
@@ -21,7 +21,7 @@ def facts_by_revision(
     try:
         for revision in HISTORY[1:]:
             migrate_to(url, revision, existing="adopt", verify="no")
-            engine = create_engine(url, application_name="momentum-tests")
+            engine = engine_of(url)
             with engine.connect() as connection, verify.pinned(connection):
                 record = verify.read_record(connection)
                 facts = verify.read_facts(connection, record)

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from momentum.backfill import DayRange, Settings, run_backfill
-from momentum.database import create_engine
 from momentum.testing import Server, running_server
 from momentum.testing.servers import migrate
 from tests.fixture import load_fixture
+from tests.server import engine_of
 
 PATH = Path(__file__).parents[1] / "docs" / "pull_request.md"
 LAST = datetime.date(2026, 3, 31)
@@ -65,7 +65,7 @@ def sample_outputs(server: Server) -> str:
     with server.database(migrated=False) as url:
         load_fixture(url, users=USERS, days=DAYS, last=LAST)
         migrate(url)
-        engine = create_engine(url, application_name="momentum-tests")
+        engine = engine_of(url)
         report = run_backfill(engine, Settings(days, look_for_discrepancies=False))
         parts = [
             "# Sample query outputs",

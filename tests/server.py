@@ -3,11 +3,13 @@
 import importlib.util
 import shutil
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from momentum.database import as_text, parse_url
+from momentum.database import as_text, create_engine, parse_url
 from momentum.testing import Server, running_server
 
 _SERVER = pytest.StashKey[Server]()
@@ -33,6 +35,12 @@ def shared_server(config: pytest.Config) -> Server:
 def describe_for_worker(server: Server) -> dict[str, str]:
     """Return what another process needs to use a server."""
     return {"url": as_text(server.url), "backend": server.backend}
+
+
+@lru_cache(maxsize=16)
+def engine_of(url: sa.URL) -> sa.Engine:
+    """Return the engine for a database, the same each time: a new one would ask the server what it is anew."""
+    return create_engine(url, application_name="momentum-tests")
 
 
 def find_program(name: str) -> str:

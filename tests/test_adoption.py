@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, run_backfill
-from momentum.database import create_engine
 from momentum.errors import DatabaseUnreachableError, MigrationError, PreflightError
 from momentum.migrations import alembic_config
 from momentum.scores import TABLE_NAME
@@ -41,6 +40,7 @@ from tests.samples import (
     add_users,
     write_rows,
 )
+from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 BEFORE_KEY = HISTORY[HISTORY.index("07d3e6c8b51f") - 1]
@@ -55,7 +55,7 @@ USERS = "insert into auth.users (id, created_at) select id, '2020-01-01' from un
 
 def backfill(url: sa.URL) -> int:
     """Fill the days and return how many rows that took."""
-    return run_backfill(create_engine(url, application_name="momentum-tests"), Settings(DAYS)).inserted
+    return run_backfill(engine_of(url), Settings(DAYS)).inserted
 
 
 def scores_of(url: sa.URL) -> list[str]:
@@ -101,8 +101,9 @@ def seed_url(server: Server) -> Iterator[sa.URL]:
     server.drop_database(url)
 
 
+@pytest.mark.slow
 def test_production_goes_up_fills_goes_down_and_up_with_nothing_else_changed(production: sa.URL) -> None:
-    with create_engine(production, application_name="momentum-tests").begin() as connection:
+    with engine_of(production).begin() as connection:
         users = [add_user(connection) for _ in range(3)]
         for ordinal, user in enumerate(users):
             write_rows(connection, user, 1463 + ordinal)  # from 2024-03-01 on
@@ -146,7 +147,7 @@ def left_to_ours(url: sa.URL) -> dict[str, list[str]]:
 
 def test_a_default_row_in_production_says_what_it_is(production_url: sa.URL) -> None:
     migrate_to(production_url, HEAD)
-    add_users(create_engine(production_url, application_name="momentum-tests"))
+    add_users(engine_of(production_url))
     assert backfill(production_url) == len(DAYS)
     (row,) = fetch(
         production_url,
@@ -174,7 +175,7 @@ def test_the_view_maps_production_and_shows_users_their_own_rows(production_url:
             user=user,
         )
     migrate_to(production_url, HEAD)
-    with create_engine(production_url, application_name="momentum-tests").connect() as connection:
+    with engine_of(production_url).connect() as connection:
         claims = json.dumps({"sub": str(A)})
         connection.execute(sa.text("select set_config('request.jwt.claims', :claims, true)"), {"claims": claims})
         connection.execute(sa.text("set local role authenticated"))
@@ -221,10 +222,11 @@ def test_any_unique_index_over_user_and_day_serves(production_url: sa.URL, index
         "public.theirs",
         False,
     )
-    add_users(create_engine(production_url, application_name="momentum-tests"))
+    add_users(engine_of(production_url))
     assert backfill(production_url) == len(DAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "instead",
     [
@@ -249,7 +251,7 @@ def test_where_production_lacks_its_unique_index_one_is_made_and_removed(product
     (index,) = snapshot(production_url, of="index | public.uq_daily_engagement_scores_user_id_score_date")
     assert "CREATE UNIQUE INDEX" in index
     assert "(user_id, score_date) | t | f" in index
-    add_users(create_engine(production_url, application_name="momentum-tests"))
+    add_users(engine_of(production_url))
     execute(production_url, "alter table public.daily_engagement_scores disable trigger user")
     assert backfill(production_url) == len(DAYS)
     execute(production_url, "alter table public.daily_engagement_scores enable trigger user")
@@ -295,6 +297,7 @@ def test_production_that_lost_its_unique_index_while_migrated_still_goes_back(pr
 # --- The same results on every layout ---
 
 
+@pytest.mark.slow
 def test_the_backfill_gives_the_same_results_on_every_layout(server: Server) -> None:
     users = [uuid.UUID(int=n) for n in range(1, 41)]
     days = list(DAYS)
@@ -327,13 +330,13 @@ def test_the_backfill_gives_the_same_results_on_every_layout(server: Server) -> 
                 "cast(:breakdown as jsonb)"
             )
             relation = f"{schema if layout else 'legacy'}.daily_engagement_scores"
-            with create_engine(url, application_name="momentum-tests").begin() as connection:
+            with engine_of(url).begin() as connection:
                 connection.execute(
                     sa.text(f"insert into {relation} ({columns}) values ({values})"),
                     [{"user": u, "day": d, "score": s, "breakdown": json.dumps({"n": s})} for u, d, s in present],
                 )
             migrate_to(url, HEAD)
-            engine = create_engine(url, application_name="momentum-tests")
+            engine = engine_of(url)
             reports = [
                 run_backfill(engine, Settings(DAYS, dry_run=dry, look_for_discrepancies=False)) for dry in (True, False)
             ]
@@ -590,6 +593,7 @@ def test_a_publication_for_all_tables_keeps_no_user_from_being_deleted(seed_url:
     assert notes(seed_url) == ["b 10", "b 11"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [HEAD, "base"])
 def test_who_waits_for_a_row_that_moves_does_not_wait_for_others_too(seed_url: sa.URL, target: str) -> None:
     """A user who is locked stops the page with the user's row; nobody has to wait for the page's other rows."""
@@ -597,7 +601,7 @@ def test_who_waits_for_a_row_that_moves_does_not_wait_for_others_too(seed_url: s
     before = notes(seed_url)
     if target == "base":
         migrate_to(seed_url, HEAD)
-    engine = create_engine(seed_url, application_name="momentum-tests")
+    engine = engine_of(seed_url)
     with ThreadPoolExecutor() as executor, engine.connect() as holder, engine.connect() as client:
         holder.execute(sa.text("select from auth.users where id = :user for update"), {"user": B})
         migration = executor.submit(migrate_to, seed_url, target)
@@ -616,7 +620,7 @@ def test_who_waits_for_a_row_that_moves_does_not_wait_for_others_too(seed_url: s
 def test_the_table_of_superseded_rows_is_private(seed_url: sa.URL) -> None:
     migrate_to(seed_url, HEAD)
     for role in ("anon", "authenticated", "service_role"):
-        with create_engine(seed_url, application_name="momentum-tests").connect() as connection:
+        with engine_of(seed_url).connect() as connection:
             connection.execute(sa.text(f"set local role {role}"))
             with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
                 connection.execute(sa.text("select from momentum_internal.superseded_scores"))
@@ -653,7 +657,7 @@ def test_duplicates_that_come_while_the_key_is_made_are_moved_too(seed_url: sa.U
     )
     migrate_to(seed_url, BEFORE_KEY)
     with (
-        create_engine(seed_url, application_name="momentum-tests").connect() as client,
+        engine_of(seed_url).connect() as client,
         ThreadPoolExecutor(1) as migrator,
     ):
         client.execute(sa.text(f"insert into {SEED} values ('{A}', '2024-03-01 12:00+00', 3, null, 'third')"))
@@ -707,7 +711,7 @@ def test_an_invalid_leftover_of_a_broken_build_is_replaced(seed_url: sa.URL) -> 
     migrate_to(seed_url, BEFORE_KEY)
     # What a kill leaves behind: the revision has said that the index is its own, and has begun to make it.
     execute(seed_url, "update momentum_internal.score_table set created_index = true")
-    engine = create_engine(seed_url, application_name="momentum-tests")
+    engine = engine_of(seed_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         with pytest.raises(sa.exc.IntegrityError):
             connection.execute(
@@ -734,7 +738,7 @@ def test_a_way_back_that_was_interrupted_goes_on_in_either_direction(seed_url: s
         where datname = current_database() and application_name = 'momentum-migrations' and wait_event_type = 'Lock'
     """
     with (
-        create_engine(seed_url, application_name="momentum-tests").connect() as client,
+        engine_of(seed_url).connect() as client,
         ThreadPoolExecutor(1) as migrator,
     ):
         client.execute(sa.text(f"lock table {SEED} in row exclusive mode"))
@@ -818,7 +822,7 @@ def test_in_a_transaction_that_is_not_ours_only_what_needs_no_commit_is_adopted(
     url = database_with_scores(server, scores)
     try:
         before = snapshot(url)
-        with create_engine(url, application_name="momentum-tests").connect() as connection:
+        with engine_of(url).connect() as connection:
             config = alembic_config("")
             config.attributes["connection"] = connection
             assert connection.in_transaction() or connection.begin()
@@ -834,6 +838,7 @@ def test_in_a_transaction_that_is_not_ours_only_what_needs_no_commit_is_adopted(
         server.drop_database(url)
 
 
+@pytest.mark.slow
 def test_a_role_like_the_one_that_supabase_gives_can_do_it_all(server: Server) -> None:
     """It is no superuser, and auth.users belongs to somebody else; what is in public is its own."""
     for scores in ("legacy.seed", "public.production"):

@@ -67,6 +67,7 @@ VIOLATIONS = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_allowed_has_a_reason_and_is_no_more_than_an_info(url: sa.URL) -> None:
     reported = findings(url)
     assert {finding.level for finding in reported} == {"INFO"}
@@ -75,6 +76,7 @@ def test_what_is_allowed_has_a_reason_and_is_no_more_than_an_info(url: sa.URL) -
     assert all(len(allowed.reason.split()) > 5 for allowed in ALLOWED)
 
 
+@pytest.mark.slow
 def test_each_violation_is_reported_and_not_allowed(url: sa.URL) -> None:
     for statements in VIOLATIONS.values():
         run(url, statements)

@@ -18,6 +18,7 @@ from momentum.testing import Server
 from momentum.testing.servers import migrate
 from tests.fixture import load_fixture
 from tests.samples import add_users, refuse_rows
+from tests.server import engine_of
 
 FIRST = datetime.date(2026, 2, 20)
 LAST = datetime.date(2026, 3, 5)
@@ -48,7 +49,7 @@ def utc(day: datetime.date, hour: int = 0, minute: int = 0) -> datetime.datetime
 
 @pytest.fixture
 def engine(url: sa.URL) -> sa.Engine:
-    return create_engine(url, application_name="momentum-tests")
+    return engine_of(url)
 
 
 def add_score(
@@ -208,7 +209,7 @@ def test_a_dry_run_counts_what_the_real_run_inserts_and_writes_nothing(server: S
     with server.database(migrated=False) as url:
         load_fixture(url, users=300, days=20, last=last)
         migrate(url)
-        engine = create_engine(url, application_name="momentum-tests")
+        engine = engine_of(url)
         before = scores_as_found(engine)
         dry = run_backfill(engine, Settings(days, dry_run=True))
         assert scores_as_found(engine) == before
@@ -304,7 +305,7 @@ def test_active_within_counts_sign_ins_and_events(engine: sa.Engine) -> None:
 def test_an_adopted_table_in_the_seeds_layout_is_filled_where_it_stands(server: Server) -> None:
     for schema in ("legacy", "public"):
         with server.database(migrated=False) as url:
-            engine = create_engine(url, application_name="momentum-tests")
+            engine = engine_of(url)
             with engine.begin() as connection:
                 connection.exec_driver_sql("create schema if not exists legacy")
                 connection.exec_driver_sql(
@@ -364,7 +365,7 @@ def test_a_row_that_is_silently_skipped_counts_as_failed(engine: sa.Engine) -> N
 
 def test_a_row_that_somebody_else_inserts_first_is_raced(engine: sa.Engine, url: sa.URL) -> None:
     users = sorted(add_users(engine, 2), key=lambda user: user.hex)
-    other = create_engine(url, application_name="momentum-tests")
+    other = engine_of(url)
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def insert_first(
@@ -491,7 +492,7 @@ def test_a_database_without_the_migrations_is_refused(server: Server) -> None:
         server.database(migrated=False) as url,
         pytest.raises(NotMigratedError, match="upgrade it to head with the momentum migrations"),
     ):
-        run_backfill(create_engine(url, application_name="momentum-tests"), Settings(DAYS))
+        run_backfill(engine_of(url), Settings(DAYS))
 
 
 def test_a_role_from_which_rows_are_hidden_is_refused(engine: sa.Engine, url: sa.URL) -> None:
@@ -502,7 +503,7 @@ def test_a_role_from_which_rows_are_hidden_is_refused(engine: sa.Engine, url: sa
         connection.exec_driver_sql(f"grant all on schema auth, legacy, momentum_internal to {name}")
         connection.exec_driver_sql(f"grant select on all tables in schema auth, legacy, momentum_internal to {name}")
     try:
-        reader = create_engine(url.set(username=name, password="secret"), application_name="momentum-tests")
+        reader = engine_of(url.set(username=name, password="secret"))
         with pytest.raises(ConfigurationError, match=f"hides rows of auth.users from the role {name}"):
             run_backfill(reader, Settings(DAYS))
     finally:
@@ -511,6 +512,7 @@ def test_a_role_from_which_rows_are_hidden_is_refused(engine: sa.Engine, url: sa
             connection.exec_driver_sql(f"drop role {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scanned_page", [0, math.inf], ids=["by scan", "by user"])
 def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, scanned_page: float

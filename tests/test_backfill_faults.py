@@ -159,6 +159,7 @@ def test_a_statement_that_takes_too_long_is_tried_with_fewer_rows(scores: Scores
     assert report.pages > 1
 
 
+@pytest.mark.slow
 def test_a_dry_run_whose_count_takes_too_long_counts_fewer_users_at_once(scores: Scores) -> None:
     add_users(scores.engine, 40)
     engine = scores.engine
@@ -225,6 +226,7 @@ def test_what_nothing_heals_stops_the_run_at_once(scores: Scores, code: str) -> 
     assert sum(statement.startswith("INSERT") for statement in statements) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", [b"INSERT INTO", b"COMMIT"])
 @pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
 def test_a_connection_lost_in_a_page_or_in_a_commit_loses_and_doubles_no_row(
@@ -355,6 +357,7 @@ def held_up(scores: Scores, row: int) -> Iterator[Callable[[], None]]:
 HELD_UP = ("--to", str(DAY), "--days", "1", "--lock-timeout", "60", "--page-size", "50", "--commit-every", "100")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, "2"), (signal.SIGINT, 130, "1")])
 def test_a_signal_lets_the_page_commit_and_the_command_that_is_printed_does_the_rest(
     scores: Scores, number: signal.Signals, code: int, workers: str

@@ -11,19 +11,19 @@ import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, preflight, run_backfill
 from momentum.backfill.run import look_before
-from momentum.database import create_engine
 from momentum.errors import ConfigurationError, MomentumError, NotMigratedError
 from momentum.testing import Server
 from tests.backfilling import DAY, ONE_DAY, Scores, call, scores_in
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run
 from tests.samples import add_users
+from tests.server import engine_of
 
 
 def refusal(url: sa.URL, settings: Settings | None = None) -> MomentumError:
     """Return the error with which a run is refused, in time and in one sentence."""
     started = time.monotonic()
     with pytest.raises(MomentumError) as refused:
-        run_backfill(create_engine(url, application_name="momentum-tests"), settings or Settings(ONE_DAY))
+        run_backfill(engine_of(url), settings or Settings(ONE_DAY))
     assert time.monotonic() - started < 1, "a refusal takes less than a second"
     said = str(refused.value)
     assert said.endswith(".")
@@ -57,6 +57,7 @@ EARLIER = [("fresh", revision) for revision in HISTORY[:-1]] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "revision"), EARLIER)
 def test_a_database_at_an_earlier_revision_is_refused_until_it_is_migrated(
     server: Server, layout: str, revision: str
@@ -68,7 +69,7 @@ def test_a_database_at_an_earlier_revision_is_refused_until_it_is_migrated(
         assert (type(error), error.exit_code) == (NotMigratedError, 3)
         assert "upgrade it to head with the momentum migrations" in str(error)
         migrate_to(url, HISTORY[-1])
-        add_users(create_engine(url, application_name="momentum-tests"), 1)
+        add_users(engine_of(url), 1)
         assert call("--days", "1", "--quiet", url=url).returncode == 0
     finally:
         server.drop_database(url)
@@ -158,7 +159,7 @@ def test_a_role_from_which_events_are_hidden_is_refused_where_they_count(scores:
         error = refusal(url, Settings(ONE_DAY, active_within=30))
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
         assert f"Row level security hides rows of public.momentum_events from the role {name}" in str(error)
-        engine = create_engine(url, application_name="momentum-tests")
+        engine = engine_of(url)
         run_backfill(engine, Settings(ONE_DAY, dry_run=True))
 
 

@@ -18,10 +18,10 @@ from momentum.backfill import DayRange, Observers, Report, Settings, run_backfil
 from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
-from momentum.database import create_engine
 from momentum.display import Display, outcome_of, page_of, print_report, print_undo_report, settings_of, totals_of
 from tests.backfilling import PROGRAM, backfill, one_error_line, with_password
 from tests.samples import add_users, refuse_rows
+from tests.server import engine_of
 
 FIRST, LAST = datetime.date(2026, 3, 1), datetime.date(2026, 3, 5)
 DAYS = DayRange(FIRST, LAST)
@@ -29,7 +29,7 @@ DAYS = DayRange(FIRST, LAST)
 
 @pytest.fixture
 def engine(url: sa.URL) -> sa.Engine:
-    return create_engine(url, application_name="momentum-tests")
+    return engine_of(url)
 
 
 def discrepancy(score: int) -> Discrepancy:
@@ -180,6 +180,7 @@ def test_an_undoing_is_told_in_words(capsys: pytest.CaptureFixture[str], monkeyp
     assert stream.getvalue().endswith("\ndeleted 0 of 1 row, 0 failed\n")
 
 
+@pytest.mark.slow
 def test_an_undoing_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
     add_users(engine, 3)
     manifest = tmp_path / "rows.jsonl"

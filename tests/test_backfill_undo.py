@@ -349,6 +349,7 @@ def test_an_undo_stops_before_a_trigger_that_calls_out(scores: Scores, manifest:
     assert undo(scores, manifest, "--quiet", "--allow-webhooks")["deleted"] == DAYS
 
 
+@pytest.mark.slow
 def test_an_undo_of_rows_that_somebody_else_holds_waits_no_longer_than_it_may(scores: Scores, manifest: Path) -> None:
     users = add_users(scores.engine, 4)
     fill(scores, manifest)

@@ -20,12 +20,12 @@ from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.pages import EVERYBODY, KeyRange, Pages
 from momentum.backfill.preflight import is_distributed, look_at
-from momentum.database import as_text, create_engine, parse_url
+from momentum.database import as_text, parse_url
 from momentum.environment import URL_VARIABLES
 from momentum.testing.servers import apply_stand_in, migrate
 from tests.migrating import execute, fetch, rows_of, run
 from tests.samples import add_user, write_rows
-from tests.server import find_program
+from tests.server import engine_of, find_program
 
 ROOT = Path(__file__).parents[1]
 DISTRIBUTE = ROOT / "sql" / "citus" / "distribute.sql"
@@ -203,7 +203,7 @@ where
 
 def missing(url: sa.URL) -> set[tuple[uuid.UUID, datetime.date]]:
     """Return the user-days without a row, found in Python."""
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         eligible = {tuple(row) for row in connection.execute(sa.text(ORACLE))}
         present = {
             tuple(row)
@@ -221,8 +221,9 @@ def stand_in_url(url: sa.URL) -> sa.URL:
     return url
 
 
+@pytest.mark.slow
 def test_the_way_back_restores_the_schema_and_the_rows(stand_in_url: sa.URL) -> None:
-    with create_engine(stand_in_url, application_name="momentum-tests").begin() as connection:
+    with engine_of(stand_in_url).begin() as connection:
         for ordinal in (1, 2):
             write_rows(connection, add_user(connection), ordinal)
     schema, rows = dump(stand_in_url), rows_of(stand_in_url)
@@ -311,7 +312,7 @@ def test_without_citus_the_scripts_say_so(url: sa.URL, script: Path) -> None:
 
 
 def test_the_score_table_is_distributed_where_citus_says_so(stand_in_url: sa.URL) -> None:
-    engine = create_engine(stand_in_url, application_name="momentum-tests")
+    engine = engine_of(stand_in_url)
     with engine.connect() as connection:
         scores = look_at(connection, "insert").scores
         assert not is_distributed(connection, scores), "Citus is there, and has not distributed this table"
@@ -341,7 +342,7 @@ def test_the_command_fills_a_distributed_table(stand_in_url: sa.URL) -> None:
 @pytest.mark.parametrize("active_within", [None, 1, 3], ids=lambda days: f"active-within-{days}")
 def test_both_shapes_of_the_statements_find_and_insert_the_same(url: sa.URL, active_within: int | None) -> None:
     run(url, LOAD)
-    engine = create_engine(url, application_name="momentum-tests")
+    engine = engine_of(url)
     with engine.connect() as connection:
         database = look_at(connection, "insert")
         eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
@@ -405,7 +406,7 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     schema = dump(cluster_url)
     run(cluster_url, LOAD)
     apply(cluster_url, DISTRIBUTE)
-    engine = create_engine(cluster_url, application_name="momentum-tests")
+    engine = engine_of(cluster_url)
     with engine.connect() as connection:
         assert look_at(connection, "insert").distributed
     expected = missing(cluster_url)

@@ -22,6 +22,7 @@ from momentum.testing import Server
 from tests.backfilling import PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
 from tests.processes import Process
 from tests.samples import LONG_AGO, add_users, refuse_rows
+from tests.server import engine_of
 
 DAY = "2026-03-05"
 JSON_KEYS = [
@@ -54,7 +55,7 @@ JSON_KEYS = [
 
 @pytest.fixture
 def engine(url: sa.URL) -> sa.Engine:
-    return create_engine(url, application_name="momentum-tests")
+    return engine_of(url)
 
 
 def add_discrepancies(engine: sa.Engine, users: list[uuid.UUID]) -> None:
@@ -100,6 +101,7 @@ def test_version_is_the_packages() -> None:
     assert (done.returncode, done.stdout) == (0, f"momentum-backfill {__version__}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -492,7 +494,7 @@ def test_a_server_that_stays_away_is_exit_code_3_and_the_run_says_what_was_commi
 ) -> None:
     process = start(url, "--attempts", "3")
     wait_until(blocked, WAITING)
-    with create_engine(server.url, application_name="momentum-tests").connect() as connection:
+    with engine_of(server.url).connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql(f"alter database {url.database} allow_connections off")
         try:

@@ -10,7 +10,6 @@ from momentum.database import (
     EnvFile,
     connect_arguments,
     connection_errors,
-    create_engine,
     describe,
     execute_script,
     find_url,
@@ -18,6 +17,7 @@ from momentum.database import (
     redact,
 )
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
+from tests.server import engine_of
 
 SECRET = "s3cret"
 
@@ -169,7 +169,7 @@ def test_redact_leaves_a_text_without_a_password_alone() -> None:
 
 
 def errors_of(url: sa.URL, sql: str = "select 1") -> MomentumError:
-    engine = create_engine(url, application_name="momentum-tests")
+    engine = engine_of(url)
     with pytest.raises(MomentumError) as raised, connection_errors(url), engine.connect() as connection:
         connection.execute(sa.text(sql))
     assert SECRET not in str(raised.value)
@@ -195,13 +195,13 @@ def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
 
 
 def test_a_connection_says_who_it_is_and_gives_up_in_time(supabase_url: sa.URL) -> None:
-    with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
+    with engine_of(supabase_url).connect() as connection:
         assert connection.scalar(sa.text("show application_name")) == "momentum-tests"
         driver = connection.connection.driver_connection
         assert driver is not None
         assert driver.info.get_parameters()["connect_timeout"] == "10"
     own = supabase_url.update_query_dict({"application_name": "own", "connect_timeout": "3"})
-    with create_engine(own, application_name="momentum-tests").connect() as connection:
+    with engine_of(own).connect() as connection:
         assert connection.scalar(sa.text("show application_name")) == "own"
 
 
@@ -225,6 +225,6 @@ def test_no_statement_is_prepared_behind_a_transaction_pooler(text: str, pooler:
 
 
 def test_a_script_is_executed_letter_by_letter(supabase_url: sa.URL) -> None:
-    with create_engine(supabase_url, application_name="momentum-tests").begin() as connection:
+    with engine_of(supabase_url).begin() as connection:
         execute_script(connection, "create table t (a text); insert into t values ('100 % :of %s %(x)s')")
         assert connection.scalar(sa.text("select a from t")) == "100 % :of %s %(x)s"

@@ -17,23 +17,25 @@ from sqlalchemy.orm import Mapper
 import momentum
 from momentum import Base, errors
 from momentum.cli import app
-from momentum.database import as_text, create_engine
+from momentum.database import as_text
 from momentum.errors import MomentumError
 from momentum.migrations import Options
 from momentum.testing import Server
 from tests import scaling
 from tests.pull_request import PATH, sample_outputs
 from tests.reference import anchor_of
+from tests.server import engine_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_of_the_readme_run_as_they_stand(url: sa.URL, example: str) -> None:
     user = uuid.uuid4()
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         connection.execute(sa.text("insert into auth.users (id) values (:id)"), {"id": user})
         connection.execute(
             sa.text("insert into legacy.daily_engagement_scores (user_id, score_ts, score) values (:id, now(), 5)"),

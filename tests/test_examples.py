@@ -16,16 +16,17 @@ from fastapi.testclient import TestClient
 
 from examples import worker
 from examples.fastapi_service import app
-from momentum.database import as_text, create_engine
+from momentum.database import as_text
 from tests.migrating import execute, fetch, run
 from tests.samples import add_users
+from tests.server import engine_of
 
 TODAY = "(now() at time zone 'UTC')::date"
 
 
 @pytest.fixture
 def user(url: sa.URL) -> uuid.UUID:
-    [user] = add_users(create_engine(url, application_name="momentum-tests"))
+    [user] = add_users(engine_of(url))
     return user
 
 
@@ -43,7 +44,7 @@ def test_the_web_service_logs_an_event(client: TestClient, url: sa.URL, user: uu
         select jsonb_build_object('id', id, 'event_ts', event_ts), event_type, payload, event_ts = created_at
         from public.momentum_events where user_id = :user
     """
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         [(logged, kind, payload, now)] = connection.execute(sa.text(sql), {"user": user}).all()
     assert answer.json()["id"] == logged["id"]
     assert datetime.datetime.fromisoformat(answer.json()["event_ts"]) == datetime.datetime.fromisoformat(
@@ -125,6 +126,7 @@ def lines_of(*events: dict[str, Any]) -> str:
     return "".join(f"{json.dumps(event)}\n" for event in events)
 
 
+@pytest.mark.slow
 def test_the_worker_takes_in_events_in_bulk_and_each_once(url: sa.URL, user: uuid.UUID) -> None:
     count = worker.BATCH_SIZE * 2 + 1
     events = [event_of(user, number) for number in range(count)]
@@ -140,6 +142,7 @@ def test_the_worker_takes_in_events_in_bulk_and_each_once(url: sa.URL, user: uui
     assert fetch(url, facts) == [[count + 1, count + 1, count, sum(range(count + 1)) - 7]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last", "message"),
     [

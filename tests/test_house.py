@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from alembic.script import Script
 
-from momentum.database import create_engine
 from momentum.migrations import SCRIPTS
 from momentum.models import Base
 from tests.migrating import HISTORY, REVISIONS, migrate_to
+from tests.server import engine_of
 
 ROOT = SCRIPTS.parent
 SOURCES = sorted((ROOT / "momentum").rglob("*.py"))
@@ -138,7 +138,7 @@ def test_a_revision_says_why_and_goes_back(revision: Script) -> None:
 
 
 def fetch(url: sa.URL, sql: str) -> list[tuple[Any, ...]]:
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         return [tuple(row) for row in connection.execute(sa.text(sql))]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import as_text, create_engine
+from momentum.database import as_text
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import (
@@ -33,6 +33,7 @@ from tests.migrating import (
 )
 from tests.processes import Process
 from tests.samples import add_user, write_rows
+from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 TARGETS = {"up": HEAD, "down": "base"}
@@ -76,7 +77,7 @@ def prepare(server: Server, layout: str) -> sa.URL:
     url = database_with_scores(server, layout, predecessors=layout == "public.production")
     if layout == "fresh":
         migrate_to(url, HEAD)
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         user = add_user(connection)
         for ordinal in range(3):
             write_rows(connection, user, ordinal)

@@ -16,11 +16,11 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
 from momentum.migrations import alembic_config
 from momentum.testing import Server
 from tests.migrating import HISTORY, REVISIONS, database_with_scores, execute, run
 from tests.samples import add_user, write_rows
+from tests.server import engine_of
 
 FILE = Path(__file__).with_name("lock_budget.txt")
 HEADER = """\
@@ -130,7 +130,7 @@ class Recorder:
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
-        self.engine = create_engine(url, application_name="momentum-tests")
+        self.engine = engine_of(url)
         self.held: Locks = {}
         self.names: dict[int, str] = {}
         self.left_out: set[int] = set()
@@ -217,7 +217,7 @@ def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
     scores, predecessors, also = PATHS[path]
     url = database_with_scores(server, scores, predecessors=predecessors)
     try:
-        with create_engine(url, application_name="momentum-tests").begin() as connection:
+        with engine_of(url).begin() as connection:
             write_rows(connection, add_user(connection), 0)
         if also:
             run(url, also.format(schema=scores.partition(".")[0]))
@@ -232,7 +232,7 @@ def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
                 lines += recorder.locks("downgrade", below, revision)
             yield f"{path}: {down}", lines
             # So that the app's tables have something to copy the second time too.
-            with create_engine(url, application_name="momentum-tests").begin() as connection:
+            with engine_of(url).begin() as connection:
                 write_rows(connection, add_user(connection), 1 if up == "up" else 2)
         assert execute(url, "select count(*) from auth.users") == 3
     finally:

@@ -69,6 +69,7 @@ def test_a_run_that_cannot_begin_has_failed(
     assert capsys.readouterr().out.startswith(f"{THIS} failed: not begun: sh: ERROR: they exclude each other\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (matrix.DEBIAN / "initdb").exists(), reason="there is no PostgreSQL 15 of Debian")
 def test_a_server_of_some_programs_runs_and_is_gone_after() -> None:
     with matrix.running(matrix.DEBIAN) as variables:

@@ -25,13 +25,15 @@ from pytest_alembic.tests.experimental import test_downgrade_leaves_no_trace
 
 import momentum.models
 import momentum.operations
+from momentum import verify
 from momentum.base import Base
-from momentum.database import create_engine
+from momentum.errors import NotMigratedError
 from momentum.migrations import SCORES, SCRIPTS, alembic_config
 from momentum.testing import Server
-from tests.catalog import snapshot
+from tests.catalog import dump, snapshot
 from tests.migrating import (
     HISTORY,
+    WAYS,
     current,
     database_with_scores,
     execute,
@@ -41,6 +43,7 @@ from tests.migrating import (
     visible,
 )
 from tests.samples import add_user, read_rows, tables, write_rows
+from tests.server import engine_of
 
 __all__ = [
     "test_downgrade_leaves_no_trace",
@@ -49,6 +52,10 @@ __all__ = [
     "test_up_down_consistency",
     "test_upgrade",
 ]
+
+
+# What clients could see of a difference; of the private schema a downgrade leaves what it parks.
+DUMPED = ("--schema-only", "--exclude-schema=momentum_internal")
 
 
 @pytest.fixture(name="alembic_config")
@@ -63,7 +70,7 @@ def alembic_engine(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> sa.
     if isinstance(host := supabase_url.query.get("host"), str):
         monkeypatch.setenv("PGHOST", host)
         supabase_url = supabase_url.difference_update_query(["host"])
-    return create_engine(supabase_url, application_name="momentum-tests")
+    return engine_of(supabase_url)
 
 
 def test_all_models_register_on_metadata(alembic_runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,13 +100,13 @@ def every_way() -> list[str]:
 def test_no_row_is_lost_on_any_way_from_any_revision_to_any_other(scores_url: sa.URL) -> None:
     ways = set(pairwise(every_way()))
     assert {(a, b) for a in HISTORY for b in HISTORY if a != b} <= ways, "the journey leaves out a way"
-    with create_engine(scores_url, application_name="momentum-tests").begin() as connection:
+    with engine_of(scores_url).begin() as connection:
         user = add_user(connection)
     written: dict[str, list[str]] = {}
     came_from = "base"
     for ordinal, stop in enumerate(every_way()):
-        migrate_to(scores_url, stop)
-        with create_engine(scores_url, application_name="momentum-tests").begin() as connection:
+        migrate_to(scores_url, stop, verify="no")
+        with engine_of(scores_url).begin() as connection:
             there = read_rows(connection)
             assert {name: there[name] for name in written} == written, f"rows changed from {came_from} to {stop}"
             # What is written at one revision is there at every later stop.
@@ -111,21 +118,44 @@ def test_no_row_is_lost_on_any_way_from_any_revision_to_any_other(scores_url: sa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("below", "revision"), list(pairwise(HISTORY)))
-def test_each_downgrade_leaves_the_schema_as_it_was(scores_url: sa.URL, below: str, revision: str) -> None:
-    migrate_to(scores_url, below)
-    before = snapshot(scores_url)
-    migrate_to(scores_url, revision)
-    after = snapshot(scores_url)
-    migrate_to(scores_url, below)
-    parked = snapshot(scores_url)
-    migrate_to(scores_url, revision)
-    assert snapshot(scores_url) == after, "the second upgrade does not come to the same schema as the first"
-    migrate_to(scores_url, below)
-    assert snapshot(scores_url) == parked, "the second downgrade does not come to the same schema as the first"
+@pytest.mark.parametrize(("scores", "predecessors"), WAYS)
+def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
+    server: Server, scores: str, predecessors: bool
+) -> None:
+    def differences() -> list[str]:
+        with engine_of(url).connect() as connection:
+            return verify.differences(connection)
 
-    # What a downgrade leaves behind is private: the trigger function, Alembic's table and the parked tables.
-    assert visible(parked) == visible(before)
+    url = database_with_scores(server, scores, predecessors=predecessors)
+    options = {"existing": "adopt", "verify": "no"}
+    try:
+        dumps, facts = [dump(url, *DUMPED)], snapshot(url)
+        assert "CREATE TABLE auth.users" in dumps[0]
+        for below, revision in pairwise(HISTORY):
+            migrate_to(url, revision, **options)
+            assert differences() == [], revision
+            after = snapshot(url)
+            migrate_to(url, below)
+            # What a downgrade leaves behind is private: the trigger function, Alembic's table and the parked tables.
+            assert visible(snapshot(url)) == visible(facts), f"{revision} leaves something behind"
+            assert dump(url, *DUMPED) == dumps[-1], f"{revision} leaves something behind"
+            migrate_to(url, revision, **options)
+            assert snapshot(url) == after, f"the second upgrade to {revision} makes something else than the first"
+            dumps, facts = [*dumps, dump(url, *DUMPED)], after
+        with engine_of(url).begin() as connection:
+            write_rows(connection, add_user(connection), 0)
+        # Each downgrade is the second one now, and has rows to park.
+        for below, before in list(zip(HISTORY, dumps, strict=True))[-2::-1]:
+            migrate_to(url, below)
+            assert dump(url, *DUMPED) == before, f"{below}, on the way from head to base"
+            assert below == "base" or differences() == [], f"{below}, on the way from head to base"
+        with pytest.raises(NotMigratedError):
+            differences()
+        migrate_to(url, HISTORY[-1], **options)
+        assert differences() == []
+        assert snapshot(url) == facts
+    finally:
+        server.drop_database(url)
 
 
 def test_steps_and_one_leap_come_to_the_same_schema(supabase_url: sa.URL, url: sa.URL) -> None:
@@ -189,14 +219,14 @@ def test_the_version_table_stands_in_the_private_schema_only(connection: sa.Conn
 
 
 def test_users_deleted_while_tables_are_parked_take_their_parked_rows_along(url: sa.URL) -> None:
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         gone, staying = add_user(connection), add_user(connection)
         write_rows(connection, gone, 0)
         write_rows(connection, staying, 1)
     migrate_to(url, "base")
     execute(url, "delete from auth.users where id = :gone", gone=gone)
     migrate_to(url, HISTORY[-1])
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         standing = tables(connection)
         pillars = standing.pop("momentum_pillars")
         assert connection.scalar(sa.text(f"select count(*) from {pillars}")) == 2
@@ -216,7 +246,7 @@ def test_a_parked_table_keeps_its_grants_policies_and_trigger(url: sa.URL) -> No
     migrate_to(url, "base")
     assert facts("habit_index", "momentum_internal") == standing
     for role in ("anon", "authenticated", "service_role"):
-        with create_engine(url, application_name="momentum-tests").connect() as connection:
+        with engine_of(url).connect() as connection:
             connection.execute(sa.text(f"set local role {role}"))
             with pytest.raises(sa.exc.ProgrammingError, match="permission denied for schema momentum_internal"):
                 connection.execute(sa.text("select from momentum_internal.habit_index"))
@@ -305,7 +335,7 @@ def test_a_comment_and_a_check_arrive_letter_by_letter(supabase_url: sa.URL, as_
         )
 
     find_check = "select pg_get_constraintdef(oid) from pg_constraint where conname = 'ck_odd_name'"
-    with create_engine(supabase_url, application_name="momentum-tests").begin() as connection:
+    with engine_of(supabase_url).begin() as connection:
         if as_sql:
             buffer = io.StringIO()
             options = {"as_sql": True, "literal_binds": True, "output_buffer": buffer}

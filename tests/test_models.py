@@ -19,11 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from momentum import Base, DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal
-from momentum.database import create_engine
 from momentum.errors import ReadOnlyError
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.samples import add_user
+from tests.server import engine_of
 
 DAY = datetime.date(2024, 2, 29)
 NOON = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
@@ -43,7 +43,7 @@ OWNED: list[Owned] = [MomentumEvent, MotivationJournal, HabitIndex]
 @pytest.fixture(scope="module")
 def engine(server: Server) -> Iterator[sa.Engine]:
     with server.database() as url:
-        yield create_engine(url, application_name="momentum-tests")
+        yield engine_of(url)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_none_in_a_json_column_is_null_of_sql(session: Session, user: uuid.UUID,
 
 @pytest.mark.parametrize("model", NEEDED)
 def test_updated_at_is_kept_by_the_database_whoever_writes(url: sa.URL, model: Any) -> None:
-    with Session(create_engine(url, application_name="momentum-tests")) as session:
+    with Session(engine_of(url)) as session:
         row = make(model, add_user(session.connection()))
         session.add(row)
         session.commit()
@@ -322,7 +322,7 @@ def test_writing_through_the_view_is_refused_before_any_sql_is_sent(
 
 def test_the_models_say_of_the_view_what_the_database_says(url: sa.URL) -> None:
     view = DailyMomentumScore.__table__
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         inspector = sa.inspect(connection)
         assert inspector.get_table_comment(view.name) == {"text": view.comment}
         said = {column["name"]: column["comment"] for column in inspector.get_columns(view.name)}
@@ -340,7 +340,7 @@ def test_create_all_makes_neither_supabases_tables_nor_the_view(supabase_url: sa
         return {name for _, name, kind, *_ in facts if kind in "rvm"}
 
     before = relations()
-    with create_engine(supabase_url, application_name="momentum-tests").begin() as connection:
+    with engine_of(supabase_url).begin() as connection:
         Base.metadata.create_all(connection)
     assert relations() - before == {f"public.{name}" for name in Base.metadata.tables}
 
@@ -378,6 +378,7 @@ def test_importing_the_package_loads_nothing_but_the_package() -> None:
     assert not loaded & {"sqlalchemy", "alembic", "psycopg", "typer", "rich"}
 
 
+@pytest.mark.slow
 def test_importing_the_models_loads_sqlalchemy_and_our_modules_only() -> None:
     """Nothing of Alembic, the command, the driver or the tests' servers; `make import-cost` has the figure."""
     sqlalchemy = modules_after("import sqlalchemy.orm, sqlalchemy.dialects.postgresql")

@@ -10,7 +10,7 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import as_text, create_engine
+from momentum.database import as_text
 from momentum.migrations import SCORES, alembic_config
 from momentum.testing import Server
 from tests.alembic_program import error_of, program
@@ -26,7 +26,7 @@ from tests.migrating import (
     visible,
 )
 from tests.samples import add_user, read_rows, write_rows
-from tests.server import find_program
+from tests.server import engine_of, find_program
 
 HEAD = HISTORY[-1]
 RECORDED = "select (s.*)::text from momentum_internal.score_table as s"
@@ -69,6 +69,7 @@ def down_online(url: sa.URL) -> None:
     migrate_to(url, "base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", SCORES)
 def test_up_down_and_up_through_psql_keep_every_row_and_come_to_the_same_schema(server: Server, scores: str) -> None:
     url = database_with_scores(server, scores)
@@ -79,7 +80,7 @@ def test_up_down_and_up_through_psql_keep_every_row_and_come_to_the_same_schema(
         assert current(url) == HEAD
         assert snapshot(url) == snapshot(online)
         assert fetch(url, RECORDED) == fetch(online, RECORDED)
-        with create_engine(url, application_name="momentum-tests").begin() as connection:
+        with engine_of(url).begin() as connection:
             write_rows(connection, add_user(connection), 0)
             written = read_rows(connection)
         assert all(written.values())
@@ -92,7 +93,7 @@ def test_up_down_and_up_through_psql_keep_every_row_and_come_to_the_same_schema(
         up(url, scores=scores)
         migrate_to(online, HEAD)
         assert snapshot(url) == snapshot(online)
-        with create_engine(url, application_name="momentum-tests").connect() as connection:
+        with engine_of(url).connect() as connection:
             assert read_rows(connection) == written
     finally:
         server.drop_database(url)
@@ -150,6 +151,7 @@ def test_production_without_its_unique_index_is_told_how_to_make_one(server: Ser
         server.drop_database(online)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("there", "said"),
     [(there, said) for there in SCORES for said in SCORES if there != said],
@@ -167,6 +169,7 @@ def test_a_script_for_other_scores_than_there_are_is_refused(server: Server, the
         server.drop_database(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("there", "said"),
     [("fresh", "legacy.seed"), ("legacy.seed", "fresh"), ("public.seed", "public.production")],
@@ -187,6 +190,7 @@ def test_a_script_for_the_way_back_from_other_scores_is_refused(server: Server, 
         server.drop_database(url)
 
 
+@pytest.mark.slow
 def test_the_apps_own_tables_are_adopted_through_psql(server: Server) -> None:
     url = database_with_scores(server, "public.production", predecessors=True)
     online = database_with_scores(server, "public.production", predecessors=True)
@@ -229,6 +233,7 @@ def test_a_script_is_for_a_fresh_table_unless_it_is_told() -> None:
     assert script("upgrade", "head") == script("upgrade", "head", scores="fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "journey",
     [
@@ -298,7 +303,7 @@ def test_a_refused_script_changes_no_adopted_table_even_if_psql_goes_on(
 ) -> None:
     url = database_with_scores(server, scores)
     try:
-        with create_engine(url, application_name="momentum-tests").begin() as connection:
+        with engine_of(url).begin() as connection:
             write_rows(connection, add_user(connection), 0)
         migrate_to(url, HEAD)
         migrate_to(url, at if at == "base" else HEAD)
@@ -339,7 +344,7 @@ def test_a_script_that_fails_on_its_way_does_nothing_more_even_if_psql_goes_on(s
 def test_without_a_preflight_a_script_still_says_what_it_cannot_adopt(server: Server) -> None:
     url = database_with_scores(server, "legacy.seed")
     try:
-        with create_engine(url, application_name="momentum-tests").begin() as connection:
+        with engine_of(url).begin() as connection:
             connection.execute(sa.text("alter table legacy.daily_engagement_scores drop column score"))
         done = psql(url, script("upgrade", "head"))
         assert done.returncode == 3

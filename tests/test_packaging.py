@@ -212,6 +212,7 @@ def test_an_empty_environment_migrates_fills_and_verifies_without_the_repository
     assert current(supabase_url) == "base"
 
 
+@pytest.mark.slow
 def test_an_empty_environment_has_neither_pytest_nor_a_server_and_says_so(
     installed: Path, supabase_url: sa.URL, tmp_path: Path
 ) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
 from momentum.testing import Server
 from tests.migrating import HISTORY, database_with_scores, migrate_to
+from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 A, B = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -136,7 +136,7 @@ def layout(request: pytest.FixtureRequest, server: Server) -> Iterator[Layout]:
     """A migrated database: where its scores come from, and what everybody could do with an adopted table before."""
     scores: str = request.param
     url = database_with_scores(server, scores)
-    engine = create_engine(url, application_name="momentum-tests")
+    engine = engine_of(url)
     try:
         before = {}
         if scores != "fresh":
@@ -149,6 +149,7 @@ def layout(request: pytest.FixtureRequest, server: Server) -> Iterator[Layout]:
         server.drop_database(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actor", ACTORS)
 def test_the_four_tables_wait_for_their_policies(layout: Layout, actor: str) -> None:
     _, engine, _ = layout

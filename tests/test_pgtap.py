@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 
 from momentum.base import Base
-from momentum.database import as_text, create_engine
+from momentum.database import as_text
 from momentum.models import DailyMomentumScore
 from momentum.testing import install_pgtap
 from momentum.testing.servers import knock
 from tests.migrating import execute, run
-from tests.server import find_program
+from tests.server import engine_of, find_program
 from tests.supabase_cli import ROOT, supabase
 
 FOLDER = ROOT / "sql" / "pgtap"
@@ -77,13 +77,14 @@ def pg_prove(url: sa.URL, *arguments: str | Path) -> subprocess.CompletedProcess
 WAYS: dict[str, list[str | Path]] = {"files": [*FILES], "folder": ["--ext", ".pg", "--ext", ".sql", "-r", FOLDER]}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("pg_prove") is None,
     reason="the pgTAP files were not run under pg_prove: it isn't there (libtap-parser-sourcehandler-pgtap-perl)",
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_pg_prove_runs_the_files_unchanged(url: sa.URL, way: str) -> None:
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         install_pgtap(connection, ROOT)
     done = pg_prove(url, *WAYS[way])
     assert done.returncode == 0, done.stdout + done.stderr

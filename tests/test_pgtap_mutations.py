@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from momentum.database import as_text, create_engine, execute_script
+from momentum.database import as_text, execute_script
 from momentum.testing import Server, install_pgtap
 from tests.mutations import Mutation, read_mutations
+from tests.server import engine_of
 
 PROJECT = Path(__file__).parents[1]
 
@@ -90,7 +91,7 @@ def connections(server: Server, count: int) -> Iterator[list[psycopg.Connection[
         pool = []
         for _ in range(count):
             url = stack.enter_context(server.database())
-            with create_engine(url, application_name="momentum-tests").begin() as connection:
+            with engine_of(url).begin() as connection:
                 install_pgtap(connection, PROJECT)
                 execute_script(connection, STOP_AT_FAILURE)
             conninfo = as_text(url)

@@ -9,13 +9,13 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine
 from momentum.errors import PreflightError
 from momentum.migrations import alembic_config
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, migrate_to, run, visible
 from tests.samples import add_user, write_rows
+from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 TABLES = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
@@ -26,7 +26,7 @@ A, B = (uuid.UUID(int=n) for n in (1, 2))
 def app_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]:
     """A database with the app's own versions of our tables, not migrated, and three rows in each."""
     url = database_with_scores(server, request.param, predecessors=True)
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         user = add_user(connection)
         for ordinal in range(3):
             write_rows(connection, user, ordinal)
@@ -129,7 +129,7 @@ def test_the_parked_tables_are_private(url: sa.URL) -> None:
     up(url)
     for role in ("anon", "authenticated", "service_role"):
         for name in (*(f"predecessor_{table}" for table in TABLES), "predecessor_rows"):
-            with create_engine(url, application_name="momentum-tests").connect() as connection:
+            with engine_of(url).connect() as connection:
                 connection.execute(sa.text(f"set local role {role}"))
                 with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
                     connection.execute(sa.text(f"select from momentum_internal.{name}"))
@@ -200,7 +200,7 @@ def test_what_is_no_version_of_ours_is_refused_all_the_same(supabase_url: sa.URL
 
 def test_inside_a_transaction_nothing_can_be_copied_in_pages(url: sa.URL) -> None:
     before = snapshot(url)
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         connection.execute(sa.text("select 1"))
         config = alembic_config("", existing="adopt")
         config.attributes["connection"] = connection

@@ -7,12 +7,12 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import preflight
-from momentum.database import create_engine
 from momentum.errors import PreflightError
 from momentum.migrations import alembic_config
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, REVISIONS, execute, migrate_to, run
 from tests.samples import LEGACY_SCORES
+from tests.server import engine_of
 
 A, B = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 TWO_USERS = f"insert into auth.users (id) values ('{A}'), ('{B}');"
@@ -198,6 +198,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_could_not_be_finished_is_refused_before_it_begins(supabase_url: sa.URL, case: str) -> None:
     sql, named = REFUSED[case]
@@ -239,6 +240,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CREATED)
 def test_every_name_that_is_taken_is_refused(supabase_url: sa.URL, name: str) -> None:
     run(supabase_url, KINDS["index"].format(bare=name))
@@ -302,6 +304,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_is_no_obstacle_is_accepted(supabase_url: sa.URL, case: str) -> None:
     run(supabase_url, ACCEPTED[case])
@@ -374,7 +377,7 @@ def test_an_open_score_table_is_adopted_with_a_warning_that_says_how_to_close_it
     supabase_url: sa.URL, caplog: pytest.LogCaptureFixture, layout: str
 ) -> None:
     def rows_that_a_sees() -> int:
-        with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
+        with engine_of(supabase_url).connect() as connection:
             connection.execute(
                 sa.text("select set_config('request.jwt.claims', :claims, true)"), {"claims": f'{{"sub": "{A}"}}'}
             )

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import parking
-from momentum.database import create_engine, execute_script
+from momentum.database import execute_script
 from momentum.errors import ConfigurationError, MigrationError, PreflightError
 from momentum.migrations import alembic_config
 from momentum.testing import Server
@@ -28,6 +28,7 @@ from tests.migrating import (
     wait_until,
 )
 from tests.samples import add_user, write_rows
+from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 PURGE = ("-x", "purge=yes", "downgrade", "base")
@@ -53,7 +54,7 @@ def full_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]
     url = database_with_scores(server, scores, predecessors=bool(predecessors))
     if scores == "fresh":
         migrate_to(url, HEAD)
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         user = add_user(connection)
         for ordinal in range(3):
             write_rows(connection, user, ordinal)
@@ -81,6 +82,7 @@ def test_a_downgrade_to_another_revision_says_nothing_of_it(url: sa.URL, tmp_pat
     assert "purge" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["head", "base"])
 def test_purge_removes_what_was_parked_and_nothing_else(full_url: sa.URL, tmp_path: Path, at: str) -> None:
     before = (visible(snapshot(full_url)), rows_of(full_url)) if current(full_url) == "base" else None
@@ -163,9 +165,10 @@ def test_a_program_purges_too(url: sa.URL) -> None:
     assert fetch(url, LEFT) == []
 
 
+@pytest.mark.slow
 def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_repeated(url: sa.URL) -> None:
     """Dropping a table with a key to auth.users takes ACCESS EXCLUSIVE on that too: every sign-in would queue."""
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         user = add_user(connection)
         write_rows(connection, user, 0)
     migrate_to(url, "base")
@@ -174,7 +177,7 @@ def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_r
         "exists (select from pg_locks where not granted and relation = 'auth.users'::regclass "
         "and mode = 'AccessExclusiveLock')"
     )
-    engine = create_engine(url, application_name="momentum-tests")
+    engine = engine_of(url)
     with engine.connect() as reader, engine.connect() as client, ThreadPoolExecutor(1) as operator:
         reader.execute(sa.text(read))
         purging = operator.submit(alembic.command.downgrade, alembic_config(url, purge="yes", attempts="3"), "base")
@@ -194,7 +197,7 @@ def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_r
 
 
 def test_an_interrupted_purge_leaves_whole_tables(url: sa.URL) -> None:
-    with create_engine(url, application_name="momentum-tests").begin() as connection:
+    with engine_of(url).begin() as connection:
         user = add_user(connection)
         write_rows(connection, user, 0)
     migrate_to(url, "base")
@@ -403,7 +406,7 @@ def test_purge_finds_what_the_server_would_refuse_and_nothing_else(url: sa.URL) 
             transaction.rollback()
         return found, code
 
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         outcomes = {kind: outcome(connection, setup) for kind, (setup, _) in DEPENDENTS.items()}
         assert outcomes == {kind: ([said.format(**names)], "2BP01") for kind, (_, said) in DEPENDENTS.items()}
         outcomes = {kind: outcome(connection, setup) for kind, setup in INDEPENDENTS.items()}
@@ -436,7 +439,7 @@ def test_the_private_schema_stays_for_what_others_put_there(url: sa.URL, caplog:
 def test_purge_is_refused_inside_a_transaction(url: sa.URL) -> None:
     migrate_to(url, "base")
     rows = rows_of(url)
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         connection.execute(sa.text("select 1"))
         config = alembic_config("", purge="yes")
         config.attributes["connection"] = connection

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import create_engine, execute_script
+from momentum.database import execute_script
 from momentum.testing import Server
+from tests.server import engine_of
 
 USERS, DAYS = 200, 120
 FIRST = datetime.date(2024, 1, 1)
@@ -46,7 +47,7 @@ def last(days: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def filled(server: Server) -> Iterator[sa.Engine]:
     with server.database() as url:
-        engine = create_engine(url, application_name="momentum-tests")
+        engine = engine_of(url)
         with engine.begin() as connection:
             execute_script(connection, FIXTURE)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -34,11 +34,12 @@ from momentum import (
     verify,
 )
 from momentum.base import external_metadata
-from momentum.database import as_text, create_engine
+from momentum.database import as_text
 from momentum.errors import PreflightError
 from momentum.testing import Server
 from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, migrate_to, rows_of, run
 from tests.samples import add_user
+from tests.server import engine_of
 
 PROJECT = Path(__file__).parent / "service_project"
 
@@ -103,7 +104,7 @@ def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None
     assert "No new upgrade operations detected" in service.alembic("check")
     assert service.version()
     assert current(service.url) == HISTORY[-1]
-    with create_engine(service.url, application_name="momentum-tests").begin() as connection:
+    with engine_of(service.url).begin() as connection:
         verify.check(connection)
         user = add_user(connection)
     run(
@@ -141,7 +142,7 @@ def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None
 
 def differences(url: sa.URL, metadata: Any, include_object: IncludeObjectFn | None, *, schemas: bool) -> set[str]:
     """Return what autogenerate would do to which tables, and to which indexes of them."""
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         options = {"include_object": include_object, "include_schemas": schemas}
         found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
     flat = [entry for entries in found for entry in (entries if isinstance(entries, list) else [entries])]
@@ -175,6 +176,7 @@ def migrated_url(request: pytest.FixtureRequest, server: Server) -> Iterator[sa.
     server.drop_database(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schemas", [False, True], ids=["one schema", "all schemas"])
 def test_our_tables_are_hidden_from_another_services_autogenerate(migrated_url: sa.URL, schemas: bool) -> None:
     dropped = differences(migrated_url, NOTES, None, schemas=schemas)
@@ -212,7 +214,7 @@ def test_a_score_table_that_the_service_has_a_model_of_is_compared_without_our_k
 ) -> None:
     url = database_with_scores(server, scores)
     run(url, "drop index if exists public.idx_daily_scores_user_date")
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         columns = sa.inspect(connection).get_columns("daily_engagement_scores", schema="public")
     theirs = sa.MetaData()
     sa.Table(
@@ -277,7 +279,7 @@ def test_an_async_session_does_too(url: sa.URL) -> None:
 
 
 def test_what_is_deleted_already_keeps_its_time_and_is_not_counted(url: sa.URL) -> None:
-    engine = create_engine(url, application_name="momentum-tests")
+    engine = engine_of(url)
     with engine.begin() as connection:
         user = add_user(connection)
         connection.execute(

@@ -90,6 +90,7 @@ def test_every_page_can_be_read_and_asks_nobody_else_for_anything(site: str, bro
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_is_meant(site: str, browser: Browser) -> None:
     tab = browser.new_page(viewport={"width": 1440, "height": 900})
     tab.goto(site)

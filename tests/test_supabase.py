@@ -15,7 +15,7 @@ import jwt
 import pytest
 from sqlalchemy import make_url
 
-from momentum.database import EnvFile, create_engine, find_url
+from momentum.database import EnvFile, find_url
 from momentum.errors import ConfigurationError
 from momentum.supabase import (
     check_service_role_key,
@@ -28,6 +28,7 @@ from momentum.supabase import (
 )
 from tests import processes
 from tests.alembic_program import error_of, program
+from tests.server import engine_of
 
 PROJECT, OTHER = "abcdefghijklmnopqrst", "zyxwvutsrqponmlkjihg"
 PASSWORD = "pa55-w%rd/@:"
@@ -300,6 +301,7 @@ def listening() -> Iterator[Listener]:
             listener.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_the_backfill_refuses_in_one_sentence_before_it_connects(
     tmp_path: Path, listener: Listener, refusal: str
@@ -390,7 +392,7 @@ def test_a_connection_to_supabase_has_tls_or_more(
 
 def test_every_engine_of_ours_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGSSLMODE", raising=False)
-    assert create_engine(make_url(DIRECT), application_name="momentum-tests").url.query["sslmode"] == "require"
+    assert engine_of(make_url(DIRECT)).url.query["sslmode"] == "require"
 
 
 def test_the_key_and_its_file_are_looked_at_for_supabase_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

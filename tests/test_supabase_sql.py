@@ -56,6 +56,7 @@ def test_the_files_are_in_the_order_of_the_history_and_short() -> None:
         assert "concurrently" not in text.lower(), f"{name} has what runs in no transaction, and so would not be undone"
 
 
+@pytest.mark.slow
 def test_a_pushed_database_is_what_alembic_makes_and_alembic_goes_on_from_there(
     supabase_url: sa.URL, url: sa.URL
 ) -> None:
@@ -97,6 +98,7 @@ def is_as_it_was(_: sa.URL) -> None:
     """Leave the database as the server has made it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "predecessors", "prepare", "said"),
     [
@@ -128,6 +130,7 @@ def test_what_is_there_is_refused_and_left_alone(
         server.drop_database(url)
 
 
+@pytest.mark.slow
 def test_a_push_to_the_apps_production_says_so_and_changes_nothing(server: Server) -> None:
     url = database_with_scores(server, "public.production", predecessors=True)
     try:

@@ -9,17 +9,18 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import as_text, create_engine, parse_url
+from momentum.database import as_text, parse_url
 from momentum.errors import ConfigurationError
 from momentum.testing import Server, install_pgtap, running_server, servers
 from momentum.testing.servers import MEMORY, apply_stand_in, place_in_memory
 from tests import processes
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, current, run
+from tests.server import engine_of
 
 
 def names_of(server: Server) -> set[str]:
-    with create_engine(server.url, application_name="momentum-tests").connect() as connection:
+    with engine_of(server.url).connect() as connection:
         return set(connection.scalars(sa.text("select datname from pg_catalog.pg_database")))
 
 
@@ -30,10 +31,11 @@ def processes_of(directory: Path) -> list[int]:
 
 
 def data_directory(server: Server) -> Path:
-    with create_engine(server.url, application_name="momentum-tests").connect() as connection:
+    with engine_of(server.url).connect() as connection:
         return Path(str(connection.scalar(sa.text("show data_directory"))))
 
 
+@pytest.mark.slow
 def test_two_embedded_servers_never_meet_and_leave_nothing_behind() -> None:
     with running_server("embedded") as one, running_server("embedded", on_disk=True) as two:
         directories = [data_directory(one), data_directory(two)]
@@ -182,7 +184,7 @@ def test_the_stand_in_never_touches_a_database_that_has_users(server: Server, fo
 def test_the_stand_in_has_supabases_open_door(supabase_url: sa.URL) -> None:
     """Without it no test could show that the migrations close it."""
     run(supabase_url, "create table public.open ()")
-    with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
+    with engine_of(supabase_url).connect() as connection:
         connection.execute(sa.text("set local role anon"))
         connection.execute(sa.text("truncate public.open"))
         assert connection.scalar(sa.text("select auth.uid()")) is None
@@ -191,12 +193,12 @@ def test_the_stand_in_has_supabases_open_door(supabase_url: sa.URL) -> None:
 
 
 def has_extension(url: sa.URL) -> bool:
-    with create_engine(url, application_name="momentum-tests").connect() as connection:
+    with engine_of(url).connect() as connection:
         return bool(connection.scalar(sa.text("select count(*) from pg_available_extensions where name = 'pgtap'")))
 
 
 def test_without_extension_and_package_the_ways_to_get_pgtap_are_named(supabase_url: sa.URL, tmp_path: Path) -> None:
-    with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
+    with engine_of(supabase_url).connect() as connection:
         if has_extension(supabase_url):
             install_pgtap(connection, tmp_path)
             assert connection.scalar(sa.text("select pgtap.pg_version_num()"))
@@ -208,9 +210,9 @@ def test_without_extension_and_package_the_ways_to_get_pgtap_are_named(supabase_
 
 
 def test_pgtap_stands_in_a_schema_of_its_own_at_the_end_of_the_search_path(supabase_url: sa.URL) -> None:
-    with create_engine(supabase_url, application_name="momentum-tests").begin() as connection:
+    with engine_of(supabase_url).begin() as connection:
         install_pgtap(connection, Path(__file__).parents[1])
-    with create_engine(supabase_url, application_name="momentum-tests").connect() as connection:
+    with engine_of(supabase_url).connect() as connection:
         assert connection.scalar(sa.text("show search_path")) == '"$user", public, extensions, pgtap'
         connection.execute(sa.text("select plan(1)"))
         assert connection.scalar(sa.text("select ok(true, 'found')")) == "ok 1 - found"
@@ -223,6 +225,7 @@ def local(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
     return processes.run("momentum.testing", *command.split(), env=environ, cwd=directory)
 
 
+@pytest.mark.slow
 def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Path) -> None:
     data = tmp_path / ".momentum" / "postgres"
     try:
@@ -242,7 +245,7 @@ def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Pat
         assert local("stop", tmp_path).stdout == "No local database is running.\n"
 
         assert local("start", tmp_path).returncode == 0
-        with create_engine(url, application_name="momentum-tests").connect() as connection:
+        with engine_of(url).connect() as connection:
             assert connection.scalar(sa.text("select count(*) from auth.users")) == 1
     finally:
         local("stop", tmp_path)
@@ -257,11 +260,13 @@ def test_anything_else_is_answered_with_the_usage(tmp_path: Path, command: str) 
     assert not (tmp_path / ".momentum").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = local("run no-such-command", tmp_path)
     assert (done.returncode, done.stderr) == (2, "Error: no-such-command cannot be run: No such file or directory.\n")
 
 
+@pytest.mark.slow
 def test_run_gives_a_command_a_migrated_database_of_its_own_and_hands_on_its_exit_code(tmp_path: Path) -> None:
     code = (
         "import os, psycopg; "

@@ -1,6 +1,5 @@
 """What differs from what the migrations make is named, and nothing else is."""
 
-import itertools
 import logging
 import os
 import subprocess
@@ -14,23 +13,21 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import verify
-from momentum.database import as_text, create_engine, execute_script
+from momentum.database import as_text, execute_script
 from momentum.environment import URL_VARIABLES
 from momentum.errors import NotMigratedError, VerificationError
 from momentum.migrations import SCORES
 from momentum.models import Base, DailyMomentumScore
 from momentum.testing import Server
 from tests import processes
-from tests.catalog import dump
 from tests.fingerprints import fingerprints
 from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
 from tests.mutations import read_mutations
-from tests.samples import add_user, write_rows
+from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 PASSWORD = "pa55-word"
 # The private schema may keep what a downgrade leaves.
-DUMPED = ("--schema-only", "--exclude-schema=momentum_internal")
 HABITS = "table public.habit_index"
 SCORES_TABLE = "table legacy.daily_engagement_scores"
 VIEW = "view public.daily_momentum_scores"
@@ -525,7 +522,7 @@ PRODUCTION_DRIFTS: dict[str, tuple[str, list[str]]] = {
 
 
 def connect(url: sa.URL) -> sa.Connection:
-    return create_engine(url, application_name="momentum-tests").connect()
+    return engine_of(url).connect()
 
 
 def found(url: sa.URL) -> list[str]:
@@ -541,9 +538,6 @@ def fresh(server: Server) -> Iterator[sa.Connection]:
 
 
 # From where a database may come: with a score table or none, and with the app's own versions of our tables.
-WAYS = [*((scores, False) for scores in SCORES), ("fresh", True), ("public.production", True)]
-
-
 @contextmanager
 def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iterator[sa.URL]:
     """Yield the URL of a migrated database in which there was something before, as ``database_with_scores`` has it."""
@@ -824,28 +818,6 @@ def test_an_error_leaves_the_transaction_usable(supabase_url: sa.URL) -> None:
         assert connection.scalar(sa.text("show search_path")) == "auth"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("scores", "predecessors"), WAYS)
-def test_every_revision_is_what_its_fingerprint_says_on_the_way_up_down_and_up(
-    server: Server, scores: str, predecessors: bool
-) -> None:
-    url = database_with_scores(server, scores, predecessors=predecessors)
-    try:
-        for revision in [*HISTORY[1:], *HISTORY[-2:0:-1]]:
-            migrate_to(url, revision, existing="adopt", verify="no")
-            assert found(url) == [], revision
-            if revision == HEAD:
-                with connect(url) as connection, connection.begin():
-                    write_rows(connection, add_user(connection), 0)
-        migrate_to(url, "base")
-        with pytest.raises(NotMigratedError):
-            found(url)
-        migrate_to(url, HEAD, existing="adopt", verify="no")
-        assert found(url) == []
-    finally:
-        server.drop_database(url)
-
-
 def test_an_upgrade_ends_with_a_look_at_what_there_is(url: sa.URL, caplog: pytest.LogCaptureFixture) -> None:
     migrate_to(url, HISTORY[-2])
     run(url, "alter table public.habit_index disable row level security; grant select on public.habit_index to anon")
@@ -889,6 +861,7 @@ def test_whoever_migrates_is_the_owner(server: Server) -> None:
     run(server.url, f"drop role {role}")
 
 
+@pytest.mark.slow
 def test_the_fingerprints_are_fresh(server: Server) -> None:
     files = {path.name: path.read_text(encoding="utf-8") for path in verify.FINGERPRINTS.iterdir()}
     assert files == fingerprints(server), "momentum/fingerprints/ is stale: make fingerprints"
@@ -961,28 +934,6 @@ def test_the_models_make_what_the_migrations_make(supabase_url: sa.URL) -> None:
     assert columns == {key: made[key] for key in columns}
     assert made[f"{VIEW}, query"] == facts[f"{VIEW}, query"], "the view's text says the same when it is executed again"
     assert [key.rpartition(" ")[2] for key in columns] == sorted(DailyMomentumScore.__table__.columns.keys())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("scores", "predecessors"), WAYS)
-def test_each_revision_goes_up_and_down_without_a_trace_in_a_dump(
-    server: Server, scores: str, predecessors: bool
-) -> None:
-    url = database_with_scores(server, scores, predecessors=predecessors)
-    options = {"existing": "adopt", "verify": "no"}
-    try:
-        untouched = before = dump(url, *DUMPED)
-        assert "CREATE TABLE auth.users" in before
-        for earlier, revision in itertools.pairwise(HISTORY):
-            migrate_to(url, revision, **options)
-            migrate_to(url, earlier)
-            assert dump(url, *DUMPED) == before, f"{revision} leaves something behind"
-            migrate_to(url, revision, **options)
-            before = dump(url, *DUMPED)
-        migrate_to(url, "base")
-        assert dump(url, *DUMPED) == untouched
-    finally:
-        server.drop_database(url)
 
 
 def command(*arguments: str, url: sa.URL | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
