@@ -109,24 +109,29 @@ def find_discrepancies(
     conditions += ["s.user_id <= :upto"] if keys.upto else []
     rows = connection.execute(
         text(f"""
-            select compared.user_id, compared.day, compared.score, compared.breakdown_score
+            select found.user_id, found.day, found.score, found.breakdown_score
             from (
-              select s.user_id, {layout.day} as day, {layout.score} as score,
-                case
-                  when jsonb_typeof({layout.breakdown} -> 'final_score') = 'number'
-                    then ({layout.breakdown} ->> 'final_score')::numeric
-                  -- Nothing to add up in one that is empty or no object, which would be an error here.
-                  when jsonb_typeof({layout.breakdown}) = 'object' and {layout.breakdown} <> '{{}}'
-                    then (
-                      select sum(points::numeric)
-                      from jsonb_path_query({layout.breakdown}, 'strict $.* ? (@.type() == "number")') as points
-                    )
-                end as breakdown_score
-              from {scores.relation} as s
-              where {" and ".join(conditions)}
-            ) as compared
-            where abs(compared.score - compared.breakdown_score) > :threshold
-            order by compared.user_id, compared.day
+              select compared.*
+              from (
+                select s.user_id, {layout.day} as day, {layout.score} as score,
+                  case
+                    when jsonb_typeof({layout.breakdown} -> 'final_score') = 'number'
+                      then ({layout.breakdown} ->> 'final_score')::numeric
+                    -- Nothing to add up in one that is empty or no object, which would be an error here.
+                    when jsonb_typeof({layout.breakdown}) = 'object' and {layout.breakdown} <> '{{}}'
+                      then (
+                        select sum(points::numeric)
+                        from jsonb_path_query({layout.breakdown}, 'strict $.* ? (@.type() == "number")') as points
+                      )
+                  end as breakdown_score
+                from {scores.relation} as s
+                where {" and ".join(conditions)}
+              ) as compared
+              where abs(compared.score - compared.breakdown_score) > :threshold
+              -- Or all rows would be read in the order of an index, a third slower, for the few that differ.
+              offset 0
+            ) as found
+            order by found.user_id, found.day
             limit :limit
         """),
         {
