@@ -176,7 +176,8 @@ def check_before(connection: sa.Connection, command: str, *, may_commit: bool) -
         ConfigurationError: What is parked would be dropped without a downgrade to base.
     """
     steps = planned_steps(connection, command)
-    if options.purge and (command != "downgrade" or (steps[-1].to_revisions if steps else current_heads())):
+    to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
+    if options.purge and not to_base:
         raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade to base only.")
     pending = [step.revision.module for step in steps]
     creates = [name for module in pending for name in getattr(module, "creates", ())]
@@ -186,6 +187,7 @@ def check_before(connection: sa.Connection, command: str, *, may_commit: bool) -
         return steps
     concerns = {getattr(module, "concerns_scores", None) for module in pending}
     if command == "downgrade":
+        parking.check_downgrade(connection, creates, drops_key="indexes" in concerns, to_base=to_base)
         if "indexes" in concerns:
             preflight.check_downgrade(connection, may_commit=may_commit)
         return steps

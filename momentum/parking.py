@@ -1,4 +1,4 @@
-"""What a downgrade leaves behind in ``momentum_internal``: to name it, and to drop it when that is asked for."""
+"""What a downgrade drops, and what it leaves in ``momentum_internal``: to name it, and to drop that when asked to."""
 
 import logging
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from momentum.errors import PreflightError
 from momentum.locks import READING_TIMEOUT, Patience
 from momentum.operations import PARKING_SCHEMA
 from momentum.preflight import VIEW, adopted_table, recorded_table
-from momentum.scores import TABLE_NAME
+from momentum.scores import LAYOUTS, TABLE_NAME
 from momentum.wording import counted
 
 # What refers to another table comes before it. Nothing else in the schema is dropped.
@@ -107,8 +107,41 @@ def find_dependents(connection: Connection, created: Collection[str] = ()) -> li
         standing[TABLE_NAME] = scores
     # In the order in which they are dropped.
     relations = [f"public.{VIEW[0]}"] if VIEW[0] in created else []
-    relations += [standing.get(name, f"{PARKING_SCHEMA}.{name}") for name in (*PARKED, "alembic_version")]
+    relations += [
+        standing.get(name, f"{PARKING_SCHEMA}.{name}") for name in (*PARKED, "alembic_version", "score_table")
+    ]
     return list(connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": PARKING_SCHEMA}))
+
+
+def check_downgrade(connection: Connection, created: Collection[str], *, drops_key: bool, to_base: bool) -> None:
+    """Refuse a downgrade that would stop halfway, because others depend on the view, a key or a table that it drops.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        created: The relations in ``public`` that its revisions have made.
+        drops_key: Whether it goes back past the score table's unique key.
+        to_base: Whether it goes back past the first revision.
+
+    Raises:
+        PreflightError: Others depend on what would be dropped.
+    """
+    relations = [f"public.{VIEW[0]}"] if VIEW[0] in created else []
+    relations += [f"{PARKING_SCHEMA}.score_table"] if to_base else []
+    if adopted := adopted_table(connection):
+        record = connection.execute(
+            text("select layout, unique_index from momentum_internal.score_table where created_index")
+        ).first()
+        # A key that an interrupted downgrade has forgotten, but not dropped, is dropped by whichever comes next.
+        if record and (drops_key or record.unique_index is None):
+            key = next(layout.key for layout in LAYOUTS if layout.name == record.layout)
+            relations.append(f"{adopted.partition('.')[0]}.{key}")
+    # The trigger function stays in its schema.
+    dependents = connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": None}).all()
+    if dependents:
+        raise PreflightError(
+            f"Nothing has changed, because the downgrade would stop where others depend on what it drops: "
+            f"{', '.join(dependents)}; drop those first, then run the command again."
+        )
 
 
 def check_purge(connection: Connection, created: Collection[str] = ()) -> None:

@@ -6,11 +6,11 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum import preflight
+from momentum import operations, preflight
 from momentum.errors import PreflightError
 from momentum.migrations import alembic_config
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, REVISIONS, execute, migrate_to, run
+from tests.migrating import HISTORY, REVISIONS, execute, fetch, migrate_to, run
 from tests.samples import LEGACY_SCORES
 from tests.server import engine_of
 
@@ -317,6 +317,86 @@ DUPLICATES = f"""
     insert into legacy.daily_engagement_scores
     values ('{A}', '2024-03-01 10:00+00', 1), ('{A}', '2024-03-01 11:00+00', 2)
 """
+
+
+def refusal_of_downgrade(url: sa.URL, revision: str = "base") -> str:
+    """Return the sentence with which a downgrade is refused; nothing may have changed."""
+    before = snapshot(url)
+    with pytest.raises(PreflightError) as refusal:
+        alembic.command.downgrade(alembic_config(url), revision)
+    assert snapshot(url) == before, "a refused downgrade has changed something"
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("revision", ["base", "-1"])
+def test_a_downgrade_is_refused_as_long_as_others_depend_on_the_view(url: sa.URL, revision: str) -> None:
+    run(url, "create view public.theirs as select user_id from public.daily_momentum_scores")
+    # What depends on a table goes with it, when that is parked, and comes back with it.
+    run(url, "create view public.habits as select id from public.habit_index")
+    said = refusal_of_downgrade(url, revision)
+    assert said.endswith(
+        " on what it drops: view public.theirs depends on public.daily_momentum_scores; drop those first, then run "
+        "the command again."
+    )
+    run(url, "drop view public.theirs")
+    alembic.command.downgrade(alembic_config(url), revision)
+    assert fetch(url, "select count(*) from public.habits") == [0]
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["our key", "their key"])
+def test_a_downgrade_is_refused_as_long_as_others_depend_on_a_key_that_it_drops(
+    supabase_url: sa.URL, indexed: bool
+) -> None:
+    run(supabase_url, production(indexed=indexed))
+    migrate_to(supabase_url, HISTORY[-1])
+    run(
+        supabase_url,
+        "create table public.visits (user_id uuid, day date, constraint visits_key foreign key (user_id, day) "
+        "references public.daily_engagement_scores (user_id, score_date))",
+    )
+    migrate_to(supabase_url, HISTORY[-2])
+    if not indexed:
+        assert (
+            "table constraint visits_key on public.visits depends on "
+            "public.uq_daily_engagement_scores_user_id_score_date; drop"
+        ) in refusal_of_downgrade(supabase_url)
+        run(supabase_url, "drop table public.visits")
+    migrate_to(supabase_url, "base")
+
+
+def test_a_key_that_an_interrupted_downgrade_has_left_is_looked_at_too(
+    supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(supabase_url, production(indexed=False))
+    migrate_to(supabase_url, HISTORY[-1])
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "try_patiently", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            migrate_to(supabase_url, "base")
+    run(
+        supabase_url,
+        "create table public.visits (user_id uuid, day date, constraint visits_key foreign key (user_id, day) "
+        "references public.daily_engagement_scores (user_id, score_date))",
+    )
+    assert "visits_key on public.visits depends on public.uq_daily" in refusal_of_downgrade(supabase_url)
+    run(supabase_url, "drop table public.visits")
+    migrate_to(supabase_url, "base")
+
+
+@pytest.mark.parametrize("purge", ["no", "yes"])
+def test_a_downgrade_to_base_is_refused_as_long_as_others_depend_on_our_record(url: sa.URL, purge: str) -> None:
+    run(url, "create view public.theirs as select relation from momentum_internal.score_table")
+    before = snapshot(url)
+    with pytest.raises(PreflightError, match=r"view public\.theirs depends on momentum_internal\.score_table; drop"):
+        alembic.command.downgrade(alembic_config(url, purge=purge), "base")
+    assert snapshot(url) == before
+    migrate_to(url, HISTORY[1])
+    run(url, "drop view public.theirs")
+    alembic.command.downgrade(alembic_config(url, purge=purge), "base")
 
 
 def test_duplicate_days_of_users_who_do_not_exist_are_refused(supabase_url: sa.URL) -> None:
