@@ -3,20 +3,25 @@
 import datetime
 import math
 import uuid
+from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
 
-from momentum.backfill import DayRange, Observers, Report, Settings, chunks, run_backfill
+from momentum.backfill import DayRange, Observers, Report, Settings, chunks, fill, run_backfill
+from momentum.backfill import run as run_module
 from momentum.backfill.discrepancies import Discrepancy
 from momentum.backfill.fill import Progress
+from momentum.backfill.pages import Gaps, KeyRange, Pages
+from momentum.backfill.session import Limits
 from momentum.database import create_engine
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.scores import LAYOUTS, Layout
 from momentum.testing import Server
 from momentum.testing.servers import migrate
 from tests.fixture import load_fixture
+from tests.migrating import HISTORY, database_with_scores, migrate_to, run
 from tests.samples import add_users, refuse_rows
 from tests.server import engine_of
 
@@ -365,7 +370,8 @@ def test_a_row_that_is_silently_skipped_counts_as_failed(engine: sa.Engine) -> N
 
 def test_a_row_that_somebody_else_inserts_first_is_raced(engine: sa.Engine, url: sa.URL) -> None:
     users = sorted(add_users(engine, 2), key=lambda user: user.hex)
-    other = engine_of(url)
+    # Not the one that is listened to.
+    other = create_engine(url, application_name="momentum-tests")
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def insert_first(
@@ -632,6 +638,7 @@ def test_a_stop_among_the_discrepancies_ends_the_run(engine: sa.Engine) -> None:
 
 def test_a_long_range_is_read_a_few_users_at_a_time(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "USER_DAYS", 30_000)
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", math.inf)
     add_users(engine, 7, created_at=None)
     days = DayRange(LAST - datetime.timedelta(days=9_999), LAST)
     seen: list[int] = []
@@ -640,3 +647,129 @@ def test_a_long_range_is_read_a_few_users_at_a_time(engine: sa.Engine, monkeypat
     )
     assert report.inserted == 7 * len(days)
     assert sorted(set(seen)) == [3, 6, 7]
+
+
+def users_seen(engine: sa.Engine, settings: Settings) -> list[int]:
+    """Run and return how many users had been looked at after each statement that finds gaps."""
+    seen: list[int] = []
+    report = run_backfill(engine, settings, observers=Observers(lambda progress: seen.append(progress.report.users)))
+    assert report.left_over == 0
+    return sorted(set(seen))
+
+
+@pytest.mark.parametrize(
+    ("scanned_page", "seen"), [(0, [2, 10, 42, 60]), (math.inf, list(range(2, 61, 2)))], ids=["scan", "look up"]
+)
+def test_where_little_is_lacking_a_scan_is_for_more_and_more_users(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, scanned_page: float, seen: list[int]
+) -> None:
+    add_users(engine, 60)
+    run_backfill(engine, Settings(DAYS))
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", scanned_page)
+    monkeypatch.setattr(chunks, "USERS", 2)
+    assert users_seen(engine, Settings(DAYS)) == seen
+
+
+def test_a_scan_that_finds_more_than_can_be_held_is_for_fewer_users(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = sorted(add_users(engine, 60))
+    run_backfill(engine, Settings(DAYS, users=tuple(users[:10])))
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", 0)
+    monkeypatch.setattr(chunks, "USERS", 2)
+    monkeypatch.setattr(fill, "MOST_GAPS", 8)
+    # One for 32 finds too many; a quarter of these will do.
+    assert users_seen(engine, Settings(DAYS)) == [2, 10, *range(18, 60, 8), 60]
+    assert len(scores(engine)) == 60 * len(DAYS)
+
+
+@pytest.mark.parametrize("slow", ["AS rows", "OFFSET"], ids=["the scan", "the look ahead"])
+def test_a_scan_that_takes_too_long_is_the_last_one_for_so_many_users(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    add_users(engine, 60)
+    run_backfill(engine, Settings(DAYS))
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", 0)
+    monkeypatch.setattr(chunks, "USERS", 2)
+    scans = 0
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def slow_down(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal scans
+        if slow in statement:
+            scans += 1
+            if scans == 3:
+                connection.exec_driver_sql("select pg_sleep(60)")
+
+    settings = Settings(DAYS, limits=Limits(statement_timeout=1.5))
+    # The third one would have been for 32 users; a quarter of these will do.
+    assert users_seen(engine, settings) == [2, 10, *range(18, 60, 8), 60]
+
+
+def test_a_scan_that_needs_too_much_room_is_for_fewer_users(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_users(engine, 60)
+    run_backfill(engine, Settings(DAYS))
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", 0)
+    monkeypatch.setattr(chunks, "USERS", 2)
+    scans = 0
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def fill_the_disk(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal scans
+        if "AS rows" in statement:
+            scans += 1
+            if scans == 2:
+                connection.exec_driver_sql("do $$ begin raise 'no room' using errcode = '53400'; end $$")
+
+    assert users_seen(engine, Settings(DAYS)) == list(range(2, 61, 2))
+
+
+def test_users_whom_a_scan_cannot_tell_are_looked_up_a_few_at_a_time(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have a row of a day before their account began."""
+    users = sorted(add_users(engine, 60))
+    for user in users[10:]:
+        add_score(engine, user, utc(FIRST), 50)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("update auth.users set created_at = :day where id = any(:ids)"),
+            {"day": utc(FIRST + datetime.timedelta(days=1)), "ids": users[10:]},
+        )
+    run_backfill(engine, Settings(DAYS))
+    monkeypatch.setattr(chunks, "SCANNED_PAGE", 0)
+    monkeypatch.setattr(chunks, "USERS", 2)
+    monkeypatch.setattr(fill, "MOST_GAPS", 16)
+    together: list[int] = []
+    find_by_user = Pages.find_by_user
+
+    def note(pages: Pages, connection: sa.Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Gaps:
+        assert not isinstance(keys, KeyRange)
+        together.append(len(keys))
+        return find_by_user(pages, connection, keys)
+
+    monkeypatch.setattr(Pages, "find_by_user", note)
+    # A scan for 32 would leave too many of them, and one for 8 is as large as they get from then on.
+    assert users_seen(engine, Settings(DAYS)) == [2, 10, *range(18, 60, 8), 60]
+    assert set(together) == {2}
+
+
+def test_scores_of_users_who_are_gone_are_compared_however_many_they_are(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come after the last account, where there are no fewer users to read."""
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        migrate_to(url, HISTORY[-1])
+        run(
+            url,
+            """
+            alter table legacy.daily_engagement_scores drop constraint daily_engagement_scores_user_id_fkey;
+            insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown)
+            select gen_random_uuid(), '2026-03-02', 90, '{"a": 1}' from generate_series(1, 50);
+            """,
+        )
+        monkeypatch.setattr(run_module, "DISCREPANCIES_A_READ", 10)
+        assert run_backfill(engine_of(url), Settings(DAYS)).discrepancies == 50
+    finally:
+        server.drop_database(url)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from momentum.backfill import DayRange, Observers, Report, Settings, chunks, run_backfill
+from momentum.backfill import DayRange, Observers, Report, Settings, chunks, fill, run_backfill
 from momentum.backfill import run as run_module
 from momentum.backfill.faults import Retries
 from momentum.backfill.fill import Failure, Row
@@ -95,6 +95,7 @@ knobs = st.fixed_dictionaries(
     {
         "scanned_page": st.sampled_from([0.0, math.inf, chunks.SCANNED_PAGE]),
         "chunk": st.integers(1, 15),
+        "most_gaps": st.integers(1, 200),
         "distributed": st.booleans(),
     }
 )
@@ -237,6 +238,7 @@ def test_a_run_fills_exactly_the_eligible_days_and_counts_every_one(
     with pytest.MonkeyPatch.context() as patch, engine.connect() as connection:
         patch.setattr(chunks, "SCANNED_PAGE", knobs["scanned_page"])
         patch.setattr(chunks, "USERS", knobs["chunk"])
+        patch.setattr(fill, "MOST_GAPS", knobs["most_gaps"])
         if knobs["distributed"]:
             # The joins that a table needs which Citus has distributed; they do on one server too.
             patch.setattr(run_module, "Pages", lambda table, rules, **_: Pages(table, rules, distributed=True))

@@ -11,7 +11,8 @@ from momentum.database import lost_connection
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 LOCK_NOT_AVAILABLE = "55P03"
 BUSY = (LOCK_NOT_AVAILABLE, "40P01", "40001")
-QUERY_CANCELED = "57014"
+# The statement timeout; more temporary files than temp_file_limit allows.
+TOO_LARGE = ("57014", "53400")
 TOO_MANY_CONNECTIONS = "53300"
 # A value that does not fit (22), a broken constraint (23), a trigger's objection (P0001).
 DATA_ERRORS = ("22", "23", "P0001")
@@ -22,7 +23,7 @@ class Fault(enum.Enum):
 
     BUSY = "somebody else held what was needed, or was in the way: try again a little later"
     LOST = "the connection is gone: connect again, then try again"
-    SLOW = "the statement took too long: try a smaller one"
+    SLOW = "the statement took too long, or too much room: try a smaller one"
     DATA = "the server objects to a row: find it"
     FATAL = "nothing that this program could do heals it"
 
@@ -32,7 +33,7 @@ def classify(error: DBAPIError) -> Fault:
     code = sqlstate(error)
     if code in BUSY:
         return Fault.BUSY
-    if code == QUERY_CANCELED:
+    if code in TOO_LARGE:
         return Fault.SLOW
     if code.startswith(DATA_ERRORS):
         return Fault.DATA

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.chunks import Chunks
+from momentum.backfill.chunks import GROWTH, USERS, Chunks
 from momentum.backfill.faults import Fault, classify, sqlstate
 from momentum.backfill.manifest import as_line
 from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, UserGap
@@ -28,6 +28,9 @@ from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.database import reason
 from momentum.wording import counted
+
+# With so many users who lack rows at most is one scan answered, and so many who must be looked up.
+MOST_GAPS = USERS
 
 # Below so many transactions' worth of rows in the queue a worker looks for more users with gaps.
 LOW_WATER = 4
@@ -263,7 +266,7 @@ class Filler:
 
     def _find(self, session: Session) -> None:
         """Look at the next users and queue those with gaps."""
-        gaps = self._chunks.step(session, self._read_gaps)
+        gaps = self._chunks.step(session, self._read_gaps, lambda gaps: len(gaps.gaps) < MOST_GAPS // (2 * GROWTH))
         with self._changed:
             self._queue.extend(gaps.gaps)
             self._queued += gaps.missing
@@ -274,12 +277,18 @@ class Filler:
             self._report.present += gaps.eligible - gaps.missing
             self._tell()
 
-    def _read_gaps(self, connection: Connection, /, *, keys: KeyRange, by_scan: bool) -> Gaps:
-        """Return what the users of a range of ids lack."""
+    def _read_gaps(self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> Gaps | None:
+        """Return what the users of a range of ids lack; None if it is more than should be held at once."""
         if not by_scan:
             return self._pages.find_by_user(connection, keys)
-        gaps, unsure = self._pages.find_by_scan(connection, keys)
-        return gaps.and_also(self._pages.find_by_user(connection, unsure)) if unsure else gaps
+        found = self._pages.find_by_scan(connection, keys, MOST_GAPS if divisible else None)
+        if found is None:
+            return None
+        gaps, unsure = found
+        for start in range(0, len(unsure), self._chunks.looked_up):
+            some = unsure[start : start + self._chunks.looked_up]
+            gaps = gaps.and_also(self._pages.find_by_user(connection, some))
+        return gaps
 
     def _count(self, session: Session, own: deque[UserGap]) -> None:
         """Count by day what users lack, by the very query with which a run would insert it."""

@@ -21,6 +21,7 @@ from sqlalchemy import (
     TableValuedAlias,
     and_,
     bindparam,
+    case,
     column,
     delete,
     func,
@@ -142,9 +143,13 @@ class Pages:
     def next_key(self, connection: Connection, after: uuid.UUID | None, number: int) -> uuid.UUID | None:
         """Return the id that comes so many after another one; None if there are fewer left."""
         statement = select(ACCOUNTS.c.id).order_by(ACCOUNTS.c.id).offset(number - 1).limit(1)
-        if self._eligibility.users:
-            statement = statement.where(ACCOUNTS.c.id == func.any(literal(list(self._eligibility.users), ARRAY(UUID))))
+        statement = statement.where(*self._among_users())
         return connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None))))
+
+    def count_after(self, connection: Connection, after: uuid.UUID | None) -> int:
+        """Return how many users come after an id."""
+        statement = select(func.count()).select_from(ACCOUNTS).where(*self._among_users())
+        return int(connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None)))) or 0)
 
     def count_candidates(self, connection: Connection) -> int:
         """Return on how many user-days of the range the active users have an account, eligible or not."""
@@ -165,12 +170,17 @@ class Pages:
             counted = self._counted_in_one_join(active)
         else:
             counted = self._counted_by_lookup(active)
-        return self._read_gaps(connection, counted)[0]
+        found = self._read_gaps(connection, counted)
+        assert found is not None  # without a limit
+        return found[0]
 
-    def find_by_scan(self, connection: Connection, keys: KeyRange) -> tuple[Gaps, list[uuid.UUID]]:
+    def find_by_scan(
+        self, connection: Connection, keys: KeyRange, limit: int | None
+    ) -> tuple[Gaps, list[uuid.UUID]] | None:
         """Return what some users lack, by one scan of the score table, and who must be looked up instead.
 
-        Those are users with rows of days before their account began, which don't count.
+        Those are users with rows of days before their account began, which don't count. None if there are more than the
+        limit of either.
         """
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
         rows = (
@@ -191,7 +201,7 @@ class Pages:
             (active.c.candidate_days - func.coalesce(rows.c.present, 0)).label("missing"),
             func.coalesce(self._day >= active.c.first_day, true()).label("sure"),
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
-        return self._read_gaps(connection, counted)
+        return self._read_gaps(connection, counted, limit)
 
     def insert_page(
         self, connection: Connection, ids: Sequence[uuid.UUID], limit: int
@@ -236,10 +246,10 @@ class Pages:
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
 
     def count_present_by_day(
-        self, connection: Connection, /, *, keys: KeyRange, by_scan: bool
+        self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
     ) -> dict[datetime.date, int]:
         """Return by day how many of the eligible user-days of some users have a row."""
-        del by_scan  # The planner is told elsewhere.
+        del by_scan, divisible  # The planner is told elsewhere, and there are only so many days.
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
         day = self._day.label("day")
         there = and_(*self._rows_of(active))
@@ -250,22 +260,30 @@ class Pages:
         counted = select(day, func.count().label("present")).select_from(source).group_by(day)
         return {row.day: row.present for row in connection.execute(counted)}
 
-    def _read_gaps(self, connection: Connection, counted: Select[Any]) -> tuple[Gaps, list[uuid.UUID]]:
-        """Return the sums of counted users, and which of these have gaps or can't be told."""
+    def _read_gaps(
+        self, connection: Connection, counted: Select[Any], limit: int | None = None
+    ) -> tuple[Gaps, list[uuid.UUID]] | None:
+        """Return the sums of counted users, and who of these has gaps or can't be told; None if these are too many."""
         users = counted.subquery("counted")
         sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
         lacking = sure & (users.c.missing > 0)
         unsure = func.array_agg(users.c.id).filter(~sure) if "sure" in users.c else literal(None)
+        fits: ColumnElement[bool] = true()
+        if limit is not None:
+            fits = (func.count().filter(lacking) <= limit) & (func.count().filter(~sure) <= limit)
         row = connection.execute(
             select(
                 func.count().filter(sure & (users.c.eligible > 0)),
                 func.coalesce(func.sum(users.c.candidate_days).filter(sure), 0),
                 func.coalesce(func.sum(users.c.eligible).filter(sure), 0),
-                func.array_agg(aggregate_order_by(users.c.id, users.c.id)).filter(lacking),
-                func.array_agg(aggregate_order_by(users.c.missing, users.c.id)).filter(lacking),
-                unsure,
+                case((fits, func.array_agg(aggregate_order_by(users.c.id, users.c.id)).filter(lacking))),
+                case((fits, func.array_agg(aggregate_order_by(users.c.missing, users.c.id)).filter(lacking))),
+                case((fits, unsure)),
+                fits,
             ).select_from(users)
         ).one()
+        if not row[6]:
+            return None
         gaps = [UserGap(*gap) for gap in zip(row[3] or (), row[4] or (), strict=True)]
         return Gaps(int(row[0]), int(row[1]), int(row[2]), gaps), list(row[5] or ())
 
@@ -389,6 +407,11 @@ class Pages:
             .where(*self._is_untouched(rows))
             .returning(self._table.c.user_id, self._day.label("day"))
         )
+
+    def _among_users(self) -> list[ColumnElement[bool]]:
+        """Return the conditions of the users to whom the run is narrowed."""
+        users = self._eligibility.users
+        return [ACCOUNTS.c.id == func.any(literal(list(users), ARRAY(UUID)))] if users else []
 
     @staticmethod
     def _in_range(key: ColumnElement[uuid.UUID], keys: KeyRange) -> list[ColumnElement[bool]]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.chunks import Chunks
+from momentum.backfill.chunks import Chunks, always
 from momentum.backfill.discrepancies import Discrepancy, find_discrepancies
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.faults import Fault, classify
@@ -160,14 +160,16 @@ def recount(
     session: Session, database: Database, eligibility: Eligibility, chunks: Chunks, should_stop: Callable[[], bool]
 ) -> int | None:
     """Return how many eligible user-days have no row; None if the run was stopped meanwhile."""
+
+    def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> int:
+        del by_scan, divisible  # The planner is told elsewhere, and a number is never too much.
+        return count_missing(connection, database.scores, eligibility, keys)
+
     missing = 0
     while not chunks.is_done:
         if should_stop():
             return None
-        missing += chunks.step(
-            session,
-            lambda connection, *, keys, by_scan: count_missing(connection, database.scores, eligibility, keys),  # noqa: ARG005
-        )
+        missing += chunks.step(session, read, always)
     return missing
 
 
@@ -192,7 +194,7 @@ def count_present_by_day(session: Session, pages: Pages, chunks: Chunks) -> Coun
     """Return by day how many of the eligible user-days have a row."""
     present: Counter[datetime.date] = Counter()
     while not chunks.is_done:
-        present.update(chunks.step(session, pages.count_present_by_day))
+        present.update(chunks.step(session, pages.count_present_by_day, always))
     return present
 
 
@@ -231,7 +233,7 @@ def read_discrepancies(
 ) -> Iterator[Discrepancy]:
     """Yield the discrepancies by user and day; no more than some thousands are held at once."""
 
-    def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool) -> list[Discrepancy] | None:
+    def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> list[Discrepancy] | None:
         del by_scan  # It is one scan of these users in any case.
         found = find_discrepancies(
             connection,
@@ -240,9 +242,9 @@ def read_discrepancies(
             settings.discrepancy_threshold,
             users=settings.users,
             keys=keys,
-            limit=DISCREPANCIES_A_READ + 1,
+            limit=DISCREPANCIES_A_READ + 1 if divisible else None,
         )
-        return found if len(found) <= DISCREPANCIES_A_READ else None
+        return None if divisible and len(found) > DISCREPANCIES_A_READ else found
 
     while not chunks.is_done:
         yield from chunks.step(session, read)

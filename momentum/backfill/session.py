@@ -56,6 +56,7 @@ class Session:
     """A connection of its own; it is made on first use, and anew after it was lost.
 
     Attributes:
+        limits: What each transaction may cost.
         retried: How often a transaction was tried again.
     """
 
@@ -70,7 +71,7 @@ class Session:
     ) -> None:
         self.retried = 0
         self._engine = engine.execution_options(postgresql_readonly=True) if read_only else engine
-        self._limits = limits
+        self.limits = limits
         self._sleep = sleep
         self._is_aborted = is_aborted
         self._connection: Connection | None = None
@@ -132,7 +133,7 @@ class Session:
                 failed += 1
                 if (
                     fault not in (Fault.BUSY, Fault.LOST)
-                    or failed >= (attempts or self._limits.retries.attempts)
+                    or failed >= (attempts or self.limits.retries.attempts)
                     or self._is_aborted()
                 ):
                     raise
@@ -141,7 +142,7 @@ class Session:
             except BaseException:
                 self._abandon(Fault.FATAL)
                 raise
-            self._sleep(self._limits.retries.pause(failed))
+            self._sleep(self.limits.retries.pause(failed))
 
     def _connect(self) -> Connection:
         """Return the connection, made now if there is none."""
@@ -165,8 +166,8 @@ class Session:
     def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> int | None:
         """Begin a transaction: set its limits and, if it writes, return its id; all in one round trip."""
         settings = {
-            "lock_timeout": f"{max(int(self._limits.lock_timeout * 1000), 1)}ms",
-            "statement_timeout": f"{max(int(self._limits.statement_timeout * 1000), 1)}ms",
+            "lock_timeout": f"{max(int(self.limits.lock_timeout * 1000), 1)}ms",
+            "statement_timeout": f"{max(int(self.limits.statement_timeout * 1000), 1)}ms",
             **planner,
         }
         columns: list[ColumnElement[Any]] = [func.set_config(name, value, True) for name, value in settings.items()]
@@ -205,8 +206,8 @@ class Session:
         Raises:
             DatabaseUnreachableError: Nobody answers.
         """
-        for failed in range(1, self._limits.retries.attempts + 1):
-            self._sleep(self._limits.retries.pause(failed))
+        for failed in range(1, self.limits.retries.attempts + 1):
+            self._sleep(self.limits.retries.pause(failed))
             try:
                 status = self._connect().scalar(
                     text("select pg_xact_status(cast(cast(:id as text) as xid8))"), {"id": str(transaction)}
