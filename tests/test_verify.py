@@ -27,7 +27,6 @@ from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 PASSWORD = "pa55-word"
-# The private schema may keep what a downgrade leaves.
 HABITS = "table public.habit_index"
 SCORES_TABLE = "table legacy.daily_engagement_scores"
 VIEW = "view public.daily_momentum_scores"
@@ -537,7 +536,6 @@ def fresh(server: Server) -> Iterator[sa.Connection]:
         yield connection
 
 
-# From where a database may come: with a score table or none, and with the app's own versions of our tables.
 @contextmanager
 def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iterator[sa.URL]:
     """Yield the URL of a migrated database in which there was something before, as ``database_with_scores`` has it."""
