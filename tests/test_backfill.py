@@ -683,6 +683,7 @@ def test_a_scan_that_finds_more_than_can_be_held_is_for_fewer_users(
     assert len(scores(engine)) == 60 * len(DAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["AS rows", "OFFSET"], ids=["the scan", "the look ahead"])
 def test_a_scan_that_takes_too_long_is_the_last_one_for_so_many_users(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, slow: str

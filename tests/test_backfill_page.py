@@ -408,6 +408,7 @@ def test_everything_fits_on_the_screen(tab: Tab, tmp_path: Path, days: int, disc
         assert tab.evaluate(CUT_OFF) == [], screen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
 def test_a_hostile_page_does_nothing_and_fits_as_well(tab: Tab, tmp_path: Path, screen: str) -> None:
     width, height = SCREENS[screen]
