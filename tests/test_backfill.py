@@ -684,9 +684,17 @@ def test_a_scan_that_finds_more_than_can_be_held_is_for_fewer_users(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("slow", ["AS rows", "OFFSET"], ids=["the scan", "the look ahead"])
-def test_a_scan_that_takes_too_long_is_the_last_one_for_so_many_users(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, slow: str
+@pytest.mark.parametrize(
+    ("spoiled", "by"),
+    [
+        ("AS rows", "select pg_sleep(60)"),
+        ("OFFSET", "select pg_sleep(60)"),
+        ("AS rows", "do $$ begin raise 'no room' using errcode = '53400'; end $$"),
+    ],
+    ids=["the scan takes too long", "the look ahead takes too long", "the scan needs too much room"],
+)
+def test_a_scan_that_fails_for_its_size_is_the_last_one_for_so_many_users(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, spoiled: str, by: str
 ) -> None:
     add_users(engine, 60)
     run_backfill(engine, Settings(DAYS))
@@ -695,34 +703,16 @@ def test_a_scan_that_takes_too_long_is_the_last_one_for_so_many_users(
     scans = 0
 
     @sa.event.listens_for(engine, "before_cursor_execute")
-    def slow_down(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+    def spoil(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
         nonlocal scans
-        if slow in statement:
+        if spoiled in statement:
             scans += 1
             if scans == 3:
-                connection.exec_driver_sql("select pg_sleep(60)")
+                connection.exec_driver_sql(by)
 
     settings = Settings(DAYS, limits=Limits(statement_timeout=1.5))
     # The third one would have been for 32 users; a quarter of these will do.
     assert users_seen(engine, settings) == [2, 10, *range(18, 60, 8), 60]
-
-
-def test_a_scan_that_needs_too_much_room_is_for_fewer_users(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    add_users(engine, 60)
-    run_backfill(engine, Settings(DAYS))
-    monkeypatch.setattr(chunks, "SCANNED_PAGE", 0)
-    monkeypatch.setattr(chunks, "USERS", 2)
-    scans = 0
-
-    @sa.event.listens_for(engine, "before_cursor_execute")
-    def fill_the_disk(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        nonlocal scans
-        if "AS rows" in statement:
-            scans += 1
-            if scans == 2:
-                connection.exec_driver_sql("do $$ begin raise 'no room' using errcode = '53400'; end $$")
-
-    assert users_seen(engine, Settings(DAYS)) == list(range(2, 61, 2))
 
 
 def test_users_whom_a_scan_cannot_tell_are_looked_up_a_few_at_a_time(
