@@ -107,9 +107,8 @@ def find_dependents(connection: Connection, created: Collection[str] = ()) -> li
         standing[TABLE_NAME] = scores
     # In the order in which they are dropped.
     relations = [f"public.{VIEW[0]}"] if VIEW[0] in created else []
-    relations += [
-        standing.get(name, f"{PARKING_SCHEMA}.{name}") for name in (*PARKED, "alembic_version", "score_table")
-    ]
+    relations.append(f"{PARKING_SCHEMA}.score_table")
+    relations += [standing.get(name, f"{PARKING_SCHEMA}.{name}") for name in (*PARKED, "alembic_version")]
     return list(connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": PARKING_SCHEMA}))
 
 
