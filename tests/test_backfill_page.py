@@ -397,7 +397,8 @@ def show(tab: Tab, page: Page, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("days", "discrepancies"), [(1, 0), (1, 5_000), (60, 0), (60, 500), (400, 0), (400, 500)])
+@pytest.mark.parametrize("discrepancies", [0, 5_000])
+@pytest.mark.parametrize("days", [1, 60, 400])
 def test_everything_fits_on_the_screen(tab: Tab, tmp_path: Path, days: int, discrepancies: int) -> None:
     show(tab, sample_page(days, discrepancies), tmp_path)
     tab.locator("summary").click()
@@ -430,11 +431,11 @@ def as_number(text: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("screen", "discrepancies"), [("desktop", 5_000), ("phone", 100)])
-def test_each_column_sorts_both_ways(tab: Tab, tmp_path: Path, screen: str, discrepancies: int) -> None:
+@pytest.mark.parametrize("screen", SCREENS)
+def test_each_column_sorts_both_ways(tab: Tab, tmp_path: Path, screen: str) -> None:
     width, height = SCREENS[screen]
     tab.set_viewport_size({"width": width, "height": height})
-    show(tab, sample_page(60, discrepancies), tmp_path)
+    show(tab, sample_page(60, 5_000), tmp_path)
     keys: dict[str, Callable[[str], Any]] = {
         "User": str,
         "Day": str,
