@@ -5,6 +5,7 @@ import subprocess
 
 import sqlalchemy as sa
 
+from momentum import verify
 from momentum.database import as_text
 from tests.server import engine_of, find_program
 
@@ -80,6 +81,12 @@ def snapshot(url: sa.URL, *, of: str = "") -> list[str]:
         # Without a search path every name is written in full.
         connection.exec_driver_sql("set local search_path = pg_catalog")
         return [fact for fact in connection.exec_driver_sql(FACTS).scalars() if of in fact]
+
+
+def differences(url: sa.URL) -> list[str]:
+    """Return in what a database differs from what its revision makes, as ``momentum.verify`` names it."""
+    with engine_of(url).connect() as connection:
+        return verify.differences(connection)
 
 
 # Newer servers (15.20 is one) note a column's version in an option of it that an older pg_dump takes for ours.

@@ -25,12 +25,11 @@ from pytest_alembic.tests.experimental import test_downgrade_leaves_no_trace
 
 import momentum.models
 import momentum.operations
-from momentum import verify
 from momentum.base import Base
 from momentum.errors import NotMigratedError
 from momentum.migrations import SCORES, SCRIPTS, alembic_config
 from momentum.testing import Server
-from tests.catalog import dump, snapshot
+from tests.catalog import differences, dump, snapshot
 from tests.migrating import (
     HISTORY,
     WAYS,
@@ -122,10 +121,6 @@ def test_no_row_is_lost_on_any_way_from_any_revision_to_any_other(scores_url: sa
 def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
     server: Server, scores: str, predecessors: bool
 ) -> None:
-    def differences() -> list[str]:
-        with engine_of(url).connect() as connection:
-            return verify.differences(connection)
-
     url = database_with_scores(server, scores, predecessors=predecessors)
     options = {"existing": "adopt", "verify": "no"}
     try:
@@ -133,7 +128,7 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
         assert "CREATE TABLE auth.users" in dumps[0]
         for below, revision in pairwise(HISTORY):
             migrate_to(url, revision, **options)
-            assert differences() == [], revision
+            assert differences(url) == [], revision
             after = snapshot(url)
             migrate_to(url, below)
             # What a downgrade leaves behind is private: the trigger function, Alembic's table and the parked tables.
@@ -152,11 +147,11 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
         for below, before in list(zip(HISTORY, dumps, strict=True))[-2::-1]:
             migrate_to(url, below)
             assert dump(url, *DUMPED) == before, f"{below}, on the way from head to base"
-            assert below == "base" or differences() == [], f"{below}, on the way from head to base"
+            assert below == "base" or differences(url) == [], f"{below}, on the way from head to base"
         with pytest.raises(NotMigratedError):
-            differences()
+            differences(url)
         migrate_to(url, HISTORY[-1], **options)
-        assert differences() == []
+        assert differences(url) == []
         assert snapshot(url) == facts
     finally:
         server.drop_database(url)

@@ -20,6 +20,7 @@ from momentum.migrations import SCORES
 from momentum.models import Base, DailyMomentumScore
 from momentum.testing import Server
 from tests import processes
+from tests.catalog import differences
 from tests.fingerprints import fingerprints
 from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
 from tests.mutations import read_mutations
@@ -524,11 +525,6 @@ def connect(url: sa.URL) -> sa.Connection:
     return engine_of(url).connect()
 
 
-def found(url: sa.URL) -> list[str]:
-    with connect(url) as connection:
-        return verify.differences(connection)
-
-
 @pytest.fixture(scope="module")
 def fresh(server: Server) -> Iterator[sa.Connection]:
     """A connection to a migrated database that these tests share, because none of them commits."""
@@ -599,9 +595,9 @@ def test_a_key_that_we_made_for_the_production_layout_has_its_name(server: Serve
     try:
         run(url, f"drop index {PRODUCTION_KEY}")
         migrate_to(url, HEAD)
-        assert found(url) == []
+        assert differences(url) == []
         run(url, "alter index public.uq_daily_engagement_scores_user_id_score_date rename to a_day_once")
-        [line] = found(url)
+        [line] = differences(url)
         assert line.startswith("missing: score table, unique index: unique, valid")
     finally:
         server.drop_database(url)
@@ -687,11 +683,11 @@ def test_a_key_that_the_seeds_layout_brought_may_have_any_name(server: Server) -
         key = "on public.daily_engagement_scores (((score_ts at time zone 'UTC')::date), user_id)"
         run(url, f"create unique index a_day_once {key}")
         migrate_to(url, HEAD)
-        assert found(url) == []
+        assert differences(url) == []
         run(url, "alter index public.a_day_once rename to one_a_day")
-        assert found(url) == []
+        assert differences(url) == []
         run(url, "drop index public.one_a_day")
-        [line] = found(url)
+        [line] = differences(url)
         assert line.startswith("missing: score table, unique index: unique, valid")
     finally:
         server.drop_database(url)
@@ -734,7 +730,7 @@ def test_an_adopted_column_may_be_wider(server: Server) -> None:
     try:
         run(url, "alter table public.daily_engagement_scores alter score type numeric")
         migrate_to(url, HEAD)
-        assert found(url) == []
+        assert differences(url) == []
     finally:
         server.drop_database(url)
 
@@ -751,9 +747,9 @@ def test_a_schema_that_was_there_is_not_ours_but_service_role_must_get_in(server
     with server.database(migrated=False) as url:
         run(url, f"create schema legacy; {prepare}")
         migrate_to(url, HEAD)
-        assert found(url) == []
+        assert differences(url) == []
         run(url, "revoke all on schema legacy from public, service_role")
-        assert found(url) == ["missing: schema legacy, grant to service_role: USAGE"]
+        assert differences(url) == ["missing: schema legacy, grant to service_role: USAGE"]
     with connect(server.url) as connection, connection.begin():
         connection.exec_driver_sql("drop role if exists keeper")
 
@@ -852,9 +848,9 @@ def test_whoever_migrates_is_the_owner(server: Server) -> None:
             """,
         )
         migrate_to(own, HEAD)
-        assert found(own) == found(url) == []
+        assert differences(own) == differences(url) == []
         run(url, "alter table public.habit_index owner to current_user")
-        [line] = found(own)
+        [line] = differences(own)
         assert line.startswith(f"changed: {HABITS}: found owned by ")
     run(server.url, f"drop role {role}")
 
