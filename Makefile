@@ -41,7 +41,7 @@ $(NPM): package.json package-lock.json | $(INSTALLED)
 	@touch $@
 
 demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over, every missing day filled
-	@$(BIN)/python -m tests.demo
+	@$(BIN)/python -m tools.demo
 
 test: install ## Run the tests on a real Postgres, but for those that take seconds each
 	$(BIN)/pytest --numprocesses auto --dist worksteal -m "$(TESTS)" $(PYTEST_FLAGS)
@@ -50,7 +50,7 @@ test-all: ## Run every test on a real Postgres
 	$(MAKE) test TESTS=
 
 test-matrix: install ## Run every test on each PostgreSQL, each Python and the lowest versions that are supported
-	@$(BIN)/python -m tests.matrix
+	@$(BIN)/python -m tools.matrix
 
 db: $(INSTALLED) ## Start a local migrated database that keeps running, and print its URL
 	@$(BIN)/python -m momentum.testing start
@@ -62,8 +62,8 @@ lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions and th
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum/testing/supabase.sql
-	@$(BIN)/python -m tests.exported_sql $(EXPORTED)
-	$(BIN)/sqlfluff lint --disable-progress-bar --config tests/exported_sql.cfg $(EXPORTED)
+	@$(BIN)/python -m tools.exported_sql $(EXPORTED)
+	$(BIN)/sqlfluff lint --disable-progress-bar --config tools/exported_sql.cfg $(EXPORTED)
 	$(BIN)/squawk --reporter gcc $(EXPORTED)/*.sql
 	$(BIN)/mkdocs build --quiet --strict
 
@@ -81,42 +81,42 @@ pgtap: install ## Run the tests inside the database only
 verify: $(INSTALLED) ## Compare the database at MOMENTUM_DATABASE_URL or DATABASE_URL with what the migrations make
 	@$(BIN)/python -m momentum.verify
 
-fingerprints: $(INSTALLED) ## Write momentum/fingerprints/ anew: what each revision makes
-	@$(BIN)/python -m tests.fingerprints
+fingerprints: $(INSTALLED) ## Write momentum/verify/fingerprints/ anew: what each revision makes
+	@$(BIN)/python -m tools.fingerprints
 
 check: $(INSTALLED) ## Check that the models and the migrations agree
 	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
 
 advisors: install ## Ask Supabase's advisors what they have against a migrated database
-	@$(BIN)/python -m tests.advisors
+	@$(BIN)/python -m tools.advisors
 
 ci-fast: lint types check advisors ## Everything that must pass before a change lands
 	$(MAKE) test-all PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tools.bench
 
 scaling: $(INSTALLED) ## Measure how the backfill's cost grows with SIZES (millions of user-days), for docs/scaling.md
-	@$(BIN)/python -m tests.scaling $(SIZES)
+	@$(BIN)/python -m tools.scaling $(SIZES)
 
 import-cost: $(INSTALLED) ## Measure what importing the models costs beside SQLAlchemy alone
-	@$(BIN)/python -m tests.import_cost
+	@$(BIN)/python -m tools.import_cost
 
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
-	@$(BIN)/python -m tests.traffic
+	@$(BIN)/python -m tools.traffic
 
 erd: $(INSTALLED) ## Draw the entity diagram anew from the models: docs/erd.svg, docs/erd.md and in README.md
-	@$(BIN)/python -m tests.erd
+	@$(BIN)/python -m tools.erd
 
 docs: $(INSTALLED) ## Write the pages anew that repeat the models and README.md, and build the site of docs/ into site/
-	@$(BIN)/python -m tests.reference
+	@$(BIN)/python -m tools.reference
 	$(BIN)/mkdocs build --quiet --strict
 
 supabase-sql: $(INSTALLED) ## Write supabase/migrations/ anew from the revisions, for the Supabase CLI
-	@$(BIN)/python -m tests.supabase_sql
+	@$(BIN)/python -m tools.supabase_sql
 
 pull-request: $(INSTALLED) ## Write docs/pull_request.md anew: what the consumers' queries return
-	@$(BIN)/python -m tests.pull_request
+	@$(BIN)/python -m tools.pull_request
 
 lock: $(INSTALLED) ## Write constraints.txt anew from what is installed now
 	@{ echo "# What was tested, made by \`make lock\`; pyproject.toml has the lower bounds."; \

@@ -14,10 +14,12 @@ from alembic import context
 from alembic.operations import MigrationScript
 from alembic.runtime.migration import MigrationContext, RevisionStep
 
-from momentum import database, locks, operations, parking, preflight, verify
+from momentum.connect import engine as database
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
-from momentum.migrations import read_options
+from momentum.migrate import locks, operations, parking, preflight
+from momentum.migrate.config import read_options
 from momentum.models import Base
+from momentum.verify import compare as verify
 from momentum.wording import counted
 
 config = context.config

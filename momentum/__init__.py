@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from momentum.autogenerate import hide_momentum_tables as hide_momentum_tables
     from momentum.base import Base as Base
     from momentum.deletion import live as live
     from momentum.deletion import soft_delete as soft_delete
-    from momentum.migrations import alembic_config as alembic_config
+    from momentum.migrate.autogenerate import hide_momentum_tables as hide_momentum_tables
+    from momentum.migrate.config import alembic_config as alembic_config
     from momentum.models import DailyMomentumScore as DailyMomentumScore
     from momentum.models import HabitIndex as HabitIndex
     from momentum.models import MomentumEvent as MomentumEvent
@@ -27,8 +27,8 @@ _MODULES = {
     "MomentumEvent": "momentum.models",
     "MomentumPillar": "momentum.models",
     "MotivationJournal": "momentum.models",
-    "alembic_config": "momentum.migrations",
-    "hide_momentum_tables": "momentum.autogenerate",
+    "alembic_config": "momentum.migrate.config",
+    "hide_momentum_tables": "momentum.migrate.autogenerate",
     "live": "momentum.deletion",
     "soft_delete": "momentum.deletion",
 }

@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from momentum import cli
-from momentum.backfill import DayRange, Report
-from momentum.database import as_text, create_engine
+from momentum.backfill import DayRange, Report, cli
+from momentum.connect.engine import as_text, create_engine
 from momentum.testing import Server
 from tests import processes
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run

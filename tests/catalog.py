@@ -5,8 +5,8 @@ import subprocess
 
 import sqlalchemy as sa
 
-from momentum import verify
-from momentum.database import as_text
+from momentum.connect.engine import as_text
+from momentum.verify import compare as verify
 from tests.server import engine_of, find_program
 
 # One line a fact. Whatever belongs to Postgres itself is left out.
@@ -84,7 +84,7 @@ def snapshot(url: sa.URL, *, of: str = "") -> list[str]:
 
 
 def differences(url: sa.URL) -> list[str]:
-    """Return in what a database differs from what its revision makes, as ``momentum.verify`` names it."""
+    """Return in what a database differs from what its revision makes, as ``momentum.verify.compare`` names it."""
     with engine_of(url).connect() as connection:
         return verify.differences(connection)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from momentum.environment import URL_VARIABLES
+from momentum.connect.environment import URL_VARIABLES
 from momentum.testing import Server
 from tests.backfilling import BOTH, Scores, scores_in
 from tests.server import describe_for_worker, engine_of, shared_server
@@ -18,7 +18,7 @@ from tests.server import describe_for_worker, engine_of, shared_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# A project of its own, with tests of its own: tests/test_services.py runs it.
+# A project of its own, with tests of its own: tests/scenarios/test_services.py runs it.
 collect_ignore = ["service_project"]
 
 

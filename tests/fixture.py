@@ -4,7 +4,7 @@ import datetime
 
 import sqlalchemy as sa
 
-from momentum.database import create_engine, execute_script
+from momentum.connect.engine import create_engine, execute_script
 
 USERS = 2_000
 DAYS = 60

@@ -7,8 +7,8 @@ import alembic.command
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
-from momentum.database import execute_script
-from momentum.migrations import SCORES, alembic_config
+from momentum.connect.engine import execute_script
+from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
 from tests.samples import LEGACY_SCORES, PREDECESSOR_VIEW, PREDECESSORS, PRODUCTION_SCORES, read_rows
 from tests.server import engine_of
@@ -91,7 +91,7 @@ def database_with_scores(server: Server, scores: str, *, predecessors: bool = Fa
 
     Args:
         server: Where to make it.
-        scores: One of ``momentum.migrations.SCORES``.
+        scores: One of ``momentum.migrate.config.SCORES``.
         predecessors: Whether the app's own versions of our tables stand there too, and its view over production scores.
     """
     schema, _, layout = scores.partition(".")

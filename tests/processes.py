@@ -20,9 +20,9 @@ from typing import TextIO
 # What the scripts of the package and of Alembic call, and the modules that `python -m` runs.
 PROGRAMS = {
     "alembic": "alembic.config:main",
-    "momentum-backfill": "momentum.cli:main",
+    "momentum-backfill": "momentum.backfill.cli:main",
     "momentum.testing": "momentum.testing.__main__:main",
-    "momentum.verify": "momentum.verify:main",
+    "momentum.verify": "momentum.verify.__main__:main",
 }
 ROOT = Path(__file__).parents[1]
 
@@ -31,11 +31,11 @@ _FORKING.set_forkserver_preload(
     [
         "alembic.config",
         "momentum.backfill",
-        "momentum.cli",
-        "momentum.migrations",
+        "momentum.backfill.cli",
+        "momentum.migrate.config",
         "momentum.models",
         "momentum.testing.servers",
-        "momentum.verify",
+        "momentum.verify.compare",
         "psycopg",
         "rich.progress",
         "rich.table",

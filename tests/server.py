@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum.database import as_text, create_engine, parse_url
+from momentum.connect.engine import as_text, create_engine, parse_url
 from momentum.testing import Server, running_server
 
 _SERVER = pytest.StashKey[Server]()

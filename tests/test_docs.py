@@ -16,15 +16,15 @@ from sqlalchemy.orm import Mapper
 
 import momentum
 from momentum import Base, errors
-from momentum.cli import app
-from momentum.database import as_text
+from momentum.backfill.cli import app
+from momentum.connect.engine import as_text
 from momentum.errors import MomentumError
-from momentum.migrations import Options
+from momentum.migrate.config import Options
 from momentum.testing import Server
-from tests import scaling
-from tests.pull_request import PATH, sample_outputs
-from tests.reference import anchor_of
 from tests.server import engine_of
+from tools import scaling
+from tools.pull_request import PATH, sample_outputs
+from tools.reference import anchor_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import __version__
-from momentum.database import as_text
-from momentum.environment import URL_VARIABLES
+from momentum.connect.engine import as_text
+from momentum.connect.environment import URL_VARIABLES
 from tests.migrating import HISTORY, current, fetch, run
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_package_and_the_migrations(wheel: Path) -> None:
     assert names == expected | {f"{DIST_INFO}/{name}" for name in files}
     needed = {"momentum/py.typed", "momentum/testing/supabase.sql", "momentum/_alembic/env.py"}
     needed |= {f"momentum/_alembic/versions/{path.name}" for path in (ROOT / "alembic" / "versions").glob("*.py")}
-    needed |= {f"momentum/fingerprints/{path.name}" for path in (ROOT / "momentum" / "fingerprints").iterdir()}
+    needed |= {f"momentum/verify/fingerprints/{path.name}" for path in (ROOT / "momentum" / "fingerprints").iterdir()}
     assert needed <= names, "without these an installed package can't migrate, verify or be typed"
 
 

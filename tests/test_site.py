@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Error, ViewportSize
 
-from tests import reference
-from tests.erd import ROOT
+from tools import reference
+from tools.erd import ROOT
 
 PAGES = sorted(reference.DOCS.rglob("*.md"))
 

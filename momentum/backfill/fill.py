@@ -26,7 +26,7 @@ from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, Use
 from momentum.backfill.report import NAMED_FAILURES, Report
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
-from momentum.database import reason
+from momentum.connect.engine import reason
 from momentum.wording import counted
 
 # With so many users who lack rows at most is one scan answered, and so many who must be looked up.

@@ -29,7 +29,7 @@ from momentum.backfill.recount import count_missing
 from momentum.backfill.report import NAMED_FAILURES, Report
 from momentum.backfill.session import Limits, Session
 from momentum.backfill.settings import Settings
-from momentum.database import reason
+from momentum.connect.engine import reason
 from momentum.wording import counted
 
 # Discrepancies that are held at once.

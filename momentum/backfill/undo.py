@@ -21,7 +21,7 @@ from momentum.backfill.run import logged
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.backfill.triggers import Trigger
-from momentum.database import reason
+from momentum.connect.engine import reason
 
 logger = logging.getLogger("momentum.backfill")
 

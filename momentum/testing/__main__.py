@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from momentum.database import as_text, create_engine, parse_url
-from momentum.environment import URL_VARIABLES
+from momentum.connect.engine import as_text, create_engine, parse_url
+from momentum.connect.environment import URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.testing.servers import apply_stand_in, migrate, running_server, start_embedded
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from momentum.database import execute_script
+from momentum.connect.engine import execute_script
 from momentum.errors import ConfigurationError
 
 # Where npm puts the package that carries pgTAP's SQL; the lock file pins it.

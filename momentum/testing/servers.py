@@ -15,9 +15,9 @@ from typing import Any
 import alembic.command
 import sqlalchemy as sa
 
-from momentum.database import create_engine, describe, execute_script, parse_url
+from momentum.connect.engine import create_engine, describe, execute_script, parse_url
 from momentum.errors import ConfigurationError
-from momentum.migrations import alembic_config
+from momentum.migrate.config import alembic_config
 
 BACKENDS = ("embedded", "container", "url")
 DEFAULT_IMAGE = "postgres:17"

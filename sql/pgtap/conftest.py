@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from momentum.database import as_text, create_engine
+from momentum.connect.engine import as_text, create_engine
 from momentum.testing import install_pgtap
 from tests.server import shared_server
 

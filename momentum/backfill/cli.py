@@ -1,0 +1,633 @@
+"""The command ``momentum-backfill``: parse, call, print.
+
+Standard output carries the result, standard error everything else. Exit codes: 0 done; 1 too many rows failed, or the
+recount disagrees; 2 usage or configuration; 3 database unreachable or not migrated; 130 interrupted, 143 terminated.
+"""
+
+import csv
+import datetime
+import enum
+import itertools
+import json
+import os
+import shlex
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from momentum import __version__
+from momentum.backfill.display import Display, page_of, print_report, print_undo_report
+from momentum.command import run_app
+from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
+from momentum.errors import ConfigurationError, MomentumError
+from momentum.wording import counted
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+    from typer._click.core import Parameter
+
+    from momentum.backfill.days import DayRange
+    from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
+    from momentum.backfill.fill import Failure, Row
+    from momentum.backfill.report import Report
+    from momentum.backfill.settings import Settings
+    from momentum.backfill.undo import UndoReport
+
+COMMAND = "momentum-backfill"
+
+# Discrepancies that a page lists; it says how many more there are.
+MOST_ON_A_PAGE = 5000
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command with some arguments and return its exit code; every error is one line on standard error."""
+    display = Display(sys.stderr, quiet=False, verbose=False, as_json=asks_for_json_log(arguments))
+    return run_app(app, COMMAND, arguments, display.complain)
+
+
+def asks_for_json_log(arguments: list[str]) -> bool:
+    """Tell whether standard error is written for machines, although the options may turn out to be wrong."""
+    return "--log-format=json" in arguments or ("--log-format", "json") in itertools.pairwise(arguments)
+
+
+def parse_day(text: str) -> datetime.date:
+    """Return a day written as YYYY-MM-DD."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day; write it as YYYY-MM-DD") from None
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end, if it was asked for."""
+    if wanted:
+        print(f"{COMMAND} {__version__}")
+        raise typer.Exit
+
+
+class LogFormat(enum.StrEnum):
+    """How standard error is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Option = typer.Option
+
+
+@app.command(
+    epilog="Exit codes: 0 done; 1 too many rows failed, or the recount disagrees; 2 usage or configuration; "
+    "3 database unreachable or not migrated; 130 interrupted; 143 terminated."
+)
+def backfill(
+    context: typer.Context,
+    database_url: Annotated[
+        str | None,
+        Option(
+            metavar="URL",
+            envvar=URL_VARIABLES[0],
+            show_envvar=True,
+            help=f"The database. Without it {URL_VARIABLES[1]} of the environment, then the env file.",
+            rich_help_panel="Database",
+        ),
+    ] = None,
+    env_file: Annotated[
+        str | None,
+        Option(
+            metavar="PATH",
+            help="A file with SUPABASE_DB_URL, or SUPABASE_URL and SUPABASE_DB_PASSWORD, and for Supabase's hosts with "
+            f"SUPABASE_SERVICE_ROLE_KEY; the environment beats it. Default: {DEFAULT_ENV_FILE}.",
+            rich_help_panel="Database",
+        ),
+    ] = None,
+    days: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help="How many UTC days, ending yesterday or on --to. Default: 30.",
+            rich_help_panel="What to fill",
+        ),
+    ] = None,
+    first: Annotated[
+        datetime.date | None,
+        Option("--from", parser=parse_day, metavar="DAY", help="The first UTC day.", rich_help_panel="What to fill"),
+    ] = None,
+    last: Annotated[
+        datetime.date | None,
+        Option(
+            "--to",
+            parser=parse_day,
+            metavar="DAY",
+            help="The last UTC day, included, not in the future. Default: yesterday.",
+            rich_help_panel="What to fill",
+        ),
+    ] = None,
+    user: Annotated[
+        list[uuid.UUID] | None,
+        Option(metavar="UUID", help="Only this user; may be given again.", rich_help_panel="What to fill"),
+    ] = None,
+    active_within: Annotated[
+        int | None,
+        Option(
+            min=1,
+            max=36500,
+            metavar="N",
+            help="Only users who signed in on or after the first day less N days, or had a momentum event in the N "
+            "days up to and including the day.",
+            rich_help_panel="What to fill",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        Option(
+            "--dry-run", metavar="", help="Count, by day, what would be inserted; write nothing.", rich_help_panel="How"
+        ),
+    ] = False,
+    workers: Annotated[
+        int, Option(min=1, max=16, metavar="N", help="Connections that fill at once.", rich_help_panel="How")
+    ] = 1,
+    page_size: Annotated[
+        int, Option(min=1, max=500, metavar="N", help="Rows in an INSERT at most.", rich_help_panel="How")
+    ] = 500,
+    commit_every: Annotated[
+        int, Option(min=1, max=1000, metavar="N", help="Rows between two commits.", rich_help_panel="How")
+    ] = 1000,
+    pause_ms: Annotated[
+        int,
+        Option(
+            min=0,
+            metavar="MS",
+            help="Milliseconds to pause after a commit, outside of a transaction.",
+            rich_help_panel="How",
+        ),
+    ] = 0,
+    lock_timeout: Annotated[
+        float,
+        Option(min=0.001, metavar="SECONDS", help="How long a statement waits for a lock.", rich_help_panel="How"),
+    ] = 2.0,
+    statement_timeout: Annotated[
+        float, Option(min=0.001, metavar="SECONDS", help="How long a statement may take.", rich_help_panel="How")
+    ] = 60.0,
+    attempts: Annotated[
+        int,
+        Option(
+            min=1,
+            metavar="N",
+            help="How often a transaction is tried after lock timeouts, deadlocks and lost connections.",
+            rich_help_panel="How",
+        ),
+    ] = 8,
+    allow_webhooks: Annotated[
+        bool,
+        Option(
+            "--allow-webhooks",
+            metavar="",
+            help="Run although a trigger of the score table calls out of the database for every row.",
+            rich_help_panel="How",
+        ),
+    ] = False,
+    max_error_rate: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=1.0,
+            metavar="RATE",
+            help="The share of failed rows above which the run stops, from 1,000 rows on, and the exit code is 1.",
+            rich_help_panel="How",
+        ),
+    ] = 0.01,
+    manifest: Annotated[
+        Path | None,
+        Option(
+            metavar="PATH", help="Append every inserted user and day, once committed.", rich_help_panel="Taking back"
+        ),
+    ] = None,
+    undo: Annotated[
+        Path | None,
+        Option(
+            metavar="MANIFEST",
+            help="Delete the rows that a manifest lists and that are still the untouched default.",
+            rich_help_panel="Taking back",
+        ),
+    ] = None,
+    discrepancy_threshold: Annotated[
+        float,
+        Option(
+            min=0.0,
+            metavar="POINTS",
+            help="Report scores that differ by more than this from their breakdown.",
+            rich_help_panel="Discrepancies",
+        ),
+    ] = 5,
+    discrepancies: Annotated[
+        Path | None,
+        Option(metavar="PATH", help="Write all of them to this CSV file.", rich_help_panel="Discrepancies"),
+    ] = None,
+    no_discrepancies: Annotated[
+        bool, Option("--no-discrepancies", metavar="", help="Don't look for them.", rich_help_panel="Discrepancies")
+    ] = False,
+    failures: Annotated[
+        Path | None,
+        Option(
+            metavar="PATH",
+            help="Append every user and day that failed, with SQLSTATE and message.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    report_page: Annotated[
+        Path | None,
+        Option("--report", metavar="PATH", help="Write an HTML page with a picture of it.", rich_help_panel="Output"),
+    ] = None,
+    as_json: Annotated[
+        bool, Option("--json", metavar="", help="Print one JSON object instead of text.", rich_help_panel="Output")
+    ] = False,
+    log_format: Annotated[
+        LogFormat,
+        Option(help="What standard error is written for: people or machines.", rich_help_panel="Output"),
+    ] = LogFormat.TEXT,
+    quiet: Annotated[
+        bool,
+        Option("--quiet", "-q", metavar="", help="Errors only; with --json the object too.", rich_help_panel="Output"),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        Option("--verbose", "-v", metavar="", help="Also say what is done, step by step.", rich_help_panel="Output"),
+    ] = False,
+    version: Annotated[
+        bool, Option("--version", callback=show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> int:
+    """Give every active user a row for every UTC day of a range.
+
+    Inserts the default row (score 0) where a user has none; existing rows are never touched, so it can be run again at
+    any time. Active is who has an account that is not deleted and not banned, from the day on which it was created.
+
+    [bold]Examples[/bold]
+
+    momentum-backfill --dry-run  [dim](what would happen for the last 30 days)[/dim]
+
+    momentum-backfill --from 2026-01-01 --to 2026-01-31 --workers 2  [dim](a range, on two connections)[/dim]
+
+    momentum-backfill --days 7 --active-within 90 --json  [dim](recently active users, a report for machines)[/dim]
+
+    momentum-backfill --days 2 --quiet --log-format json --failures failed.jsonl  [dim](at night)[/dim]
+
+    momentum-backfill --manifest rows.jsonl --report page.html  [dim](keep what is needed to look and to undo)[/dim]
+
+    momentum-backfill --undo rows.jsonl --dry-run  [dim](what taking those rows back would do)[/dim]
+
+    momentum-backfill --discrepancies review.csv  [dim](scores that contradict their breakdown)[/dim]
+    """
+    del version
+    check_combinations(context)
+    # Here and not above, so that --help need not wait for SQLAlchemy.
+    from momentum.backfill.days import DayRange, today
+    from momentum.backfill.faults import Retries
+    from momentum.backfill.session import Limits
+    from momentum.backfill.settings import Settings
+    from momentum.connect.engine import EnvFile, find_url
+    from momentum.connect.supabase import check_service_role_key
+
+    with ExitStack() as stack:
+        display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
+        stopped = stack.enter_context(stop_signals(display))
+        try:
+            settings = Settings(
+                days=DayRange.choose(first, last, days, today()),
+                users=tuple(dict.fromkeys(user or ())),
+                active_within=active_within,
+                page_size=page_size,
+                commit_every=commit_every,
+                workers=workers,
+                pause=pause_ms / 1000,
+                limits=Limits(lock_timeout, statement_timeout, Retries(attempts)),
+                max_error_rate=max_error_rate,
+                allow_webhooks=allow_webhooks,
+                dry_run=dry_run,
+                count_by_day=report_page is not None,
+                look_for_discrepancies=not no_discrepancies,
+                discrepancy_threshold=Decimal(str(discrepancy_threshold)),
+            )
+            from_environment = database_url is not None and database_url == os.environ.get(URL_VARIABLES[0])
+            option = URL_VARIABLES[0] if from_environment else "--database-url"
+            secrets = EnvFile(env_file, warn=display.warn)
+            url = find_url(database_url, option=option, env_file=secrets)
+            check_service_role_key(url, secrets)
+            resume = resume_command(context, settings.days)
+            outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
+            if undo is not None:
+                return take_back(url, undo, settings, display, outputs, stopped, resume, as_json=as_json, quiet=quiet)
+            report = execute(url, settings, display, outputs, stopped)
+            unfinished = resume if report.unfinished and not report.dry_run else None
+            if report_page is not None:
+                outputs.write_page(report_page, report, settings, url, unfinished)
+            display.finish()
+            if as_json:
+                print(json.dumps(report.as_json(unfinished)))
+            elif not quiet:
+                print_report(report, settings, unfinished)
+            return judge(report, max_error_rate, stopped, display)
+        except KeyboardInterrupt:
+            return display.complain("Interrupted; what was not committed is rolled back.", stopped.exit_code)
+        except MomentumError as error:
+            return display.complain(str(error), error.exit_code)
+
+
+# What says how to fill; to take back, the manifest says all of it.
+NOT_WITH_UNDO = (
+    "days",
+    "first",
+    "last",
+    "user",
+    "active_within",
+    "workers",
+    "manifest",
+    "discrepancy_threshold",
+    "discrepancies",
+    "no_discrepancies",
+    "report_page",
+)
+
+
+def check_combinations(context: typer.Context) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ConfigurationError: Two of them do.
+    """
+    given = {option.name: option.opts[0] for option in given_options(context)}
+    for one, other in (("quiet", "verbose"), ("discrepancies", "no_discrepancies")):
+        if one in given and other in given:
+            raise ConfigurationError(f"Give {given[one]} or {given[other]}, not both.")
+    if "undo" in given:
+        for name in NOT_WITH_UNDO:
+            if name in given:
+                raise ConfigurationError(f"Give --undo without {given[name]}: the manifest says what is taken back.")
+
+
+def given_options(context: typer.Context) -> list["Parameter"]:
+    """Return the options that were given on the command line, in the order of the help."""
+    return [
+        option
+        for option in context.command.params
+        if getattr(context.get_parameter_source(str(option.name)), "name", "") == "COMMANDLINE"
+    ]
+
+
+@dataclass
+class Outputs:
+    """The files that a run writes, opened before anything else happens."""
+
+    on_discrepancy: "Callable[[Discrepancy], None]"
+    on_inserted: "Callable[[Sequence[Row]], None]"
+    on_failure: "Callable[[Failure], None]"
+    largest: "LargestDiscrepancies"
+
+    @classmethod
+    def open(
+        cls,
+        stack: ExitStack,
+        display: Display,
+        discrepancies: Path | None,
+        manifest: Path | None,
+        failures: Path | None,
+        report_page: Path | None,
+    ) -> "Outputs":
+        """Open the files that were asked for.
+
+        Raises:
+            ConfigurationError: One of them cannot be written.
+        """
+        from momentum.backfill.discrepancies import LargestDiscrepancies
+        from momentum.backfill.manifest import append_lines, as_line, check_writable
+
+        write_row = stack.enter_context(csv_file(discrepancies, display)) if discrepancies else ignore
+        append_rows = stack.enter_context(append_lines(manifest, "--manifest")) if manifest else ignore
+        append_failures = stack.enter_context(append_lines(failures, "--failures")) if failures else ignore
+        if report_page is not None:
+            check_writable(report_page, "--report")
+        largest = LargestDiscrepancies(MOST_ON_A_PAGE if report_page else 0)
+
+        def on_discrepancy(found: "Discrepancy") -> None:
+            write_row(found)
+            largest.add(found)
+
+        def on_inserted(rows: "Sequence[Row]") -> None:
+            append_rows(as_line(user_id, day) for user_id, day in rows)
+
+        def on_failure(failed: "Failure") -> None:
+            append_failures([failed.as_line()])
+
+        return cls(on_discrepancy, on_inserted if manifest else ignore, on_failure if failures else ignore, largest)
+
+    def write_page(self, path: Path, report: "Report", settings: "Settings", url: "URL", resume: str | None) -> None:
+        """Write the page of a run."""
+        from momentum.backfill.page import write_page
+        from momentum.connect.engine import describe
+
+        write_page(path, page_of(report, settings, describe(url), self.largest, resume))
+
+
+def ignore(_: object) -> None:
+    """Do nothing with what is handed over."""
+
+
+def execute(url: "URL", settings: "Settings", display: Display, outputs: Outputs, stopped: "StopSignals") -> "Report":
+    """Run the backfill; the driver's errors become ours, and say what was committed before.
+
+    Raises:
+        MomentumError: It could not run to its end.
+        KeyboardInterrupt: It was told to stop, and could not do so in an orderly way.
+    """
+    from momentum.backfill.fill import Observers
+    from momentum.backfill.run import run_backfill
+    from momentum.connect.engine import create_engine, describe
+
+    display.log(f"Database {describe(url)}, {settings.days}, {'dry run' if settings.dry_run else 'backfill'}.")
+    with errors_say_what_was_committed(url, display, stopped):
+        return run_backfill(
+            create_engine(url, application_name=COMMAND),
+            settings,
+            observers=Observers(display.progress, outputs.on_inserted, outputs.on_failure),
+            on_discrepancy=outputs.on_discrepancy,
+            should_stop=stopped.asked,
+        )
+
+
+def take_back(
+    url: "URL",
+    manifest: Path,
+    settings: "Settings",
+    display: Display,
+    outputs: Outputs,
+    stopped: "StopSignals",
+    resume: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Undo a run, print what came of it and return the exit code that it deserves."""
+    from momentum.backfill.undo import run_undo
+    from momentum.connect.engine import create_engine, describe
+
+    display.log(f"Database {describe(url)}, undoing {manifest}.")
+    with errors_say_what_was_committed(url, display, stopped):
+        report = run_undo(
+            create_engine(url, application_name=COMMAND),
+            manifest,
+            settings,
+            on_progress=display.undo_progress,
+            on_failure=outputs.on_failure,
+            should_stop=stopped.asked,
+        )
+    unfinished = resume if report.unfinished and not report.dry_run else None
+    display.finish()
+    if as_json:
+        print(json.dumps(report.as_json(unfinished)))
+    elif not quiet:
+        print_undo_report(report, unfinished)
+    if stopped.asked():
+        return stopped.exit_code
+    return judge_failures(report, settings.max_error_rate, display)
+
+
+@contextmanager
+def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSignals") -> Iterator[None]:
+    """Turn the driver's errors into ours, and say what stands in the database all the same."""
+    from momentum.connect.engine import connection_errors
+
+    try:
+        with connection_errors(url):
+            yield
+    except MomentumError as error:
+        if stopped.asked():
+            raise KeyboardInterrupt from None
+        if display.committed:
+            rows = f"{counted(display.committed, 'row')} {'was' if display.committed == 1 else 'were'}"
+            raise type(error)(f"{error} {rows} committed before.") from None
+        raise
+
+
+def judge(report: "Report", max_error_rate: float, stopped: "StopSignals", display: Display) -> int:
+    """Return the exit code that a report deserves, and say why if it is not 0."""
+    if stopped.asked():
+        return stopped.exit_code
+    if report.recount_disagrees:
+        return display.complain(
+            f"The recount found {counted(report.left_over or 0, 'eligible user-day')} without a row, and "
+            f"{report.failed:,} {'is' if report.failed == 1 else 'are'} known to have failed; run the command again.",
+            1,
+        )
+    return judge_failures(report, max_error_rate, display)
+
+
+def judge_failures(report: "Report | UndoReport", max_error_rate: float, display: Display) -> int:
+    """Return 1, and say why, if more rows have failed than are allowed, else 0."""
+    if report.error_rate <= max_error_rate:
+        return 0
+    return display.complain(
+        f"{counted(report.failed, 'row')} failed, an error rate of {report.error_rate:.2%}, above the limit of "
+        f"{max_error_rate:.2%}; the log names them.",
+        1,
+    )
+
+
+# What the command for the rest says by absolute days, what must stay secret, and what has done its work.
+NOT_RESUMED = ("database_url", "days", "first", "last", "dry_run")
+
+
+def resume_command(context: typer.Context, days: "DayRange") -> str:
+    """Return the command that does what is left: the days are absolute, and there is no URL in it."""
+    given = given_options(context)
+    words = [COMMAND]
+    if not any(option.name == "undo" for option in given):
+        words += ["--from", days.first.isoformat(), "--to", days.last.isoformat()]
+    for option in given:
+        if option.name in NOT_RESUMED:
+            continue
+        value = context.params[str(option.name)]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return shlex.join(words)
+
+
+class StopSignals:
+    """Which signal has asked the run to stop, if one has."""
+
+    def __init__(self, display: Display) -> None:
+        self.received: int | None = None
+        self._display = display
+
+    def asked(self) -> bool:
+        """Tell whether one has."""
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What shells expect of a program that a signal has ended; that of Ctrl-C if none is known."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Take note of the first signal, so that the running page ends and commits; abort at the second."""
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        # Not print: it may be a print that the signal has interrupted.
+        said = self._display.line("Stopping after this page; interrupt again to abort at once.")
+        os.write(sys.stderr.fileno(), f"{said}\n".encode())
+
+
+@contextmanager
+def stop_signals(display: Display) -> Iterator[StopSignals]:
+    """Catch Ctrl-C and a request to terminate while a run is going on."""
+    signals = StopSignals(display)
+    previous = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def csv_file(path: Path, display: Display) -> "Iterator[Callable[[Discrepancy], None]]":
+    """Yield a function that writes a discrepancy to a CSV file, which is opened before anything else happens.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+    try:
+        stream = path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--discrepancies {path} cannot be written ({error.strerror}).") from None
+    writer = csv.writer(stream)
+    writer.writerow(["user_id", "day", "score", "breakdown_score", "difference"])
+
+    def write_row(found: "Discrepancy") -> None:
+        writer.writerow([found.user_id, found.day, found.score, found.breakdown_score, found.difference])
+
+    try:
+        with stream:
+            yield write_row
+    except OSError as error:
+        # What was filled is filled and must be reported, whatever became of the list.
+        display.complain(
+            f"--discrepancies {path} could not be written ({error.strerror}); the list is not complete.", 0
+        )

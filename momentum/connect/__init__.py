@@ -1,0 +1,1 @@
+"""How a database is reached: its URL, the project on Supabase, the env file, the connection."""

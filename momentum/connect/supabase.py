@@ -1,0 +1,175 @@
+"""What is Supabase's own: which project a database belongs to, its URL, TLS, and the operator's service-role key."""
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from momentum.connect.environment import SERVICE_ROLE_KEY
+from momentum.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from momentum.connect.engine import EnvFile
+
+# Projects' databases stand at db.<reference>.supabase.co, poolers at <region>.pooler.supabase.com.
+HOST = re.compile(r"(.+\.)?supabase\.(co|com|in|net)")
+DIRECT_HOST = re.compile(r"db\.([a-z0-9]+)\.supabase\.(?:co|in|net)")
+POOLER_HOST = re.compile(r"(.+\.)?pooler\.supabase\.com")
+PROJECT_URL = re.compile(r"https://([a-z0-9]+)\.supabase\.(?:co|in|net)/?")
+
+# What asks for as much as sslmode=require, or for more.
+STRICT_TLS = ("require", "verify-ca", "verify-full")
+
+SECRET_KEY = re.compile(r"sb_secret_[\w-]+")
+PUBLISHABLE_KEY = "sb_publishable_"
+
+
+def value_of(url: "URL", name: str, variable: str) -> str:
+    """Return an option from a URL's query, or what libpq takes from the environment where the URL doesn't say it."""
+    return ",".join(url.normalized_query.get(name, ())) or os.environ.get(variable, "")
+
+
+def hosts(url: "URL") -> list[str]:
+    """Return the hosts of a URL without their ports, as a name server would compare them."""
+    named = [url.host] if url.host else value_of(url, "host", "PGHOST").split(",")
+    return [host.partition(":")[0].lower().rstrip(".") for host in named if host]
+
+
+def is_supabase(url: "URL") -> bool:
+    """Tell whether a database is hosted by Supabase. A stack on one's own machine is not."""
+    return any(HOST.fullmatch(host) for host in hosts(url))
+
+
+def project_of(url: "URL") -> str | None:
+    """Return the reference of the project that a database belongs to; nothing where the URL doesn't tell of one.
+
+    The direct host has it in its name, a pooler is told by the user, ``postgres.<reference>``.
+    """
+    found = set()
+    user = url.username or value_of(url, "user", "PGUSER")
+    for host in hosts(url):
+        if direct := DIRECT_HOST.fullmatch(host):
+            found.add(direct[1])
+        elif POOLER_HOST.fullmatch(host):
+            found.add(user.partition(".")[2])
+        else:
+            found.add("")
+    return found.pop() or None if len(found) == 1 else None
+
+
+def project_named(project_url: str) -> str | None:
+    """Return the reference in SUPABASE_URL; nothing where a domain of the project's own hides it."""
+    match = PROJECT_URL.fullmatch(project_url.strip().lower())
+    return match[1] if match else None
+
+
+def database_url(values: Mapping[str, str], origin: str) -> str:
+    """Return the URL of a project's database from SUPABASE_URL and SUPABASE_DB_PASSWORD.
+
+    Args:
+        values: What the env file has, SUPABASE_DB_PASSWORD among it. SUPABASE_DB_HOST may name the session pooler, for
+            machines that can't reach the direct host, which has an IPv6 address only.
+        origin: Where that was found, for the error.
+
+    Raises:
+        ConfigurationError: SUPABASE_URL is missing, or has no reference in it.
+    """
+    from sqlalchemy import URL
+
+    project = project_named(values.get("SUPABASE_URL", ""))
+    if project is None:
+        raise ConfigurationError(
+            f"SUPABASE_DB_PASSWORD in {origin} needs SUPABASE_URL=https://REFERENCE.supabase.co beside it, or write "
+            "the whole URL as SUPABASE_DB_URL."
+        )
+    host = values.get("SUPABASE_DB_HOST", f"db.{project}.supabase.co")
+    user = f"postgres.{project}" if POOLER_HOST.fullmatch(host.lower()) else "postgres"
+    url = URL.create("postgresql", user, values["SUPABASE_DB_PASSWORD"], host, 5432, "postgres")
+    return url.render_as_string(hide_password=False)
+
+
+def require_tls(url: "URL") -> "URL":
+    """Return the URL with ``sslmode=require`` where it leads to Supabase and nobody has asked for more."""
+    sslmode = value_of(url, "sslmode", "PGSSLMODE")
+    # With the system's certificates libpq verifies of its own accord, and refuses to do less.
+    verifies = not sslmode and value_of(url, "sslrootcert", "PGSSLROOTCERT") == "system"
+    if not is_supabase(url) or sslmode in STRICT_TLS or verifies:
+        return url
+    return url.update_query_dict({"sslmode": "require"})
+
+
+def check_service_role_key(url: "URL", env_file: "EnvFile", environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a database of Supabase's unless the operator holds its project's service-role key.
+
+    The key is looked at and sent nowhere: the database's own user does the work. No connection is made here. Nothing is
+    asked for a database that is not Supabase's.
+
+    Args:
+        url: The database that is going to be changed.
+        env_file: Where the key stands, beside SUPABASE_URL.
+        environ: The environment, which beats the env file.
+
+    Raises:
+        ConfigurationError: The key is missing, not a service-role key, another project's or expired. The message says
+            which, and repeats no part of the key.
+    """
+    if not is_supabase(url):
+        return
+    project = project_of(url)
+    if project is None:
+        raise ConfigurationError(
+            "The database's URL doesn't tell which Supabase project it belongs to, so that its service-role key cannot "
+            "be checked; through a pooler the user is postgres.REFERENCE."
+        )
+    values = {**env_file.values, **{name: text for name, text in environ.items() if text}}
+    key = values.get(SERVICE_ROLE_KEY, "").strip()
+    if not key:
+        raise ConfigurationError(
+            f"Supabase project {project} may be changed by who holds its service-role key only: write it as "
+            f"{SERVICE_ROLE_KEY} into {env_file}."
+        )
+    named = project_named(values.get("SUPABASE_URL", ""))
+    if named not in (None, project):
+        raise ConfigurationError(
+            f"SUPABASE_URL is of project {named}, and the database is of project {project}; they belong together."
+        )
+    if reason := objection_to_key(key, project, datetime.datetime.now(datetime.UTC)):
+        raise ConfigurationError(f"{SERVICE_ROLE_KEY} {reason}; take the service-role key of project {project}.")
+
+
+def objection_to_key(key: str, project: str, now: datetime.datetime) -> str | None:
+    """Return what is wrong with a key, as the end of a sentence that repeats no part of it; nothing if all is well.
+
+    Args:
+        key: A secret key, or a JWT as it was before those. A secret key does not tell of which project it is. The
+            JWT's signature can't be verified without the project's secret; that is not what this check is for.
+        project: The reference of the database's project.
+        now: The time at which the key must still hold.
+    """
+    if SECRET_KEY.fullmatch(key):
+        return None
+    if key.startswith(PUBLISHABLE_KEY):
+        return "is a publishable key, which everybody may have, and not a secret one"
+
+    import jwt  # here, because most callers meet no such key
+
+    try:
+        claims = jwt.decode(key, options={"verify_signature": False})
+    except jwt.PyJWTError:
+        return "is neither a secret key nor a JWT"
+    if claims.get("role") == "anon":
+        return "is the anon key, which everybody may have: its role is anon and not service_role"
+    if claims.get("role") != "service_role":
+        return "has another role than service_role"
+    if claims.get("ref") != project:
+        return "belongs to another project than the database"
+    try:
+        expires = datetime.datetime.fromtimestamp(claims["exp"], datetime.UTC)
+    except KeyError:
+        return None
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "does not say when it expires"
+    return f"expired on {expires:%Y-%m-%d}" if expires <= now else None

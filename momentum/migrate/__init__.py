@@ -1,0 +1,1 @@
+"""How a database is migrated: what is looked at first, how each revision runs, what it may do."""

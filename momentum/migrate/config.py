@@ -1,0 +1,107 @@
+"""The migrations, for programs: ``alembic.command.upgrade(alembic_config(url), "head")``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from alembic.config import Config
+from sqlalchemy import URL
+
+from momentum.connect.engine import as_text
+from momentum.errors import ConfigurationError
+from momentum.migrate.locks import ATTEMPTS, SECONDS
+
+# An installed package carries the migrations; in the repository they stand beside it.
+PACKAGED = Path(__file__).parents[1] / "_alembic"
+SCRIPTS = PACKAGED if PACKAGED.exists() else Path(__file__).parents[2] / "alembic"
+
+# Where the score table may be and in which layout, for scripts, which cannot look.
+SCORES = ("fresh", "legacy.seed", "public.seed", "legacy.production", "public.production")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``-x NAME=VALUE`` says to Alembic's commands.
+
+    Attributes:
+        url: The database; see ``alembic/env.py`` for where else it may come from.
+        existing: ``refuse`` or ``adopt`` tables of ours that the app's earlier migrations have made.
+        scores: Where the score table is, for scripts made with ``--sql``: one of SCORES.
+        verify: Whether an upgrade ends with a look at what is there, as ``python -m momentum.verify`` does.
+        purge: Whether ``downgrade base`` also drops what is parked.
+        attempts: How many lock timeouts and deadlocks end a run.
+        deadline: Seconds after which a run that waits for locks is given up.
+    """
+
+    url: str | None = None
+    existing: str = "refuse"
+    scores: str = "fresh"
+    verify: bool = True
+    purge: bool = False
+    attempts: int = ATTEMPTS
+    deadline: float = SECONDS
+
+
+def read_options(given: Mapping[str, str]) -> Options:
+    """Return the options from their texts.
+
+    Raises:
+        ConfigurationError: One is unknown, or its value is: a misspelt option must not be one that was not given.
+    """
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        if name in ("verify", "purge") and value in ("yes", "no"):
+            values[name] = value == "yes"
+        elif (
+            name == "url"
+            or (name == "existing" and value in ("refuse", "adopt"))
+            or (name == "scores" and value in SCORES)
+        ):
+            values[name] = value
+        elif name in ("attempts", "deadline") and value.isascii() and value.isdigit() and 0 < int(value) < 10**6:
+            values[name] = int(value)
+        else:
+            raise wrong_option(name)
+    return Options(**values)  # type: ignore[arg-type]
+
+
+def wrong_option(name: str) -> ConfigurationError:
+    """Return the error for an option, which doesn't repeat the value: it may hold a password."""
+    expected = {
+        "existing": "refuse or adopt",
+        "scores": f"{', '.join(SCORES[:-1])} or {SCORES[-1]}",
+        "verify": "yes or no",
+        "purge": "yes or no",
+        "attempts": "a whole number",
+        "deadline": "a whole number of seconds",
+    }
+    if name in expected:
+        return ConfigurationError(f"The option {name}= takes {expected[name]}.")
+    known = ", ".join(field.name for field in fields(Options))
+    shown = name if name.isidentifier() else "this name"
+    return ConfigurationError(f"The migrations know no option {shown}; there are {known}.")
+
+
+def alembic_config(url: URL | str, **options: str | int | bool) -> Config:
+    """Return an Alembic configuration for the migrations of this package.
+
+    Args:
+        url: The database's URL. Alembic's commands then raise a ``MomentumError`` instead of ending the program.
+        options: What ``-x`` says on the command line, such as ``existing="adopt"``, ``verify=False``, ``attempts=5``.
+
+    Raises:
+        ConfigurationError: An option is unknown, or its value is.
+    """
+    texts = {
+        name: ("yes" if value else "no") if isinstance(value, bool) else str(value) for name, value in options.items()
+    }
+    # Here already, so that the error points to the line that is wrong.
+    read_options(texts)
+    text = url if isinstance(url, str) else as_text(url)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.set_main_option("path_separator", "os")
+    # ConfigParser takes a single per cent sign for the beginning of a reference.
+    config.set_main_option("sqlalchemy.url", text.replace("%", "%%"))
+    config.attributes["options"] = texts
+    return config

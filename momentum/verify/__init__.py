@@ -1,0 +1,1 @@
+"""How a migrated database is compared with what its revision makes."""

@@ -1,0 +1,562 @@
+"""What a migrated database is like, compared with what the migrations make: ``python -m momentum.verify``.
+
+``alembic check`` sees tables, columns and keys. It doesn't see views, row level security, grants, functions, triggers,
+or whether a constraint or an index is valid. So each revision has a fingerprint in ``momentum/verify/fingerprints/``: what the
+catalogs say of our objects after it, one fact a line. It is the same on every server from PostgreSQL 15 on.
+
+Only what the migrations made is compared, and of an adopted score table only what the view and the backfill rest on.
+Left to whoever runs the database are storage parameters, statistics targets and publications.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from momentum.errors import NotMigratedError, VerificationError
+from momentum.scores import LAYOUTS, TABLE_NAME
+from momentum.wording import counted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+log = logging.getLogger("momentum.migrations")
+
+FINGERPRINTS = Path(__file__).parent / "fingerprints"
+
+# What the migrations make, wherever they have come that far.
+SCHEMAS = ("momentum_internal",)
+FUNCTIONS = ("momentum_internal.set_updated_at",)
+SUPERSEDED = "momentum_internal.superseded_scores"
+PREDECESSOR_ROWS = "momentum_internal.predecessor_rows"
+RELATIONS = (
+    "momentum_internal.alembic_version",
+    "momentum_internal.score_table",
+    PREDECESSOR_ROWS,
+    SUPERSEDED,
+    "public.momentum_pillars",
+    "public.momentum_events",
+    "public.motivation_journal",
+    "public.habit_index",
+    "public.daily_momentum_scores",
+)
+# Only beside one of these is the table of their rows made, and stays when they are put back.
+PREDECESSORS = tuple(
+    f"predecessor_{table}" for table in ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
+)
+# What they make beside those where they found no score table.
+FRESH_SCHEMA = "legacy"
+FRESH_TABLE = f"{FRESH_SCHEMA}.{TABLE_NAME}"
+USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
+
+# An adopted table is called this in facts, so that one fingerprint serves wherever it stands.
+SCORE_TABLE = "score table"
+
+# What must be recorded of it, so that there is something to compare.
+RECORDED = ("relation", "layout", "created_table")
+RECORD = "table momentum_internal.score_table, row"
+
+# A fact's key says what it belongs to: `table public.habit_index, column id, comment` is one of the column's.
+PART = ", "
+
+# What keeps a fact on one line.
+ESCAPED = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
+
+# Settings that change how the server writes an expression or a name.
+PINNED = {
+    "search_path": "pg_catalog, pg_temp",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
+
+FACTS = r"""
+with relations as (
+  select
+    c.*,
+    case c.relkind when 'r' then 'table' when 'v' then 'view' when 'p' then 'partitioned table'
+      when 'm' then 'materialized view' else 'foreign table' end || ' ' || format('%I.%I', n.nspname, c.relname) as key
+  from pg_catalog.pg_class as c
+  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  where c.relkind in ('r', 'v', 'p', 'm', 'f') and format('%I.%I', n.nspname, c.relname) = any(:relations)
+), functions as (
+  select p.*, 'function ' || format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) as key
+  from pg_catalog.pg_proc as p
+  inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
+  where format('%I.%I', n.nspname, p.proname) = any(:functions)
+), objects (class, oid, part, owner, acl, key, value) as (
+  select
+    'pg_namespace'::regclass, n.oid, 0, n.nspowner, coalesce(n.nspacl, acldefault('n', n.nspowner)),
+    'schema ' || quote_ident(n.nspname), null
+  from pg_catalog.pg_namespace as n
+  where n.nspname = any(:schemas)
+  union all
+  select 'pg_proc'::regclass, f.oid, 0, f.proowner, coalesce(f.proacl, acldefault('f', f.proowner)), f.key, null
+  from functions as f
+  union all
+  select 'pg_class'::regclass, r.oid, 0, r.relowner, coalesce(r.relacl, acldefault('r', r.relowner)), r.key, null
+  from relations as r
+  union all
+  select
+    'pg_class'::regclass, r.oid, a.attnum, r.relowner, a.attacl, r.key || ', column ' || quote_ident(a.attname),
+    -- A view's column is as wide as the table's, which may be an adopted one.
+    format_type(a.atttypid, case when r.relkind <> 'v' then a.atttypmod end)
+    || case when a.attcollation <> t.typcollation then ' collate ' || a.attcollation::regcollation else '' end
+    || case when a.attnotnull then ' not null' else '' end
+    -- From PostgreSQL 18 on such a constraint may be there without having been checked.
+    || case when exists (
+      select from pg_catalog.pg_constraint as c
+      where c.conrelid = r.oid and c.contype = 'n' and c.conkey[1] = a.attnum and not c.convalidated
+    ) then ' (not valid)' else '' end
+    || case a.attidentity when '' then '' when 'a' then ' generated always as identity'
+      else ' generated by default as identity' end
+    || case a.attgenerated when '' then coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
+      else ' generated always as (' || pg_get_expr(d.adbin, d.adrelid) || ')' end
+  from relations as r
+  inner join pg_catalog.pg_attribute as a on r.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+  inner join pg_catalog.pg_type as t on a.atttypid = t.oid
+  left join pg_catalog.pg_attrdef as d on a.attrelid = d.adrelid and a.attnum = d.adnum
+  -- It has the columns of the adopted table, whatever these are.
+  where r.key <> 'table ' || :superseded
+  union all
+  select
+    'pg_constraint'::regclass, c.oid, 0, null, null, r.key || ', constraint ' || quote_ident(c.conname),
+    pg_get_constraintdef(c.oid)
+    || case when not (i.indisvalid and i.indisready and i.indislive) then ', index invalid' else '' end
+    || case when exists (
+      select from pg_catalog.pg_trigger as t where t.tgconstraint = c.oid and t.tgenabled <> 'O'
+    ) then ', its triggers disabled' else '' end
+  from relations as r
+  inner join pg_catalog.pg_constraint as c on r.oid = c.conrelid
+  left join pg_catalog.pg_index as i on c.conindid = i.indexrelid and c.conrelid = i.indrelid
+  -- What is not null is a fact of the column; from PostgreSQL 18 on it is a constraint too.
+  where c.contype <> 'n'
+  union all
+  select
+    'pg_class'::regclass, i.indexrelid, 0, null, null, r.key || ', index ' || quote_ident(c.relname),
+    pg_get_indexdef(i.indexrelid)
+    || case when i.indisvalid and i.indisready and i.indislive then '' else ', invalid' end
+  from relations as r
+  inner join pg_catalog.pg_index as i on r.oid = i.indrelid
+  inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+  where not exists (
+    select from pg_catalog.pg_constraint as k where k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x')
+  )
+  union all
+  select
+    'pg_policy'::regclass, p.oid, 0, null, null, r.key || ', policy ' || quote_ident(p.polname),
+    case when p.polpermissive then 'permissive' else 'restrictive' end
+    || ' for ' || case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update'
+      when 'd' then 'delete' else 'all' end
+    || ' to ' || (
+      select string_agg(case role when 0 then 'public' else role::regrole::text end, ', ' order by role::regrole::text)
+      from unnest(p.polroles) as role
+    )
+    || coalesce(' using (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+    || coalesce(' with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')
+  from relations as r
+  inner join pg_catalog.pg_policy as p on r.oid = p.polrelid
+  union all
+  select
+    'pg_trigger'::regclass, t.oid, 0, null, null, r.key || ', trigger ' || quote_ident(t.tgname),
+    pg_get_triggerdef(t.oid)
+    || case t.tgenabled when 'O' then '' when 'D' then ', disabled' when 'R' then ', on replicas only'
+      else ', on replicas too' end
+  from relations as r
+  inner join pg_catalog.pg_trigger as t on r.oid = t.tgrelid and not t.tgisinternal
+  union all
+  select
+    'pg_rewrite'::regclass, w.oid, 0, null, null, r.key || ', rule ' || quote_ident(w.rulename),
+    pg_get_ruledef(w.oid) || case w.ev_enabled when 'O' then '' else ', not enabled as usual' end
+  from relations as r
+  inner join pg_catalog.pg_rewrite as w on r.oid = w.ev_class and w.rulename <> '_RETURN'
+), grants (key, grantee, privilege, grantable) as (
+  select
+    o.key,
+    case g.grantee when o.owner then 'owner' when 0 then 'public' else quote_ident(pg_get_userbyid(g.grantee)) end,
+    g.privilege_type,
+    bool_or(g.is_grantable)
+  from objects as o
+  cross join lateral aclexplode(o.acl) as g
+  group by 1, 2, 3
+), facts (key, value) as (
+  select key, value from objects where value is not null
+  union all
+  -- All of ours belongs to whom the private schema belongs to; who that is is up to the database.
+  select
+    key,
+    'owned by ' || case
+      when owner = (select nspowner from pg_catalog.pg_namespace where nspname = 'momentum_internal') then 'owner'
+      else quote_ident(pg_get_userbyid(owner))
+    end
+  from objects
+  where value is null
+  union all
+  select o.key || ', comment', d.description
+  from objects as o
+  inner join pg_catalog.pg_description as d on o.class = d.classoid and o.oid = d.objoid and o.part = d.objsubid
+  union all
+  -- Since PostgreSQL 17 MAINTAIN is one of all privileges of a table, as TRIGGER and TRUNCATE are: beside these it goes
+  -- without saying.
+  select
+    key || ', grant to ' || grantee,
+    string_agg(privilege || case when grantable then ' with grant option' else '' end, ', ' order by privilege)
+      filter (where privilege <> 'MAINTAIN' or grantable or not said_with_all)
+    || case when bool_and(said_with_all) and not bool_or(privilege = 'MAINTAIN')
+      and current_setting('server_version_num')::integer >= 170000 then ', without MAINTAIN' else '' end
+  from (
+    select *, 1 < count(*) filter (where privilege in ('TRIGGER', 'TRUNCATE')) over (partition by key, grantee)
+      as said_with_all
+    from grants
+  ) as g
+  group by key, grantee
+  union all
+  -- A primary or unique key is told of as a constraint, which may have one comment and its index another.
+  select r.key || ', constraint ' || quote_ident(c.conname) || ', index, comment', d.description
+  from relations as r
+  inner join pg_catalog.pg_constraint as c on r.oid = c.conrelid and c.contype in ('p', 'u', 'x')
+  inner join pg_catalog.pg_description as d on d.classoid = 'pg_class'::regclass and c.conindid = d.objoid
+  union all
+  select r.key || ', heir ' || i.inhrelid::regclass, 'its rows are among these'
+  from relations as r
+  inner join pg_catalog.pg_inherits as i on r.oid = i.inhparent
+  union all
+  select r.key || ', ancestor ' || i.inhparent::regclass, 'these rows are among its own'
+  from relations as r
+  inner join pg_catalog.pg_inherits as i on r.oid = i.inhrelid
+  union all
+  select key || ', row level security',
+    case when relrowsecurity then 'enabled' else 'disabled' end
+    || case when relforcerowsecurity then ', forced on the owner' else ', not forced on the owner' end
+  from relations where relkind in ('r', 'p')
+  union all
+  select key || ', kept',
+    case relpersistence when 'p' then 'permanently' when 'u' then 'unlogged' else 'temporarily' end
+  from relations where relkind in ('r', 'p')
+  union all
+  select key || ', replica identity',
+    case relreplident when 'd' then 'default' when 'n' then 'nothing' when 'f' then 'full' else 'an index' end
+  from relations where relkind in ('r', 'p')
+  union all
+  -- Before PostgreSQL 16 every column was written with its table's name, s.
+  select key || ', query', regexp_replace(regexp_replace(btrim(pg_get_viewdef(oid)), '\s+', ' ', 'g'), '\ms\.', '', 'g')
+  from relations where relkind in ('v', 'm')
+  union all
+  select key || ', options', coalesce(array_to_string(reloptions, ', '), 'none')
+  from relations where relkind in ('v', 'm')
+  union all
+  select f.key || ', kind',
+    l.lanname || ', returns ' || pg_get_function_result(f.oid)
+    || case f.provolatile when 'v' then ', volatile' when 's' then ', stable' else ', immutable' end
+    || case when f.prosecdef then ', security definer' else ', security invoker' end
+    || case when f.proisstrict then ', strict' else '' end
+    || case when f.proleakproof then ', leakproof' else '' end
+    || case f.proparallel when 'u' then '' when 's' then ', parallel safe' else ', parallel restricted' end
+  from functions as f
+  inner join pg_catalog.pg_language as l on f.prolang = l.oid
+  union all
+  select key || ', settings', coalesce(array_to_string(proconfig, ', '), 'none') from functions
+  union all
+  select key || ', body', coalesce(pg_get_function_sqlbody(oid), prosrc) from functions
+)
+select key, value from facts
+"""
+
+# Where the schema of a table of ours was there before, service_role may look in, by whatever way.
+SHARED_SCHEMA_FACTS = """
+select cast(:key as text) as key, 'USAGE' as value
+from pg_catalog.pg_namespace as n
+cross join pg_catalog.pg_roles as r
+where n.nspname = :schema and r.rolname = 'service_role' and has_schema_privilege(r.oid, n.oid, 'usage')
+"""
+
+# The unique index is the recorded one, or, where the table brought its own, any that serves, whatever its name.
+ADOPTED_FACTS = """
+with tables (key, oid, kind) as (
+  select
+    case when format('%I.%I', n.nspname, c.relname) = :relation then :score_table else 'table ' || :superseded end,
+    c.oid, c.relkind
+  from pg_catalog.pg_class as c
+  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  where format('%I.%I', n.nspname, c.relname) in (:relation, :superseded)
+), indexes (name, value) as (
+  select
+    format('%I.%I', n.nspname, c.relname),
+    concat_ws(
+      ', ',
+      case when i.indisunique then 'unique' else 'not unique' end,
+      case when i.indisvalid and i.indisready and i.indislive then 'valid' else 'invalid' end,
+      case when i.indimmediate then 'immediate' else 'deferrable' end,
+      case when i.indpred is null then 'of all rows' else 'partial' end,
+      'over ' || (
+        select string_agg(d.part, ' and ' order by d.part collate "C" desc)
+        from generate_series(1, i.indnkeyatts) as k, pg_get_indexdef(i.indexrelid, k, false) as d (part)
+      )
+    )
+  from tables as t
+  inner join pg_catalog.pg_index as i on t.oid = i.indrelid
+  inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  where t.key = :score_table
+)
+select key, case kind when 'r' then 'table' else 'no plain table' end as value
+from tables
+where key = :score_table
+union all
+select t.key || ', column ' || quote_ident(a.attname), format_type(a.atttypid, null)
+from tables as t
+inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+where a.attname = any(:columns)
+union all
+(
+  select :score_table || ', unique index', value
+  from indexes
+  where name = :unique_index
+    or (
+      cast(:unique_index as text) is not null and not :created_index
+      and value like 'unique, %' and split_part(value, ', over ', 2) = :user_and_day
+    )
+  order by value <> 'unique, valid, immediate, of all rows, over ' || :user_and_day, name <> :unique_index, name
+  limit 1
+)
+"""
+
+
+def differences(connection: "Connection") -> list[str]:
+    """Return how a database differs from what the revision that it is at makes, one readable line a difference.
+
+    Nothing is written and nothing of the session changes, be the connection inside a transaction or not.
+
+    Args:
+        connection: A connection as the owner of ``momentum_internal``, not in AUTOCOMMIT.
+
+    Raises:
+        NotMigratedError: The database is at no revision, or at one that this version doesn't know.
+    """
+    with pinned(connection):
+        revision = read_revision(connection)
+        known = {path.name for path in FINGERPRINTS.glob(f"{revision}.*")}
+        if not known:
+            raise NotMigratedError(
+                f"The database is at revision {revision}, of which this version has no fingerprint; use the version "
+                "that migrated it."
+            )
+        record = {} if f"{revision}.txt" in known else read_record(connection)
+        name = fingerprint_name(revision, record)
+        if name not in known or (record and not record.keys() >= set(RECORDED)):
+            told = ", ".join(f"{column} {value}" for column, value in record.items()) or "none"
+            return [
+                f"changed: the row of momentum_internal.score_table: found {told}, expected {', '.join(RECORDED)} of "
+                f"the score table at revision {revision}"
+            ]
+        found = read_facts(connection, record)
+        has_predecessors = any(relation_exists(connection, name) for name in PREDECESSORS)
+    expected = read_fingerprint(name)
+    if record.get("created_table") and not record.get("created_schema"):
+        # The schema was there before and is somebody else's; what rests on it is that service_role may look in.
+        ours = f"schema {FRESH_SCHEMA}"
+        expected = {k: v for k, v in expected.items() if object_of(k) != ours or k == USAGE_OF_FRESH_SCHEMA}
+    if not has_predecessors:
+        expected = {k: v for k, v in expected.items() if object_of(k) != f"table {PREDECESSOR_ROWS}"}
+    return compare(expected, found)
+
+
+def check(connection: "Connection") -> None:
+    """Look at a database after an upgrade, and log each difference.
+
+    A revision without a fingerprint, one that is being written for example, is let through with a warning.
+
+    Args:
+        connection: A connection as ``differences`` wants it.
+
+    Raises:
+        VerificationError: There are differences.
+    """
+    try:
+        found = differences(connection)
+    except NotMigratedError as error:
+        log.warning("Not verified: %s", error)
+        return
+    for line in found:
+        log.error(line)
+    if found:
+        raise VerificationError(
+            f"The database differs from what its revision makes, in {counted(len(found), 'place')} "
+            "that the log names; mend that, or migrate with verify=no."
+        )
+
+
+def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Return the differences of two sets of facts as lines.
+
+    What belongs to a missing or unexpected object is not told of as well. Objects of which nothing is expected are not
+    ours (yet), such as the app's own tables that have a name of ours.
+    """
+    # A function's name without its arguments: of the same name there should be one only.
+    ours = {object_of(key).partition("(")[0] for key in expected}
+    found = {key: value for key, value in found.items() if object_of(key).partition("(")[0] in ours}
+    lines = []
+    for key in sorted(expected.keys() | found.keys()):
+        if any((owner in expected) != (owner in found) for owner in owners_of(key)):
+            continue
+        if key not in found:
+            lines.append(f"missing: {key}: {expected[key]}")
+        elif key not in expected:
+            lines.append(f"unexpected: {key}: {found[key]}")
+        elif found[key] != expected[key]:
+            lines.append(f"changed: {key}: found {found[key]}, expected {expected[key]}")
+    return lines
+
+
+def object_of(key: str) -> str:
+    """Return what a fact is about: a schema, table, view or function."""
+    return key.partition(PART)[0]
+
+
+def owners_of(key: str) -> Iterator[str]:
+    """Yield what a fact belongs to, the object first, such as a table and its column."""
+    parts = key.split(PART)
+    return (PART.join(parts[:length]) for length in range(1, len(parts)))
+
+
+@contextmanager
+def pinned(connection: "Connection") -> Iterator[None]:
+    """Hold the settings that change how the server writes facts, and leave the session as it was."""
+    owned = not connection.in_transaction()
+    savepoint = connection.begin_nested()
+    try:
+        for name, value in PINNED.items():
+            connection.execute(
+                text("select pg_catalog.set_config(:name, :value, true)"), {"name": name, "value": value}
+            )
+        yield
+    finally:
+        if not connection.invalidated:
+            savepoint.rollback()
+        if owned:
+            connection.rollback()
+
+
+def read_revision(connection: "Connection") -> str:
+    """Return the revision that a database is at.
+
+    Raises:
+        NotMigratedError: It is at none, or at several.
+    """
+    revisions: list[str] = []
+    if relation_exists(connection, "alembic_version"):
+        # As JSON, because the column itself may be missing.
+        sql = "select to_jsonb(v) ->> 'version_num' from momentum_internal.alembic_version as v order by 1"
+        revisions += filter(None, connection.scalars(text(sql)))
+    if len(revisions) > 1:
+        raise NotMigratedError(
+            f"momentum_internal.alembic_version names {len(revisions)} revisions ({', '.join(revisions)}); leave the "
+            "one that the database is at."
+        )
+    if not revisions:
+        raise NotMigratedError("The database is not migrated; upgrade it to head with the momentum migrations first.")
+    return revisions[0]
+
+
+def read_record(connection: "Connection") -> dict[str, Any]:
+    """Return what the migrations recorded of the score table, empty before they have come that far."""
+    if not relation_exists(connection, "score_table"):
+        return {}
+    # As JSON, so that a column which is missing is a difference and no error.
+    record = connection.scalar(text("select to_jsonb(s) from momentum_internal.score_table as s"))
+    return dict(record or {})
+
+
+def relation_exists(connection: "Connection", name: str) -> bool:
+    """Tell whether there is such a relation in the private schema."""
+    found = connection.scalar(
+        text("""
+            select exists (
+              select from pg_catalog.pg_class as c
+              inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+              where n.nspname = 'momentum_internal' and c.relname = :name
+            )
+        """),
+        {"name": name},
+    )
+    return bool(found)
+
+
+def fingerprint_name(revision: str, record: Mapping[str, Any]) -> str:
+    """Return the file of a revision's fingerprint: with a layout in its name where the score table is known."""
+    if not record:
+        return f"{revision}.txt"
+    return f"{revision}.{'fresh' if record.get('created_table') else record.get('layout')}.txt"
+
+
+def read_fingerprint(name: str) -> dict[str, str]:
+    """Return the facts in a fingerprint's file."""
+    lines = (FINGERPRINTS / name).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return {key: value for key, _, value in (line.partition(": ") for line in lines)}
+
+
+def write_fingerprint(facts: Mapping[str, str]) -> str:
+    """Return facts as the text of a fingerprint's file."""
+    return "".join(f"{key}: {value}\n" for key, value in sorted(facts.items()))
+
+
+def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the catalogs say of our objects that are there.
+
+    Args:
+        connection: A connection with the settings pinned.
+        record: What the migrations recorded of the score table.
+    """
+    fresh = bool(record.get("created_table"))
+    facts = read(
+        connection,
+        FACTS,
+        schemas=[*SCHEMAS, FRESH_SCHEMA] if record.get("created_schema") else list(SCHEMAS),
+        functions=list(FUNCTIONS),
+        relations=[*RELATIONS, FRESH_TABLE] if fresh else list(RELATIONS),
+        superseded=SUPERSEDED,
+    )
+    if fresh and not record.get("created_schema"):
+        facts |= read(connection, SHARED_SCHEMA_FACTS, key=USAGE_OF_FRESH_SCHEMA, schema=FRESH_SCHEMA)
+    if fresh:
+        facts[RECORD] = ", ".join(str(record.get(told)) for told in ("relation", "layout", "unique_index"))
+        facts[RECORD] += ", index created" if record.get("created_index") else ", index not created"
+    elif record:
+        facts[RECORD] = ", ".join(
+            f"{made} {'created' if record.get(f'created_{made}') else 'not created'}" for made in ("table", "schema")
+        )
+        facts = {
+            key: value.replace(f"FROM {record['relation']} ", f"FROM <{SCORE_TABLE}> ") for key, value in facts.items()
+        }
+        facts |= read_adopted_facts(connection, record)
+    return facts
+
+
+def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the view and the backfill rest on in an adopted score table."""
+    layout = next(known for known in LAYOUTS if known.name == record["layout"])
+    return read(
+        connection,
+        ADOPTED_FACTS,
+        score_table=SCORE_TABLE,
+        superseded=SUPERSEDED,
+        relation=record["relation"],
+        columns=list(layout.columns),
+        unique_index=record.get("unique_index"),
+        created_index=bool(record.get("created_index")),
+        user_and_day=f"user_id and {layout.indexed_day}",
+    )
+
+
+def read(connection: "Connection", sql: str, **parameters: Any) -> dict[str, str]:
+    """Return the rows of a query as facts, each on one line."""
+    rows = connection.execute(text(sql), parameters)
+    return {row.key: re.sub(r"[\\\n\r]", lambda found: ESCAPED[found[0]], row.value) for row in rows}

@@ -1,0 +1,535 @@
+"""The command through its real entry point: options, exit codes, what is printed where, and no secret anywhere."""
+
+import csv
+import datetime
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum import __version__
+from momentum.backfill import cli
+from momentum.connect.engine import create_engine
+from momentum.testing import Server
+from tests.backfilling import PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
+from tests.processes import Process
+from tests.samples import LONG_AGO, add_users, refuse_rows
+from tests.server import engine_of
+
+DAY = "2026-03-05"
+JSON_KEYS = [
+    "dry_run",
+    "from",
+    "to",
+    "workers",
+    "users",
+    "eligible",
+    "present",
+    "inserted",
+    "raced",
+    "failed",
+    "failures",
+    "error_rate",
+    "retries",
+    "pages",
+    "commits",
+    "slowest_page_s",
+    "elapsed_s",
+    "phases_s",
+    "rows_per_s",
+    "left_over",
+    "discrepancies",
+    "triggers",
+    "interrupted",
+    "resume",
+]
+
+
+@pytest.fixture
+def engine(url: sa.URL) -> sa.Engine:
+    return engine_of(url)
+
+
+def add_discrepancies(engine: sa.Engine, users: list[uuid.UUID]) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown)
+                select u, '2026-03-05 12:00:00+00', 90, '{"sleep": 40}' from unnest(cast(:users as uuid[])) as u
+            """),
+            {"users": users},
+        )
+
+
+def count_scores(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text("select count(*) from legacy.daily_engagement_scores")) or 0)
+
+
+def test_help_names_every_option_groups_them_and_lists_the_exit_codes() -> None:
+    done = backfill("--help", COLUMNS="200", NO_COLOR="1", TERM="dumb")
+    assert done.returncode == 0
+    options = (
+        "database-url env-file days from to user active-within dry-run workers page-size commit-every pause-ms "
+        "lock-timeout statement-timeout attempts allow-webhooks max-error-rate manifest undo discrepancy-threshold "
+        "discrepancies no-discrepancies failures report json log-format quiet verbose version"
+    )
+    for option in options.split():
+        assert re.search(rf"--{option}\b", done.stdout), f"--{option} is in the help"
+    assert "Examples" in done.stdout
+    assert "130 interrupted" in done.stdout
+
+
+def test_help_does_not_wait_for_sqlalchemy() -> None:
+    code = (
+        "import sys; from momentum.backfill.cli import run; run(['--help']); "
+        "sys.exit(any(name.startswith(('sqlalchemy', 'psycopg')) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_version_is_the_packages() -> None:
+    done = backfill("--version")
+    assert (done.returncode, done.stdout) == (0, f"momentum-backfill {__version__}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--nope"], "--nope"),
+        (["--days", "0"], "--days"),
+        (["--days", "many"], "--days"),
+        (["--from", "05.03.2026"], "YYYY-MM-DD"),
+        (["--from", "2026-03-05", "--to", "2026-03-04"], "before it begins"),
+        (["--from", "2026-03-05", "--days", "3"], "not both"),
+        (["--to", "2999-01-01"], "in the future"),
+        (["--days", "99999999"], "calendar"),
+        (["--to", "0001-01-01"], "--days 30 reaches back beyond the calendar"),
+        (["--env-file", ""], "env file"),
+        (["--env-file", "~no_such_user/supabase.env"], "home directory"),
+        (["--user", "somebody"], "--user"),
+        (["--active-within", "0"], "--active-within"),
+        (["--page-size", "501"], "500"),
+        (["--commit-every", "1001"], "1000"),
+        (["--max-error-rate", "1.5"], "--max-error-rate"),
+        (["--discrepancy-threshold", "-1"], "--discrepancy-threshold"),
+        (["--discrepancies", "x.csv", "--no-discrepancies"], "not both"),
+        (["--discrepancies", "/nowhere/x.csv"], "cannot be written"),
+        (["--quiet", "--verbose"], "not both"),
+        (["--env-file", "/nowhere/supabase.env"], "/nowhere/supabase.env"),
+        ([], "No database URL: give --database-url or set MOMENTUM_DATABASE_URL or DATABASE_URL, or write "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    needs_url = arguments[:1] == ["--discrepancies"]
+    done = backfill(*arguments, url="postgresql://u@127.0.0.1:1/x" if needs_url else None)
+    assert done.returncode == 2
+    assert says in one_error_line(done)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://root:{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1:port/x",
+        f"root:{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1",
+        f"postgresql://root:a@{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?dbname=y",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?host=y",
+        f"postgresql://root:{PASSWORD}@127.0.0.1:5432/x?port=6543",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?hostaddr=127.0.0.2",
+    ],
+)
+def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
+    done = backfill("--database-url", url)
+    assert done.returncode == 2
+    assert "--database-url" in one_error_line(done)
+    assert "from MOMENTUM_DATABASE_URL" in one_error_line(backfill(url=url))
+
+
+def test_an_unreachable_server_is_one_line_with_host_and_port_and_exit_code_3() -> None:
+    done = backfill(url=f"postgresql://root:{PASSWORD}@127.0.0.1:1/x")
+    assert done.returncode == 3
+    assert "127.0.0.1:1/x" in one_error_line(done)
+
+
+def test_a_database_that_is_not_migrated_is_one_line_and_exit_code_3(supabase_url: sa.URL) -> None:
+    done = backfill(url=supabase_url)
+    assert done.returncode == 3
+    assert "upgrade it to head with the momentum migrations" in one_error_line(done)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_both_spellings_of_the_url_work(url: sa.URL, scheme: str) -> None:
+    done = backfill("--database-url", with_password(url).replace("postgresql", scheme, 1), "--days", "1")
+    assert done.returncode == 0
+
+
+def test_the_environment_beats_the_env_file(url: sa.URL, home: Path, tmp_path: Path) -> None:
+    dead = f"postgresql://root:{PASSWORD}@127.0.0.1:1/x"
+    alive = with_password(url)
+    default = home / ".bee_secrets" / "supabase.env"
+    default.parent.mkdir(exist_ok=True)
+    default.touch(mode=0o600)
+    default.write_text(f"SUPABASE_SERVICE_ROLE_KEY={PASSWORD}\nSUPABASE_DB_URL='{alive}'\nDATABASE_URL={dead}\n")
+    try:
+        assert backfill("--days", "1").returncode == 0
+        assert backfill("--days", "1", DATABASE_URL=dead).returncode == 3
+        assert backfill("--days", "1", url=alive, DATABASE_URL=dead).returncode == 0
+        assert backfill("--days", "1", "--database-url", dead, url=alive).returncode == 3
+        other = tmp_path / "other.env"
+        other.touch(mode=0o600)
+        other.write_text(f'DATABASE_URL="{dead}"\n')
+        assert backfill("--days", "1", "--env-file", str(other)).returncode == 3
+        other.write_text("NOTHING=here\n")
+        done = backfill("--days", "1", "--env-file", str(other))
+        assert done.returncode == 2
+        assert str(other) in one_error_line(done)
+    finally:
+        default.unlink()
+
+
+def test_json_is_one_object_with_the_promised_keys_and_sums(url: sa.URL, engine: sa.Engine) -> None:
+    users = add_users(engine, 3)
+    add_discrepancies(engine, users[:1])
+    done = backfill("--from", "2026-03-01", "--to", DAY, "--json", url=url)
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    report = json.loads(done.stdout)
+    assert list(report) == JSON_KEYS
+    assert report["eligible"] == report["present"] + report["inserted"] + report["raced"] + report["failed"] == 15
+    assert (report["dry_run"], report["from"], report["to"]) == (False, "2026-03-01", DAY)
+    assert (report["users"], report["inserted"], report["discrepancies"]) == (3, 14, 1)
+    assert (report["pages"], report["commits"], report["error_rate"], report["resume"]) == (1, 1, 0.0, None)
+    assert report["elapsed_s"] > 0
+    assert report["rows_per_s"] > 0
+    assert count_scores(engine) == 15
+    again = json.loads(backfill("--from", "2026-03-01", "--to", DAY, "--json", url=url).stdout)
+    assert (again["inserted"], again["present"]) == (0, 15)
+
+
+def test_the_default_range_is_the_30_days_until_yesterday(url: sa.URL) -> None:
+    before = datetime.datetime.now(datetime.UTC).date()
+    report = json.loads(backfill("--json", url=url).stdout)
+    yesterday = datetime.date.fromisoformat(report["to"])
+    assert before - yesterday in (datetime.timedelta(days=1), datetime.timedelta(days=0))
+    assert yesterday - datetime.date.fromisoformat(report["from"]) == datetime.timedelta(days=29)
+    report = json.loads(backfill("--json", "--to", DAY, "--days", "5", url=url).stdout)
+    assert (report["from"], report["to"]) == ("2026-03-01", DAY)
+
+
+def test_a_dry_run_prints_counts_by_day_and_writes_nothing(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 4)
+    done = backfill("--from", "2026-03-04", "--to", DAY, "--dry-run", url=url)
+    assert done.returncode == 0
+    assert re.search(r"2026-03-04 +4\n +2026-03-05 +4\n", done.stdout)
+    assert "nothing was written" in done.stdout
+    assert count_scores(engine) == 0
+    report = json.loads(backfill("--from", "2026-03-04", "--to", DAY, "--dry-run", "--json", url=url).stdout)
+    assert (report["dry_run"], report["inserted"], report["commits"]) == (True, 8, 0)
+
+
+def test_users_and_recent_activity_narrow_the_run(url: sa.URL, engine: sa.Engine) -> None:
+    first, second, _ = add_users(engine, 3)
+    done = backfill("--to", DAY, "--days", "2", "--user", str(first), "--user", str(second), "--json", url=url)
+    assert json.loads(done.stdout)["inserted"] == 4
+    done = backfill("--to", DAY, "--days", "2", "--active-within", "7", "--json", url=url)
+    assert json.loads(done.stdout)["eligible"] == 0
+
+
+@pytest.mark.parametrize(
+    ("accounts", "arguments", "says"),
+    [
+        ([{}], [], "1 account exists; it was created after {last}, is deleted or is banned."),
+        ([{}, {}], ["--dry-run"], "2 accounts exist; each was created after {last}, is deleted or is banned."),
+        (
+            [{"created_at": LONG_AGO, "deleted_at": LONG_AGO}, {}],
+            ["--active-within", "1"],
+            "2 accounts exist; each was created after {last}, is deleted, is banned or was not seen within 1 day.",
+        ),
+        ([], [], None),
+        ([{}], ["--to", "{today}"], None),
+        ([{}, {"created_at": LONG_AGO}], [], None),
+        ([{}], ["--user", str(uuid.UUID(int=1))], None),
+        ([{}], ["--quiet"], None),
+        ([{}], ["--json"], None),
+    ],
+)
+def test_a_run_that_finds_nobody_says_why(
+    url: sa.URL, engine: sa.Engine, accounts: list[dict[str, datetime.datetime]], arguments: list[str], says: str | None
+) -> None:
+    today = datetime.datetime.now(datetime.UTC)
+    for columns in accounts:
+        add_users(engine, 1, **{"created_at": today, **columns})
+    done = call(*(argument.format(today=today.date()) for argument in arguments), url=url)
+    assert done.returncode == 0
+    told = [line.strip() for line in done.stdout.splitlines() if "account" in line]
+    assert told == ([] if says is None else [says.format(last=today.date() - datetime.timedelta(days=1))])
+    if "--quiet" in arguments:
+        assert done.stdout + done.stderr == ""
+    if "--json" in arguments:
+        assert list(json.loads(done.stdout)) == JSON_KEYS
+
+
+def test_a_run_over_a_single_user_day_counts_in_the_singular(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
+    add_users(engine)
+    manifest, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    files = ("--manifest", str(manifest), "--report", str(page))
+    done = call("--to", DAY, "--days", "1", "--verbose", *files, url=url)
+    told = done.stdout + done.stderr + page.read_text(encoding="utf-8")
+    done = call("--undo", str(manifest), "--verbose", url=url)
+    told += done.stdout + done.stderr
+    assert "commit 1: 1 row inserted" in told
+    assert "  1 commit in " in told
+    assert "each of 1 day from" in told
+    assert not re.findall(r"\b1 [a-z-]*(?:rows|commits|days|users|accounts)\b", told)
+
+
+def test_page_and_commit_sizes_are_obeyed(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 10)
+    done = backfill("--to", DAY, "--days", "1", "--page-size", "3", "--commit-every", "5", "--json", url=url)
+    report = json.loads(done.stdout)
+    assert (report["pages"], report["commits"], report["inserted"]) == (4, 2, 10)
+
+
+def test_discrepancies_are_logged_and_all_of_them_written_to_the_csv(
+    url: sa.URL, engine: sa.Engine, tmp_path: Path
+) -> None:
+    users = add_users(engine, 22)
+    add_discrepancies(engine, users)
+    path = tmp_path / "review.csv"
+    done = backfill("--to", DAY, "--days", "1", "--discrepancies", str(path), url=url)
+    assert done.returncode == 0
+    assert done.stderr.count("warning: review: ") == 21
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["user_id"] for row in rows} == {str(user) for user in users}
+    assert {(row["day"], row["score"], row["breakdown_score"], row["difference"]) for row in rows} == {
+        (DAY, "90.00", "40", "50.00")
+    }
+    assert backfill("--to", DAY, "--days", "1", "--discrepancy-threshold", "50", url=url).stderr == ""
+    done = backfill("--to", DAY, "--days", "1", "--no-discrepancies", "--json", url=url)
+    assert (done.stderr, json.loads(done.stdout)["discrepancies"]) == ("", None)
+
+
+def test_a_list_that_cannot_be_written_does_not_cost_the_report(url: sa.URL, engine: sa.Engine) -> None:
+    add_discrepancies(engine, add_users(engine, 2))
+    done = backfill("--to", DAY, "--days", "2", "--discrepancies", "/dev/full", "--json", url=url)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["inserted"] == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: --discrepancies /dev/full could not be written")
+
+
+def test_activity_before_the_calendar_began_is_no_error(url: sa.URL) -> None:
+    done = backfill("--from", "0050-01-01", "--to", "0050-01-02", "--active-within", "36500", url=url)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engine: sa.Engine) -> None:
+    users = add_users(engine, 2)
+    add_discrepancies(engine, users)
+    done = backfill("--to", DAY, "--days", "3", "--quiet", url=url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = backfill("--to", DAY, "--days", "4", "--verbose", url=url)
+    assert f"/{url.database}, 2026-03-02 to {DAY}, backfill" in done.stderr
+    for step in ("preflight", "commit 1: 2 rows inserted", "recount", "discrepancies"):
+        assert step in done.stderr
+    assert "already there" in done.stdout
+
+
+def test_an_unexpected_error_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"the password is {PASSWORD}")
+
+    monkeypatch.setattr("momentum.backfill.cli.app", fail)
+    assert cli.run([]) == 1
+    assert capsys.readouterr().err.startswith("Error: Unexpected RuntimeError; ")
+
+
+def test_an_error_rate_of_exactly_the_limit_passes_and_above_it_is_exit_code_1(url: sa.URL, engine: sa.Engine) -> None:
+    users = add_users(engine, 100)
+    refuse_rows(engine, f"new.user_id = '{users[42]}'", "raise exception 'refused';")
+    done = backfill("--to", DAY, "--days", "1", "--json", url=url)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failed"], report["error_rate"]) == (0, 1, 0.01)
+    refused = {"user_id": str(users[42]), "day": DAY, "sqlstate": "P0001", "message": "refused"}
+    assert report["failures"] == [refused]
+    assert f"--from {DAY} --to {DAY}" in report["resume"]
+    assert str(users[42]) in done.stderr
+    done = backfill("--to", DAY, "--days", "1", "--max-error-rate", "0.5", "--json", url=url)
+    assert done.returncode == 1, "only the bad row is left, and all of what is left failed"
+    assert "above the limit of 50.00%" in done.stderr
+    assert json.loads(done.stdout)["error_rate"] == 1.0
+
+
+def test_a_role_that_may_not_read_the_records_is_told_so(server: Server, url: sa.URL, engine: sa.Engine) -> None:
+    assert server.url.database != url.database
+    name = f"stranger_{uuid.uuid4().hex[:8]}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"create role {name} login password '{PASSWORD}'")
+    try:
+        done = backfill(url=url.set(username=name, password=PASSWORD))
+        assert done.returncode == 2
+        assert "permission denied for schema momentum_internal" in one_error_line(done)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"drop role {name}")
+
+
+@pytest.fixture
+def blocked(url: sa.URL, engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection that holds up every insert into the score table, once the run has inserted some rows."""
+    add_users(engine, 3000)
+    with engine.begin() as connection:
+        # The trigger waits at the 1,501st row for whoever holds the advisory lock.
+        connection.exec_driver_sql("create sequence public.rows_seen")
+        connection.exec_driver_sql("""
+            create function public.wait() returns trigger language plpgsql as $$
+            begin
+              if nextval('public.rows_seen') = 1501 then
+                perform pg_advisory_xact_lock(4711);
+              end if;
+              return new;
+            end $$""")
+        connection.exec_driver_sql(
+            "create trigger wait before insert on legacy.daily_engagement_scores "
+            "for each row execute function public.wait()"
+        )
+    with create_engine(url, application_name="momentum-blocker").connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("select pg_advisory_lock(4711)")
+        yield connection
+
+
+def wait_until(connection: sa.Connection, condition: str) -> None:
+    """Ask the server until a condition holds."""
+    deadline = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
+    while not connection.exec_driver_sql(f"select {condition}").scalar():
+        assert datetime.datetime.now(datetime.UTC) < deadline, f"the server never said {condition}"
+
+
+# In this database, for the tests share a server.
+WAITING = """
+    exists (
+      select from pg_catalog.pg_locks as l inner join pg_catalog.pg_database as d on l.database = d.oid
+      where l.locktype = 'advisory' and not l.granted and d.datname = current_database()
+    )
+"""
+
+
+def start(url: sa.URL, *arguments: str) -> Process:
+    # Longer than the test takes, so that the one who waits is not tried again meanwhile.
+    options = ("--to", DAY, "--days", "1", "--lock-timeout", "60")
+    return Process(PROGRAM.name, *options, *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)})
+
+
+def test_an_interrupted_run_ends_its_page_commits_and_says_how_to_go_on(
+    url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+) -> None:
+    process = start(url, "--json")
+    wait_until(blocked, WAITING)
+    process.send_signal(signal.SIGINT)
+    blocked.exec_driver_sql("select pg_advisory_unlock(4711)")
+    stdout, stderr = process.communicate(timeout=30)
+    report = json.loads(stdout)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert report["inserted"] == count_scores(engine) == 2000
+    assert report["eligible"] == report["present"] + report["inserted"] + report["raced"] + report["failed"]
+    assert report["resume"] == f"momentum-backfill --from {DAY} --to {DAY} --lock-timeout 60.0 --json"
+    assert PASSWORD not in report["resume"]
+    rest = backfill(*report["resume"].split()[1:], url=url)
+    assert json.loads(rest.stdout)["inserted"] == 1000
+    assert count_scores(engine) == 3000
+
+
+def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(
+    url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+) -> None:
+    process = start(url)
+    wait_until(blocked, WAITING)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert any("interrupt again to abort" in line for line in iter(process.stderr.readline, ""))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "Error: Interrupted; what was not committed is rolled back."
+    assert count_scores(engine) == 1000
+
+
+# In this database, for the tests share a server.
+TERMINATE = """
+    select pg_terminate_backend(pid)
+    from pg_catalog.pg_stat_activity
+    where datname = current_database() and application_name = 'momentum-backfill'
+"""
+
+
+def test_a_connection_lost_on_the_way_is_made_again(url: sa.URL, engine: sa.Engine, blocked: sa.Connection) -> None:
+    process = start(url, "--json")
+    wait_until(blocked, WAITING)
+    blocked.exec_driver_sql(TERMINATE)
+    stdout, _ = process.communicate(timeout=30)
+    report = json.loads(stdout)
+    assert (process.returncode, report["inserted"], report["raced"], report["failed"]) == (0, 3000, 0, 0)
+    assert report["retries"] >= 1
+    assert count_scores(engine) == 3000
+
+
+def test_a_server_that_stays_away_is_exit_code_3_and_the_run_says_what_was_committed(
+    server: Server, url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+) -> None:
+    process = start(url, "--attempts", "3")
+    wait_until(blocked, WAITING)
+    with engine_of(server.url).connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql(f"alter database {url.database} allow_connections off")
+        try:
+            blocked.exec_driver_sql(TERMINATE)
+            stdout, stderr = process.communicate(timeout=30)
+        finally:
+            connection.exec_driver_sql(f"alter database {url.database} allow_connections on")
+    assert process.returncode == 3
+    assert stdout == ""
+    assert stderr.splitlines()[-1].endswith("1,000 rows were committed before.")
+    assert "Traceback" not in stderr
+    assert count_scores(engine) == 1000
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 5)
+    done = backfill("--to", DAY, "--days", "1", url=url, FORCE_COLOR="1")
+    assert "\x1b" not in done.stderr + done.stdout, "FORCE_COLOR makes no bar where there is no terminal"
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [PROGRAM, "--to", DAY, "--days", "2"],
+        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(controller, 4096):
+            shown += chunk
+    except OSError:
+        pass  # The terminal is gone when the program has ended.
+    stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"rows/s" in shown
+    assert b"100%" in shown
+    assert b"inserted" in stdout

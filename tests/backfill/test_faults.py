@@ -1,0 +1,595 @@
+"""Whatever goes wrong meanwhile, a run fills what can be filled, counts what can't, and says how to go on."""
+
+import contextlib
+import datetime
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.backfill import DayRange, Observers, Report, Settings, display, run_backfill
+from momentum.backfill.faults import Retries
+from momentum.backfill.fill import Failure, Filler, Progress, Row
+from momentum.backfill.session import Limits
+from momentum.connect.engine import as_text, create_engine
+from tests.backfilling import (
+    DAY,
+    ONE_DAY,
+    Proxy,
+    Scores,
+    backfill,
+    call,
+    keys_of,
+    lines_of,
+    resumed,
+    started,
+    sums_hold,
+)
+from tests.migrating import execute, fetch, run, wait_until
+from tests.samples import add_users
+
+THREE_DAYS = DayRange(DAY - datetime.timedelta(days=2), DAY)
+QUICK = Limits(lock_timeout=0.05, retries=Retries(attempts=2, first_pause=0.01))
+KILLS_SEED = int(os.environ.get("MOMENTUM_KILLS_SEED", secrets.randbelow(1_000_000)))
+
+
+def fill(
+    engine: sa.Engine, settings: Settings, on_progress: Callable[[Progress], None] = lambda _: None
+) -> tuple[Report, list[Failure], list[Row]]:
+    """Run and return the report, what failed, and the rows of which the run said that they are inserted."""
+    failures: list[Failure] = []
+    inserted: list[Row] = []
+    report = run_backfill(engine, settings, observers=Observers(on_progress, inserted.extend, failures.append))
+    assert sums_hold(report)
+    assert report.left_over == report.failed or report.gave_up or report.interrupted
+    assert len(failures) == report.failed
+    assert len(inserted) == len(set(inserted)) == report.inserted
+    return report, failures, inserted
+
+
+def errors_of(engine: sa.Engine) -> list[str]:
+    """Return a list that gets the SQLSTATE of every error that the engine meets from now on."""
+    seen: list[str] = []
+
+    @sa.event.listens_for(engine, "handle_error")
+    def note(context: sa.engine.ExceptionContext) -> None:
+        seen.append(str(getattr(context.original_exception, "sqlstate", None)))
+
+    return seen
+
+
+def statements_of(engine: sa.Engine) -> list[str]:
+    """Return a list that gets every statement that the engine executes from now on."""
+    seen: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def note(
+        _connection: sa.Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
+    ) -> None:
+        seen.append(statement)
+
+    return seen
+
+
+@pytest.mark.slow
+def test_a_user_who_stays_locked_costs_only_his_own_days(scores: Scores) -> None:
+    users = add_users(scores.engine, 60)
+    locked = users[33]
+    engine = scores.engine
+    errors = errors_of(engine)
+    with scores.engine.begin() as holder:
+        holder.execute(sa.text("select from auth.users where id = :user for update"), {"user": locked})
+        report, failures, _ = fill(engine, Settings(THREE_DAYS, limits=QUICK, max_error_rate=1.0))
+    assert report.inserted == 59 * 3
+    assert sorted((one.user_id, one.day, one.sqlstate) for one in failures) == [
+        (locked, day, "55P03") for day in THREE_DAYS
+    ]
+    assert failures[0].message == "canceling statement due to lock timeout"
+    assert report.retries > 0, "a transaction is tried again before its rows are looked at one by one"
+    assert set(errors) == {"55P03"}
+
+
+def test_a_user_who_is_locked_for_a_moment_costs_nothing(scores: Scores) -> None:
+    users = add_users(scores.engine, 20)
+    engine = scores.engine
+    holder = scores.engine.connect()
+    holder.execute(sa.text("select from auth.users where id = :user for update"), {"user": users[7]})
+
+    @sa.event.listens_for(engine, "handle_error")
+    def let_go(_context: sa.engine.ExceptionContext) -> None:
+        holder.close()
+
+    report, _, _ = fill(engine, Settings(THREE_DAYS, limits=QUICK))
+    assert (report.inserted, report.failed, report.retries) == (60, 0, 1)
+
+
+def test_the_victim_of_a_deadlock_tries_again(scores: Scores) -> None:
+    users = sorted(add_users(scores.engine, 20), key=lambda user: user.hex)
+    # The run looks for a deadlock, and so is the one who finds it.
+    run(scores.url, f"alter database {scores.url.database} set deadlock_timeout = '700ms'")
+    engine = scores.engine
+    errors = errors_of(engine)
+    lock = sa.text("select from auth.users where id = :user for update")
+    done: list[Report] = []
+    worker = threading.Thread(target=lambda: done.append(fill(engine, Settings(ONE_DAY, limits=Limits(30)))[0]))
+    with scores.engine.begin() as other:
+        other.exec_driver_sql("set deadlock_timeout = '1min'")
+        other.execute(lock, {"user": users[-1]})
+        worker.start()
+        wait_until(
+            scores.url,
+            "exists (select from pg_locks l join pg_stat_activity a using (pid) "
+            "where not l.granted and a.datname = current_database())",
+        )
+        other.execute(lock, {"user": users[0]})
+    worker.join()
+    assert errors == ["40P01"]
+    assert (done[0].inserted, done[0].retries, done[0].failed) == (20, 1, 0)
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01", "55P03"])
+def test_what_another_try_heals_is_tried_again(scores: Scores, code: str) -> None:
+    add_users(scores.engine, 20)
+    scores.interfere("nextval('public.seen') in (7, 40)", f"raise exception 'busy' using errcode = '{code}';")
+    report, _, _ = fill(scores.engine, Settings(ONE_DAY, limits=QUICK))
+    assert (report.inserted, report.failed) == (20, 0)
+    assert report.retries in (1, 2)
+
+
+@pytest.mark.slow
+def test_a_statement_that_takes_too_long_is_tried_with_fewer_rows(scores: Scores) -> None:
+    add_users(scores.engine, 60)
+    scores.interfere("true", "perform pg_sleep(0.02);")
+    engine = scores.engine
+    errors = errors_of(engine)
+    report, _, _ = fill(engine, Settings(ONE_DAY, limits=Limits(statement_timeout=0.7)))
+    assert (report.inserted, report.failed) == (60, 0)
+    assert set(errors) == {"57014"}
+    assert report.pages > 1
+
+
+@pytest.mark.slow
+def test_a_dry_run_whose_count_takes_too_long_counts_fewer_users_at_once(scores: Scores) -> None:
+    add_users(scores.engine, 40)
+    engine = scores.engine
+    counted: list[int] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def slow_down(
+        connection: sa.Connection, _cursor: object, statement: str, parameters: Any, _context: object, _many: bool
+    ) -> None:
+        if "GROUP BY missing.day" in statement:
+            counted.append(len(parameters["ids"]))
+            if counted[-1] > 10:
+                connection.exec_driver_sql("select pg_sleep(60)")
+
+    dry = run_backfill(engine, Settings(THREE_DAYS, dry_run=True, limits=Limits(statement_timeout=0.3)))
+    assert counted[0] == 40
+    assert (dry.inserted, dry.failed, sums_hold(dry)) == (120, 0, True)
+    assert dry.missing_by_day == dict.fromkeys(THREE_DAYS, 40)
+
+
+def test_one_bad_row_of_500_costs_that_row_and_nineteen_statements(scores: Scores) -> None:
+    users = add_users(scores.engine, 500)
+    bad = users[321]
+    scores.interfere(f"new.user_id = '{bad}'", "raise exception 'bad' using errcode = '23514';")
+    engine = scores.engine
+    statements = statements_of(engine)
+    report, failures, _ = fill(engine, Settings(ONE_DAY, look_for_discrepancies=False))
+    assert (report.inserted, report.failed) == (499, 1)
+    assert failures == [Failure(bad, DAY, "23514", "bad")]
+    inserts = [statement for statement in statements if statement.startswith("INSERT")]
+    assert len(inserts) - 1 <= 19, "the page itself is one more"
+
+
+@pytest.mark.parametrize("code", ["22003", "23503", "23514", "P0001"])
+def test_each_kind_of_data_error_costs_its_rows_alone(scores: Scores, code: str) -> None:
+    users = sorted(add_users(scores.engine, 30), key=lambda user: user.hex)
+    bad = {users[0], users[29], users[11]}
+    named = ", ".join(f"'{user}'" for user in bad)
+    scores.interfere(f"new.user_id in ({named})", f"raise exception 'bad' using errcode = '{code}';")
+    report, failures, _ = fill(scores.engine, Settings(THREE_DAYS, max_error_rate=1.0))
+    assert (report.inserted, report.failed) == (81, 9)
+    assert {(one.user_id, one.sqlstate) for one in failures} == {(user, code) for user in bad}
+
+
+def test_a_row_that_a_trigger_skips_is_a_failure_without_a_code(scores: Scores) -> None:
+    users = add_users(scores.engine, 30)
+    scores.interfere(f"new.user_id = '{users[4]}'", "return null;")
+    report, failures, _ = fill(scores.engine, Settings(THREE_DAYS, max_error_rate=1.0, workers=2))
+    assert (report.inserted, report.failed) == (87, 3)
+    assert {(one.user_id, one.sqlstate, one.message) for one in failures} == {
+        (users[4], "", "skipped without an error")
+    }
+
+
+@pytest.mark.parametrize("code", ["42P01", "42501", "XX000", "53100"])
+def test_what_nothing_heals_stops_the_run_at_once(scores: Scores, code: str) -> None:
+    add_users(scores.engine, 30)
+    scores.interfere("nextval('public.seen') > 12", f"raise exception 'hopeless' using errcode = '{code}';")
+    engine = scores.engine
+    statements = statements_of(engine)
+    with pytest.raises(sa.exc.DBAPIError, match="hopeless"):
+        run_backfill(engine, Settings(ONE_DAY, page_size=5, commit_every=10))
+    assert scores.count() == 10, "what was committed stays"
+    assert sum(statement.startswith("INSERT") for statement in statements) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("message", [b"INSERT INTO", b"COMMIT"])
+@pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
+def test_a_connection_lost_in_a_page_or_in_a_commit_loses_and_doubles_no_row(
+    scores: Scores, message: bytes, forwarded: bool
+) -> None:
+    users = add_users(scores.engine, 100)
+    with Proxy(scores.url, message, forwarded=forwarded) as proxy:
+        engine = create_engine(proxy.url, application_name="momentum-tests")
+        report, _, inserted = fill(engine, Settings(ONE_DAY, page_size=20, commit_every=40))
+    assert proxy.cuts == 1
+    assert (report.inserted, report.raced, report.failed, report.commits) == (100, 0, 0, 3)
+    assert report.retries == (0 if forwarded and message == b"COMMIT" else 1)
+    assert sorted(inserted) == scores.filled() == [(user, DAY) for user in sorted(users)]
+
+
+def test_a_commit_whose_confirmation_got_lost_is_in_the_manifest(scores: Scores, tmp_path: Path) -> None:
+    add_users(scores.engine, 100)
+    manifest = tmp_path / "rows.jsonl"
+    with Proxy(scores.url, b"COMMIT", forwarded=True) as proxy:
+        done = call(
+            *("--to", str(DAY), "--days", "1", "--commit-every", "40", "--manifest", str(manifest), "--json"),
+            url=as_text(proxy.url),
+        )
+    assert (done.returncode, json.loads(done.stdout)["inserted"]) == (0, 100)
+    assert keys_of(manifest) == scores.filled()
+
+
+def test_an_error_rate_of_exactly_the_limit_passes(scores: Scores) -> None:
+    users = add_users(scores.engine, 1000)
+    named = ", ".join(f"'{user}'" for user in users[:10])
+    scores.interfere(f"new.user_id in ({named})", "return null;")
+    done = call("--to", str(DAY), "--days", "1", "--json", "--quiet", url=scores.url)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failed"], report["error_rate"]) == (0, 10, 0.01)
+
+
+def test_an_error_rate_above_the_limit_is_judged_at_the_end_of_a_small_run(scores: Scores) -> None:
+    add_users(scores.engine, 999)
+    scores.interfere("nextval('public.seen') <= 600", "return null;")
+    done = call(
+        "--to", str(DAY), "--days", "1", "--page-size", "100", "--commit-every", "100", "--json", url=scores.url
+    )
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert report["failed"] > 100
+    assert report["eligible"] == report["inserted"] + report["failed"] == 999, "it went on to the end"
+
+
+def test_an_error_rate_above_the_limit_stops_a_run_after_a_thousand_rows(scores: Scores) -> None:
+    add_users(scores.engine, 3000)
+    scores.interfere("true", "return null;")
+    done = call("--to", str(DAY), "--days", "1", "--json", url=scores.url)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failed"], report["inserted"]) == (1, 1000, 0)
+    assert report["resume"] == f"momentum-backfill --from {DAY} --to {DAY} --json"
+    assert "an error rate of 100.00%, above the limit of 1.00%" in done.stderr
+    scores.leave_in_peace()
+    rest = call(*resumed(report["resume"]), url=scores.url)
+    assert (rest.returncode, json.loads(rest.stdout)["inserted"]) == (0, 3000)
+
+
+def test_a_pause_between_two_commits_is_outside_of_a_transaction(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_users(scores.engine, 30)
+    pauses: list[tuple[float, list[str]]] = []
+    pause = Filler._sleep
+    state = "select state from pg_stat_activity where datname = current_database() and application_name = :name"
+
+    def look(filler: Filler, seconds: float) -> None:
+        """Note what the run's connection is doing, and pause."""
+        pauses.append((seconds, fetch(scores.url, state, name="momentum-watched")))
+        pause(filler, seconds)
+
+    monkeypatch.setattr(Filler, "_sleep", look)
+    engine = create_engine(scores.url, application_name="momentum-watched")
+    report, _, _ = fill(engine, Settings(ONE_DAY, commit_every=10, pause=0.1))
+    assert report.commits == 3
+    assert pauses == [(0.1, ["idle"])] * 2
+    assert report.phases["fill"] >= 2 * 0.1
+
+
+def test_a_run_leaves_no_setting_and_no_prepared_statement_in_a_session(scores: Scores) -> None:
+    add_users(scores.engine, 300)
+    engine = sa.create_engine(
+        scores.url,
+        poolclass=sa.pool.NullPool,
+        connect_args={"application_name": "momentum-tests", "prepare_threshold": None},
+    )
+    left: list[list[tuple[str, str]]] = []
+    prepared: list[int] = []
+
+    @sa.event.listens_for(engine, "checkin")
+    def look(driver: Any, _record: object) -> None:
+        settings = (
+            "select name, setting from pg_catalog.pg_settings where source = 'session' and name !~ '^transaction_'"
+        )
+        left.append(driver.execute(settings, prepare=False).fetchall())
+        count = "select count(*) from pg_catalog.pg_prepared_statements"
+        prepared.append(driver.execute(count, prepare=False).fetchone()[0])
+        driver.rollback()
+
+    report, _, _ = fill(engine, Settings(THREE_DAYS, page_size=10, commit_every=20, workers=2, active_within=None))
+    assert report.inserted == 900
+    assert len(left) >= 4
+    assert [settings for settings in left if settings] == []
+    assert not any(prepared)
+
+
+BLOCKER = 4711
+WAITING = """
+    exists (
+      select from pg_catalog.pg_locks as l inner join pg_catalog.pg_database as d on l.database = d.oid
+      where l.locktype = 'advisory' and not l.granted and d.datname = current_database()
+    )
+"""
+
+
+@contextlib.contextmanager
+def held_up(scores: Scores, row: int) -> Iterator[Callable[[], None]]:
+    """Hold up whoever inserts the so-and-so-manieth row; yield a function that lets go."""
+    scores.interfere(f"nextval('public.seen') = {row}", f"perform pg_advisory_xact_lock({BLOCKER});")
+    with scores.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"select pg_advisory_lock({BLOCKER})")
+        yield lambda: connection.exec_driver_sql(f"select pg_advisory_unlock({BLOCKER})").close()
+
+
+HELD_UP = ("--to", str(DAY), "--days", "1", "--lock-timeout", "60", "--page-size", "50", "--commit-every", "100")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, "2"), (signal.SIGINT, 130, "1")])
+def test_a_signal_lets_the_page_commit_and_the_command_that_is_printed_does_the_rest(
+    scores: Scores, number: signal.Signals, code: int, workers: str
+) -> None:
+    add_users(scores.engine, 1000)
+    with held_up(scores, 320) as let_go, started(scores.url, *HELD_UP, "--workers", workers) as process:
+        wait_until(scores.url, WAITING)
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert any("Stopping after this page" in line for line in iter(process.stderr.readline, ""))
+        let_go()
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code, stderr
+    inserted = scores.count()
+    assert inserted % 50 == 0, "pages are inserted as a whole"
+    assert 0 < inserted < 1000
+    assert f"inserted {inserted} " in " ".join(stdout.split()) + " "
+    [line] = [line for line in stdout.splitlines() if line.startswith("To do the rest: ")]
+    command = line.removeprefix("To do the rest: ")
+    assert command.startswith(f"momentum-backfill --from {DAY} --to {DAY} ")
+    rest = call(*resumed(command), "--json", url=scores.url)
+    assert (rest.returncode, json.loads(rest.stdout)["inserted"]) == (0, 1000 - inserted)
+    assert scores.count() == 1000
+
+
+def test_a_second_signal_aborts_at_once_with_two_workers_too(scores: Scores) -> None:
+    add_users(scores.engine, 1000)
+    with held_up(scores, 320), started(scores.url, *HELD_UP, "--workers", "2") as process:
+        wait_until(scores.url, WAITING)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert any("interrupt again to abort" in line for line in iter(process.stderr.readline, ""))
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=10)
+        assert process.returncode == 143
+        assert (stdout, stderr) == ("", "Error: Interrupted; what was not committed is rolled back.\n")
+        # The one who waited is gone from the server too, although nobody has let go.
+        wait_until(scores.url, f"not {WAITING}")
+    assert scores.count() % 50 == 0
+    assert scores.count() < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_may_be_killed_at_any_moment(scores: Scores, tmp_path: Path, workers: str) -> None:
+    users = add_users(scores.engine, 400)
+    for user in users[::40]:
+        scores.add(user, DAY, 42)
+    before = set(scores.rows())
+    # About a second altogether, so that there is something to kill.
+    scores.interfere("true", "perform pg_sleep(0.0005);")
+    manifest = tmp_path / "rows.jsonl"
+    options = ("--to", str(DAY), "--days", "4", "--page-size", "10", "--commit-every", "20", "--workers", workers)
+    chance = random.Random(f"{KILLS_SEED} {scores.layout} {workers}")  # noqa: S311
+    killed = 0
+    for _ in range(2):
+        filled = scores.count()
+        with started(scores.url, *options, "--manifest", str(manifest)) as process:
+            wait_until(scores.url, f"(select count(*) from {scores.relation}) > {filled}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=chance.uniform(0, 0.4))
+            process.kill()
+            killed += process.wait() < 0
+        assert before <= set(scores.rows()), f"no existing row is changed (MOMENTUM_KILLS_SEED={KILLS_SEED})"
+        if scores.count() > 1200:
+            break
+    assert killed, f"every kill came too late (MOMENTUM_KILLS_SEED={KILLS_SEED})"
+    scores.leave_in_peace()
+    done = call(*options, "--manifest", str(manifest), "--json", url=scores.url)
+    assert (done.returncode, json.loads(done.stdout)["left_over"]) == (0, 0)
+    keys = scores.filled()
+    assert len(keys) == len(set(keys)) == 400 * 4
+    assert before <= set(scores.rows())
+    # A kill between a commit and its lines may cost these, so the manifest lists nothing that is not there, at least.
+    listed = keys_of(manifest)
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= set(keys)
+    assert len(listed) >= len(keys) - len(before) - 2 * 20 * int(workers)
+
+
+RANGES = {
+    "the same days": (("--to", "2026-03-05", "--days", "6"), ("--to", "2026-03-05", "--days", "6")),
+    "overlapping days": (("--to", "2026-03-05", "--days", "5"), ("--to", "2026-03-03", "--days", "5")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranges", "workers"),
+    [("the same days", ("3", "2")), ("overlapping days", ("1", "2"))],
+    ids=["the same days", "overlapping days"],
+)
+def test_the_inserts_of_two_runs_at_once_add_up(scores: Scores, ranges: str, workers: Sequence[str]) -> None:
+    add_users(scores.engine, 400)
+    options = ("--page-size", "50", "--commit-every", "100", "--lock-timeout", "60", "--no-discrepancies", "--json")
+    with contextlib.ExitStack() as stack:
+        with scores.engine.begin() as holder:
+            # Nobody inserts until both are about to.
+            holder.exec_driver_sql(f"lock table {scores.relation} in exclusive mode")
+            runs = [
+                stack.enter_context(started(scores.url, *days, *options, "--workers", number))
+                for days, number in zip(RANGES[ranges], workers, strict=True)
+            ]
+            waiting = sum(map(int, workers))
+            wait_until(
+                scores.url,
+                "(select count(*) from pg_catalog.pg_locks as l "
+                f"where l.relation = to_regclass('{scores.relation}') and not l.granted) >= {min(waiting, 4)}",
+            )
+        outputs = [process.communicate(timeout=50) for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], outputs
+    reports = [json.loads(stdout) for stdout, _ in outputs]
+    assert [report["failed"] for report in reports] == [0, 0]
+    assert sum(report["inserted"] for report in reports) == scores.count() == 400 * (6 if "same" in ranges else 7)
+    assert all(report["eligible"] == report["present"] + report["inserted"] + report["raced"] for report in reports)
+    assert "deadlock" not in outputs[0][1] + outputs[1][1]
+    deadlocks = "select deadlocks from pg_catalog.pg_stat_database where datname = current_database()"
+    assert fetch(scores.url, deadlocks) == [0]
+
+
+def test_a_file_of_failures_has_user_day_code_and_message(scores: Scores, tmp_path: Path) -> None:
+    users = add_users(scores.engine, 20)
+    scores.interfere(
+        f"new.user_id in ('{users[3]}', '{users[4]}')",
+        "raise exception 'not % \"this\"', 'é' using errcode = '23514', detail = 'secret of a user';",
+    )
+    path = tmp_path / "failed.jsonl"
+    options = ("--to", str(DAY), "--days", "2", "--quiet", "--max-error-rate", "1", "--failures", str(path))
+    assert call(*options, url=scores.url).returncode == 0
+    lines = lines_of(path)
+    assert sorted(lines, key=lambda line: (line["user_id"], line["day"])) == [
+        {"user_id": str(user), "day": str(day), "sqlstate": "23514", "message": 'not é "this"'}
+        for user in sorted(users[3:5])
+        for day in (DAY - datetime.timedelta(days=1), DAY)
+    ]
+    assert call(*options, url=scores.url).returncode == 0
+    assert len(lines_of(path)) == 8, "another run appends"
+
+
+def objects_in(stderr: str) -> list[dict[str, Any]]:
+    """Return the lines of a log for machines, each of which is an object with a level and a message."""
+    objects: list[dict[str, Any]] = [json.loads(line) for line in stderr.splitlines()]
+    for one in objects:
+        assert {"time", "level", "message"} <= one.keys()
+        assert datetime.datetime.fromisoformat(one["time"]).tzinfo is not None
+        assert one["level"] in ("debug", "info", "progress", "warning", "error")
+    return objects
+
+
+JSON_LOG = ("--to", str(DAY), "--log-format", "json")
+
+
+def test_every_line_of_a_log_for_machines_is_an_object(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "LOG_INTERVAL", 0.0)
+    users = add_users(scores.engine, 120)
+    scores.interfere(f"new.user_id = '{users[3]}'", "raise exception 'not\nthis one';")
+    done = call(*JSON_LOG, "--days", "1", "--page-size", "10", "--commit-every", "20", "--verbose", url=scores.url)
+    assert done.returncode == 0
+    objects = objects_in(done.stderr)
+    progress = [one for one in objects if one["level"] == "progress"]
+    assert len(progress) >= 6
+    assert {"inserted", "done", "total", "rows_per_s", "left_s", "failed", "retries"} <= progress[-1].keys()
+    assert (progress[-1]["total"], progress[-1]["inserted"]) == (120, 119)
+    assert [one["done"] for one in progress] == sorted(one["done"] for one in progress)
+    assert any(str(users[3]) in one["message"] for one in objects if one["level"] == "warning")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--nope"], 2),
+        (["--days", "0"], 2),
+        (["--days", "3", "--from", "2026-03-01"], 2),
+        (["--quiet", "--verbose"], 2),
+        (["--env-file", "/nowhere/supabase.env"], 2),
+        (["--manifest", "/nowhere/rows.jsonl"], 2),
+        (["--database-url", "mysql://u@h/x"], 2),
+        (["--database-url", "postgresql://u@127.0.0.1:1/x"], 3),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+@pytest.mark.parametrize("spelling", [["--log-format", "json"], ["--log-format=json"]], ids=" ".join)
+def test_an_error_in_a_log_for_machines_is_an_object_too(options: list[str], code: int, spelling: list[str]) -> None:
+    done = call(*spelling, *options)
+    assert (done.returncode, done.stdout) == (code, "")
+    [error] = objects_in(done.stderr)
+    assert error["level"] == "error"
+    assert error["message"].endswith(".")
+    assert not error["message"].startswith("Error")
+
+
+def test_a_signal_is_answered_with_an_object_in_a_log_for_machines(scores: Scores) -> None:
+    add_users(scores.engine, 1000)
+    with held_up(scores, 320) as let_go, started(scores.url, *HELD_UP, "--log-format", "json") as process:
+        wait_until(scores.url, WAITING)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        while "Stopping" not in line:
+            line += process.stderr.readline()
+        let_go()
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert objects_in(line + stderr)
+
+
+def test_a_failure_of_a_user_who_left_meanwhile_is_none(scores: Scores) -> None:
+    users = add_users(scores.engine, 50)
+    gone: uuid.UUID = users[17]
+    engine = scores.engine
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def leave(
+        _connection: sa.Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
+    ) -> None:
+        if statement.startswith("INSERT"):
+            execute(scores.url, "update auth.users set deleted_at = now() where id = :user", user=gone)
+
+    report, _, _ = fill(engine, Settings(THREE_DAYS))
+    assert (report.inserted, report.eligible, report.failed) == (147, 147, 0)
+
+
+def test_the_command_as_people_start_it_survives_a_lost_connection(scores: Scores) -> None:
+    add_users(scores.engine, 1000)
+    with held_up(scores, 320), started(scores.url, *HELD_UP, "--workers", "2", "--json") as process:
+        wait_until(scores.url, WAITING)
+        execute(
+            scores.url,
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and application_name = 'momentum-backfill'",
+        )
+        stdout, _ = process.communicate(timeout=30)
+    report = json.loads(stdout)
+    assert (process.returncode, report["inserted"], report["raced"], report["failed"]) == (0, 1000, 0, 0)
+    assert report["retries"] >= 1
+    assert backfill("--to", str(DAY), "--days", "1", "--quiet", url=scores.url).returncode == 0

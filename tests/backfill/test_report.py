@@ -1,0 +1,252 @@
+"""`--report`, and what else a person sees of a run: the page's figures are the run's, whatever the run came to."""
+
+import datetime
+import io
+import os
+import pty
+import re
+import subprocess
+import uuid
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.backfill import DayRange, Observers, Report, Settings, run_backfill
+from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
+from momentum.backfill.display import (
+    Display,
+    outcome_of,
+    page_of,
+    print_report,
+    print_undo_report,
+    settings_of,
+    totals_of,
+)
+from momentum.backfill.triggers import Trigger
+from momentum.backfill.undo import UndoReport
+from tests.backfilling import PROGRAM, backfill, one_error_line, with_password
+from tests.samples import add_users, refuse_rows
+from tests.server import engine_of
+
+FIRST, LAST = datetime.date(2026, 3, 1), datetime.date(2026, 3, 5)
+DAYS = DayRange(FIRST, LAST)
+
+
+@pytest.fixture
+def engine(url: sa.URL) -> sa.Engine:
+    return engine_of(url)
+
+
+def discrepancy(score: int) -> Discrepancy:
+    return Discrepancy(uuid.uuid4(), LAST, Decimal(score), Decimal(50))
+
+
+def test_the_page_of_a_run_has_its_counts_its_failures_and_the_command_for_the_rest(
+    url: sa.URL, engine: sa.Engine, tmp_path: Path
+) -> None:
+    users = add_users(engine, 3)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown)
+                values (:user, '2026-03-02 12:00:00+00', 90, '{"sleep": 40}')
+            """),
+            {"user": users[0]},
+        )
+    refuse_rows(engine, f"new.user_id = '{users[1]}' and new.score_ts = '2026-03-04'", "raise exception '<b>no</b>';")
+    path = tmp_path / "page.html"
+    done = backfill("--from", str(FIRST), "--to", str(LAST), "--max-error-rate", "0.5", "--report", str(path), url=url)
+    assert done.returncode == 0
+    page = path.read_text(encoding="utf-8")
+    assert "Done, but for 1 row that failed." in page
+    text = re.sub(r"<[^>]+>", "", page)
+    assert f"momentum-backfill --from {FIRST} --to {LAST} --max-error-rate 0.5 --report {path}" in text
+    assert str(users[0]) in page, "the discrepancy is there to review"
+    assert "<b>no</b>" not in page
+    assert str(url.database) in page
+
+
+@pytest.mark.parametrize("active_within", [None, 2])
+def test_by_day_present_filled_and_failed_add_up_to_the_totals(engine: sa.Engine, active_within: int | None) -> None:
+    users = add_users(engine, 4, last_sign_in_at=datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC))
+    # Never seen, and with a score all the same: eligible where activity plays no part.
+    [stranger] = add_users(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into legacy.daily_engagement_scores (user_id, score_ts, score)
+                select u, '2026-03-02 12:00:00+00', 50 from unnest(cast(:users as uuid[])) as u
+            """),
+            {"users": [*users[:2], stranger]},
+        )
+    refuse_rows(engine, f"new.user_id = '{users[3]}' and new.score_ts = '2026-03-05'", "raise exception 'no';")
+    settings = Settings(DAYS, active_within=active_within, count_by_day=True)
+    report = run_backfill(engine, settings)
+    everybody = 5 if active_within is None else 4
+    for day in DAYS:
+        counts = (report.present_by_day[day], report.inserted_by_day[day], report.failed_by_day[day])
+        assert sum(counts) == everybody, day
+    assert report.present_by_day[datetime.date(2026, 3, 2)] == (3 if active_within is None else 2)
+    assert report.present_by_day.total() == report.present
+    assert report.inserted_by_day.total() == report.inserted
+    assert report.failed_by_day.total() == report.failed == 1
+    page = page_of(report, settings, "here", LargestDiscrepancies(5), None)
+    assert [(day.day, day.total) for day in page.days] == [(day, everybody) for day in DAYS]
+
+
+def test_the_page_of_a_dry_run_shows_what_would_be_filled(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
+    add_users(engine, 2)
+    path = tmp_path / "page.html"
+    done = backfill("--to", str(LAST), "--days", "2", "--dry-run", "--no-discrepancies", "--report", str(path), url=url)
+    assert done.returncode == 0
+    page = path.read_text(encoding="utf-8")
+    assert "Dry run; nothing was written." in page
+    assert "would be filled" in page
+
+
+def test_a_page_that_could_not_be_written_is_refused_before_anything_is_filled(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 2)
+    for option in ("--report", "--manifest", "--failures"):
+        done = backfill("--to", str(LAST), "--days", "2", option, "/nowhere/file", url=url)
+        assert done.returncode == 2
+        assert f"{option} /nowhere/file cannot be written" in one_error_line(done)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("select count(*) from legacy.daily_engagement_scores")) == 0
+
+
+def test_a_manifest_that_cannot_be_written_on_the_way_stops_the_run(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine, 2)
+    done = backfill("--to", str(LAST), "--days", "2", "--manifest", "/dev/full", url=url)
+    assert done.returncode == 2
+    assert "--manifest /dev/full could not be written" in done.stderr
+
+
+def test_the_largest_differences_are_kept_and_the_others_counted() -> None:
+    largest = LargestDiscrepancies(2)
+    for score in (56, 90, 20, 57, 10):
+        largest.add(discrepancy(score))
+    assert [found.score for found in largest] == [90, 10], "and of equal differences the one that came first"
+    assert largest.left_out == 3
+    none = LargestDiscrepancies(0)
+    none.add(discrepancy(1))
+    assert (list(none), none.left_out) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "Done; every eligible user-day has a row."),
+        ({"dry_run": True}, "Dry run; nothing was written."),
+        ({"interrupted": True}, "Interrupted; what was committed stays, and the rest is still to do."),
+        ({"gave_up": True, "failed": 30, "inserted": 1}, "30 rows failed, more than the allowed share of 1.00%."),
+        ({"failed": 2, "inserted": 8}, "2 rows failed, more than the allowed share of 1.00%."),
+        ({"failed": 1}, "1 row failed, more than the allowed share of 1.00%."),
+        ({"failed": 1, "inserted": 999}, "Done, but for 1 row that failed."),
+        ({"failed": 2, "inserted": 998}, "Done, but for 2 rows that failed."),
+        ({"left_over": 1}, "The recount found 1 eligible user-day without a row; run it again."),
+        ({"left_over": 4}, "The recount found 4 eligible user-days without a row; run it again."),
+    ],
+)
+def test_a_run_says_in_a_sentence_how_it_ended(changes: dict[str, int], says: str) -> None:
+    report = Report(DAYS, dry_run=False)
+    for name, value in changes.items():
+        setattr(report, name, value)
+    assert outcome_of(report, Settings(DAYS)) == says
+
+
+def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(DAYS, dry_run=False, inserted=1234, retries=2, gave_up=True, phases={"fill": 1.5})
+    report.triggers = (Trigger("t", "after insert for each row", "public.f", (), calls_out=False),)
+    told = dict(settings_of(Settings(DAYS, users=(uuid.uuid4(),), active_within=7, look_for_discrepancies=False)))
+    assert told["users"] == "1 named, seen within 7 days"
+    assert dict(settings_of(Settings(DAYS, active_within=1)))["users"] == "all that are active, seen within 1 day"
+    assert "discrepancies from" not in told
+    assert ("transactions tried again", 2) in totals_of(report)
+    assert str(report.triggers[0]).endswith("public.f() changes nothing outside of the row")
+    print_report(report, Settings(DAYS), "momentum-backfill --from 2026-03-01")
+    shown = capsys.readouterr().out
+    assert "stopped because too many rows failed" in shown
+    assert re.search(r"inserted +1,234\n", shown)
+    assert shown.endswith("To do the rest: momentum-backfill --from 2026-03-01\n")
+
+
+def test_an_undoing_is_told_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    report = UndoReport(Path("rows.jsonl"), dry_run=False, listed=5, deleted=3, kept=1, absent=1, interrupted=True)
+    print_undo_report(report, "momentum-backfill --undo rows.jsonl")
+    shown = capsys.readouterr().out
+    assert shown.startswith("Undoing rows.jsonl, interrupted:\n")
+    assert re.search(r"changed since, and kept +1\n", shown)
+    assert shown.endswith("To do the rest: momentum-backfill --undo rows.jsonl\n")
+    monkeypatch.setattr("momentum.backfill.display.LOG_INTERVAL", 0.0)
+    stream = io.StringIO()
+    Display(stream, quiet=False, verbose=False).undo_progress(report)
+    assert stream.getvalue() == "deleted 3 of 5 rows, 0 failed\n"
+    Display(stream, quiet=False, verbose=False).undo_progress(UndoReport(Path("rows.jsonl"), dry_run=False, listed=1))
+    assert stream.getvalue().endswith("\ndeleted 0 of 1 row, 0 failed\n")
+
+
+@pytest.mark.slow
+def test_an_undoing_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
+    add_users(engine, 3)
+    manifest = tmp_path / "rows.jsonl"
+    assert backfill("--to", str(LAST), "--days", "2", "--manifest", str(manifest), url=url).returncode == 0
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [PROGRAM, "--undo", str(manifest)],
+        env={**os.environ, "MOMENTUM_DATABASE_URL": with_password(url), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(controller, 4096):
+            shown += chunk
+    except OSError:
+        pass  # The terminal is gone when the program has ended.
+    os.close(controller)
+    stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert b"6 rows looked at" in shown
+    assert re.search(rb"deleted +6\n", stdout)
+
+
+def test_discrepancies_beyond_what_is_held_at_once_are_read_in_smaller_pieces(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = add_users(engine, 9)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown)
+                select u, d, 90, '{"a": 1}'
+                from unnest(cast(:users as uuid[])) as u, generate_series(timestamptz '2026-03-01 12:00+00',
+                  '2026-03-05 12:00+00', '1 day') as d
+            """),
+            {"users": users},
+        )
+    monkeypatch.setattr("momentum.backfill.run.DISCREPANCIES_A_READ", 10)
+    found: list[Discrepancy] = []
+    report = run_backfill(engine, Settings(DAYS), on_discrepancy=found.append)
+    assert report.discrepancies == len(found) == 45
+    assert Counter(one.user_id for one in found) == dict.fromkeys(users, 5)
+
+
+def test_a_count_that_takes_too_long_costs_the_progress_its_total_and_nothing_else(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_users(engine, 2)
+
+    def count(_pages: object, connection: sa.Connection) -> int:
+        connection.exec_driver_sql("set local statement_timeout = 1")
+        connection.exec_driver_sql("select pg_sleep(5)")
+        raise AssertionError("the server has let it run")
+
+    monkeypatch.setattr("momentum.backfill.pages.Pages.count_candidates", count)
+    totals: list[int | None] = []
+    report = run_backfill(engine, Settings(DAYS), observers=Observers(lambda progress: totals.append(progress.total)))
+    assert report.inserted == 10
+    assert set(totals) == {None}

@@ -1,0 +1,406 @@
+"""The env file of a Supabase project, the check of its service-role key, and TLS: all of it before any connection."""
+
+import datetime
+import logging
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jwt
+import pytest
+from sqlalchemy import make_url
+
+from momentum.connect.engine import EnvFile, find_url
+from momentum.connect.supabase import (
+    check_service_role_key,
+    hosts,
+    is_supabase,
+    objection_to_key,
+    project_named,
+    project_of,
+    require_tls,
+)
+from momentum.errors import ConfigurationError
+from tests import processes
+from tests.alembic_program import error_of, program
+from tests.server import engine_of
+
+PROJECT, OTHER = "abcdefghijklmnopqrst", "zyxwvutsrqponmlkjihg"
+PASSWORD = "pa55-w%rd/@:"
+DIRECT = f"postgresql://postgres:pw@db.{PROJECT}.supabase.co:5432/postgres"
+POOLER_HOST = "aws-0-eu-central-1.pooler.supabase.com"
+POOLER = f"postgresql://postgres.{PROJECT}:pw@{POOLER_HOST}:5432/postgres"
+NOW = datetime.datetime(2026, 3, 5, 12, tzinfo=datetime.UTC)
+
+
+def token(**claims: object) -> str:
+    """Return a key of Supabase's as its JWT, signed with a secret that nobody here knows."""
+    whole = {"iss": "supabase", "ref": PROJECT, "role": "service_role", "iat": 1700000000, "exp": 4102444800}
+    given = {name: value for name, value in {**whole, **claims}.items() if value is not None}
+    return jwt.encode(given, "a secret of the project that is long enough for HS256", algorithm="HS256")
+
+
+GOOD = token()
+SECRET_KEY = "sb_secret_Xk3f9-Qw7_ZrT2mN8vLp4A_1b2c3d4e"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one", "project"),
+    [
+        (DIRECT, True, PROJECT),
+        (DIRECT.replace("db.", "DB.").replace(".co:", ".CO.:"), True, PROJECT),
+        (DIRECT.replace(":5432", ":6543"), True, PROJECT),
+        (f"postgresql:///postgres?host=db.{PROJECT}.supabase.co&user=postgres", True, PROJECT),
+        (POOLER, True, PROJECT),
+        (POOLER.replace("postgres.", "momentum_job."), True, PROJECT),
+        (f"postgresql:///postgres?host={POOLER_HOST}:5432&user=postgres.{PROJECT}", True, PROJECT),
+        (POOLER.replace(f".{PROJECT}", ""), True, None),
+        (f"postgresql://postgres@{PROJECT}.supabase.co/postgres", True, None),
+        (f"postgresql:///postgres?host=db.{PROJECT}.supabase.co,db.{OTHER}.supabase.co", True, None),
+        (f"postgresql:///postgres?host=db.{PROJECT}.supabase.co,elsewhere.example", True, None),
+        ("postgresql://postgres:postgres@127.0.0.1:54322/postgres", False, None),
+        ("postgresql://postgres@[::1]:54322/postgres", False, None),
+        (f"postgresql://postgres.{PROJECT}@db.example/postgres", False, None),
+        (f"postgresql://postgres@db.{PROJECT}.supabase.co.example/postgres", False, None),
+        ("postgresql://postgres@db.notsupabase.co/postgres", False, None),
+        ("postgresql:///postgres?host=/run/postgresql", False, None),
+        ("postgresql:///postgres", False, None),
+    ],
+)
+def test_a_url_tells_whether_it_is_supabases_and_of_which_project(url: str, is_one: bool, project: str | None) -> None:
+    assert is_supabase(make_url(url)) == is_one
+    assert project_of(make_url(url)) == project
+
+
+def test_what_the_url_leaves_to_the_environment_is_looked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", POOLER_HOST)
+    monkeypatch.setenv("PGUSER", f"postgres.{PROJECT}")
+    assert project_of(make_url("postgresql:///postgres")) == PROJECT
+    assert not is_supabase(make_url("postgresql://localhost/postgres"))
+
+
+def test_hosts_are_read_without_their_ports() -> None:
+    assert hosts(make_url("postgresql:///app?host=One:1&host=two:2")) == ["one", "two"]
+    assert hosts(make_url("postgresql://three.:3/app")) == ["three"]
+
+
+def env_file(directory: Path, *lines: str, mode: int = 0o600) -> Path:
+    path = directory / "supabase.env"
+    path.touch(mode=mode)
+    path.chmod(mode)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def url_from(directory: Path, *lines: str) -> str:
+    path = env_file(directory, *lines)
+    url = find_url(None, option="--database-url", env_file=str(path), environ={})
+    assert url.drivername == "postgresql+psycopg"
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+PROJECT_URL = f"SUPABASE_URL=https://{PROJECT}.supabase.co"
+DB_PASSWORD = f"SUPABASE_DB_PASSWORD='{PASSWORD}'"
+WRITTEN = "pa55-w%25rd%2F%40%3A"
+
+
+@pytest.mark.parametrize(
+    ("lines", "url"),
+    [
+        ([PROJECT_URL, DB_PASSWORD], f"postgresql://postgres:{WRITTEN}@db.{PROJECT}.supabase.co:5432/postgres"),
+        (
+            [f"{PROJECT_URL}/", DB_PASSWORD, f"SUPABASE_DB_HOST={POOLER_HOST}"],
+            f"postgresql://postgres.{PROJECT}:{WRITTEN}@{POOLER_HOST}:5432/postgres",
+        ),
+        ([f"SUPABASE_DB_URL={POOLER}", PROJECT_URL, DB_PASSWORD], POOLER),
+        ([f"DATABASE_URL={DIRECT}", PROJECT_URL, DB_PASSWORD], DIRECT),
+        # As the dashboard prints it.
+        (
+            [f"SUPABASE_DB_URL={POOLER.replace(':pw@', ':[YOUR-PASSWORD]@')}", DB_PASSWORD],
+            POOLER.replace("pw", WRITTEN),
+        ),
+        ([f"SUPABASE_DB_URL={DIRECT.replace(':pw@', '@')}", DB_PASSWORD], DIRECT.replace("pw", WRITTEN)),
+    ],
+)
+def test_the_env_file_gives_the_url_or_what_makes_one(tmp_path: Path, lines: list[str], url: str) -> None:
+    assert url_from(tmp_path, *lines) == url
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [DB_PASSWORD],
+        [DB_PASSWORD, "SUPABASE_URL=https://api.example.com"],
+        [DB_PASSWORD, f"SUPABASE_URL={PROJECT}"],
+        [DB_PASSWORD, "SUPABASE_URL=http://127.0.0.1:54321"],
+    ],
+)
+def test_a_password_alone_makes_no_url(tmp_path: Path, lines: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        url_from(tmp_path, *lines)
+    assert str(refusal.value).startswith(f"SUPABASE_DB_PASSWORD in {tmp_path}/supabase.env needs SUPABASE_URL=https://")
+    assert "pa55" not in str(refusal.value)
+
+
+def test_a_password_that_was_never_filled_in_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"SUPABASE_DB_URL in .* has \[YOUR-PASSWORD\] for a password; fill it"
+    ):
+        url_from(tmp_path, f"SUPABASE_DB_URL={POOLER.replace(':pw@', ':[YOUR-PASSWORD]@')}")
+    without = DIRECT.replace(":pw@", "@")
+    assert url_from(tmp_path, f"SUPABASE_DB_URL={without}") == without, "libpq may know it from its password file"
+
+
+def test_supabase_url_has_the_reference_unless_the_project_has_a_domain_of_its_own() -> None:
+    assert project_named(f" https://{PROJECT}.supabase.co/ ") == PROJECT
+    assert project_named("https://api.example.com") is None
+    assert project_named(f"https://{PROJECT}.supabase.co.example.com") is None
+
+
+def test_a_file_that_others_can_read_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for mode, warned in {0o600: False, 0o400: False, 0o640: True, 0o604: True, 0o644: True}.items():
+        file = EnvFile(str(env_file(tmp_path, f"DATABASE_URL={DIRECT}", mode=mode)))
+        with caplog.at_level(logging.WARNING, "momentum"):
+            caplog.clear()
+            find_url(None, option="-x url=", env_file=file, environ={})
+            assert file.values
+        said = f"The env file {file} can be read by other users of this machine; chmod 600 {file}."
+        assert caplog.messages == ([said] if warned else []), oct(mode)
+
+
+@pytest.mark.parametrize(
+    ("key", "objection"),
+    [
+        (GOOD, None),
+        (SECRET_KEY, None),
+        (token(exp=None), None),
+        (token(exp=NOW.timestamp() + 1), None),
+        (token(role="anon"), "is the anon key, which everybody may have: its role is anon and not service_role"),
+        (token(role="anon", ref=OTHER, exp=1), "is the anon key"),
+        (token(role="authenticated"), "has another role than service_role"),
+        (token(role=None), "has another role than service_role"),
+        (token(role=["service_role"]), "has another role than service_role"),
+        (token(ref=OTHER), "belongs to another project than the database"),
+        (token(ref=None), "belongs to another project than the database"),
+        (token(exp=NOW.timestamp()), "expired on 2026-03-05"),
+        (token(exp=1735689600), "expired on 2025-01-01"),
+        (token(exp="soon"), "does not say when it expires"),
+        (token(exp=1e300), "does not say when it expires"),
+        (SECRET_KEY.replace("secret", "publishable"), "is a publishable key, which everybody may have"),
+        ("sb_secret_", "is neither a secret key nor a JWT"),
+        (f"{SECRET_KEY} and more", "is neither a secret key nor a JWT"),
+        (GOOD.rpartition(".")[0], "is neither a secret key nor a JWT"),
+        (GOOD[3:], "is neither a secret key nor a JWT"),
+        ("eyJhbGciOiJIUzI1NiJ9.WzFd.c2ln", "is neither a secret key nor a JWT"),  # its payload is a list
+        (PASSWORD, "is neither a secret key nor a JWT"),
+        (f"sbp_{'0' * 40}", "is neither a secret key nor a JWT"),  # a personal access token
+    ],
+)
+def test_a_key_is_the_projects_service_role_key_or_objected_to(key: str, objection: str | None) -> None:
+    said = objection_to_key(key, PROJECT, NOW)
+    if objection is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert said.startswith(objection)
+        assert_no_part_of(key, said)
+
+
+def assert_no_part_of(key: str, text: str) -> None:
+    """Assert that no eight letters of a key in a row stand in a text, but for its kind, which is no secret."""
+    secret = re.sub(r"^sb_(secret|publishable)_", "", key)
+    assert not [part for n in range(len(secret) - 7) if (part := secret[n : n + 8]) in text]
+
+
+# What the command is given, and what it says. Each of them stops it before it connects.
+REFUSALS = {
+    "no key": (DIRECT, [], f"project {PROJECT} may be changed by who holds its service-role key only: write it as"),
+    "an empty key": (POOLER, ["SUPABASE_SERVICE_ROLE_KEY="], "may be changed by who holds its service-role key only"),
+    "the anon key": (DIRECT, [f"SUPABASE_SERVICE_ROLE_KEY={token(role='anon')}"], "is the anon key"),
+    "another role": (DIRECT, [f"SUPABASE_SERVICE_ROLE_KEY={token(role='x')}"], "has another role than service_role"),
+    "another project's": (POOLER, [f"SUPABASE_SERVICE_ROLE_KEY={token(ref=OTHER)}"], "belongs to another project"),
+    "an expired key": (DIRECT, [f"SUPABASE_SERVICE_ROLE_KEY={token(exp=1735689600)}"], "expired on 2025-01-01"),
+    "a publishable key": (
+        DIRECT,
+        [f"SUPABASE_SERVICE_ROLE_KEY={SECRET_KEY.replace('secret', 'publishable')}"],
+        "is a publishable key",
+    ),
+    "no key at all": (DIRECT, [f"SUPABASE_SERVICE_ROLE_KEY={PASSWORD}"], "is neither a secret key nor a JWT"),
+    "a pooler that hides the project": (
+        POOLER.replace(f".{PROJECT}", ""),
+        [f"SUPABASE_SERVICE_ROLE_KEY={GOOD}"],
+        "doesn't tell which Supabase project it belongs to",
+    ),
+    "another project's URL": (
+        DIRECT,
+        [f"SUPABASE_URL=https://{OTHER}.supabase.co", f"SUPABASE_SERVICE_ROLE_KEY={SECRET_KEY}"],
+        f"SUPABASE_URL is of project {OTHER}, and the database is of project {PROJECT}",
+    ),
+}
+
+
+def backfill(path: Path, *arguments: str, port: int, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command; whatever host it is told, the driver goes to a port of this machine, if it goes at all."""
+    env = {**os.environ, "PGHOSTADDR": "127.0.0.1", "PGPORT": str(port), "PGCONNECT_TIMEOUT": "5", **environ}
+    done = processes.run("momentum-backfill", "--env-file", path, "--days", "1", *arguments, env=env)
+    for key in re.findall(r"KEY=(.+)", path.read_text(encoding="utf-8")):
+        assert_no_part_of(key, done.stdout + done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+class Listener:
+    """Where clients of a server without TLS come to, and what they have sent."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.port: int = listening.getsockname()[1]
+        self.received: list[bytes] = []
+        self._socket = listening
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def stop(self) -> list[bytes]:
+        """Take no more clients, and return what they have sent once the last one is gone."""
+        if self._thread.is_alive():
+            # Wakes the thread, which a close alone would not.
+            self._socket.shutdown(socket.SHUT_RDWR)
+            self._thread.join()
+        return self.received
+
+    def _serve(self) -> None:
+        """Answer each client as a Postgres without TLS does, until the socket is closed."""
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            with client:
+                self.received.append(client.recv(1024))
+                client.sendall(b"N")
+                self.received.append(client.recv(1024))
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with listening() as found:
+        yield found
+
+
+@contextmanager
+def listening() -> Iterator[Listener]:
+    with socket.create_server(("127.0.0.1", 0)) as listening_socket:
+        listener = Listener(listening_socket)
+        try:
+            yield listener
+        finally:
+            listener.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_the_backfill_refuses_in_one_sentence_before_it_connects(
+    tmp_path: Path, listener: Listener, refusal: str
+) -> None:
+    url, lines, said = REFUSALS[refusal]
+    local = url.replace(":5432", f":{listener.port}")
+    done = backfill(env_file(tmp_path, f"SUPABASE_DB_URL={local}", *lines), port=listener.port)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+    assert line.endswith(".")
+    assert listener.stop() == []
+
+
+# What libpq sends before anything else where it wants TLS: a length of 8 and the code of an SSLRequest.
+SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+
+
+@pytest.mark.parametrize("key", [GOOD, SECRET_KEY], ids=["JWT", "secret key"])
+@pytest.mark.parametrize("way", ["the file", "the environment"])
+def test_with_the_right_key_it_connects_with_tls_only_and_keeps_the_key(
+    tmp_path: Path, listener: Listener, key: str, way: str
+) -> None:
+    local = POOLER.replace(":5432", f":{listener.port}")
+    variable = {"SUPABASE_SERVICE_ROLE_KEY": key}
+    lines = [f"{name}={text}" for name, text in variable.items()] if way == "the file" else []
+    path = env_file(tmp_path, f"SUPABASE_DB_URL={local}", PROJECT_URL, *lines)
+    done = backfill(path, port=listener.port, **({} if lines else variable))
+    assert done.returncode == 3, done.stderr
+    assert "server does not support SSL, but SSL was required" in done.stderr
+    assert set(listener.stop()) == {SSL_REQUEST, b""}, "nothing but the wish for TLS was sent"
+    assert_no_part_of(key, done.stdout + done.stderr)
+
+
+def test_the_migrations_and_other_hosts_want_no_key(tmp_path: Path, listener: Listener) -> None:
+    local = f"postgresql://postgres@localhost:{listener.port}/postgres"
+    done = backfill(env_file(tmp_path, f"SUPABASE_DB_URL={local}"), port=listener.port)
+    assert done.returncode == 3
+    assert listener.received[0] == SSL_REQUEST
+    assert listener.received[1] != b"", "without TLS the client went on in clear, as it may on this machine"
+    listener.received.clear()
+    supabases = POOLER.replace(":5432", f":{listener.port}")
+    done = program("-x", f"url={supabases}", "current", home=tmp_path, PGHOSTADDR="127.0.0.1")
+    assert "SSL was required" in error_of(done, 3)
+
+
+def test_a_file_that_others_can_read_is_warned_of_unless_the_run_is_quiet(tmp_path: Path, listener: Listener) -> None:
+    path = env_file(tmp_path, f"SUPABASE_DB_URL={DIRECT}", mode=0o644)
+    first, second = backfill(path, port=listener.port).stderr.splitlines()
+    assert first == f"warning: The env file {path} can be read by other users of this machine; chmod 600 {path}."
+    assert second.startswith("Error: Supabase project ")
+    (only,) = backfill(path, "--quiet", port=listener.port).stderr.splitlines()
+    assert only == second
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "sslmode"),
+    [
+        (DIRECT, {}, "require"),
+        (POOLER, {}, "require"),
+        (f"{DIRECT}?sslmode=disable", {}, "require"),
+        (f"{DIRECT}?sslmode=allow", {}, "require"),
+        (f"{DIRECT}?sslmode=prefer", {}, "require"),
+        (f"{DIRECT}?sslmode=require", {}, "require"),
+        (f"{DIRECT}?sslmode=verify-ca", {}, "verify-ca"),
+        (f"{POOLER}?sslmode=verify-full", {}, "verify-full"),
+        (DIRECT, {"PGSSLMODE": "prefer"}, "require"),
+        (DIRECT, {"PGSSLMODE": "verify-full"}, None),
+        (DIRECT, {"PGSSLROOTCERT": "system"}, None),
+        (f"{DIRECT}?sslmode=prefer", {"PGSSLROOTCERT": "system"}, "require"),
+        ("postgresql:///postgres", {"PGHOST": f"db.{PROJECT}.supabase.co"}, "require"),
+        (f"{DIRECT}?sslmode=disable", {"PGSSLMODE": "verify-full"}, "require"),
+        (f"{DIRECT}?sslrootcert=system", {}, None),
+        (f"{DIRECT}?sslrootcert=/etc/supabase.crt", {}, "require"),
+        ("postgresql://postgres@127.0.0.1:54322/postgres", {}, None),
+        ("postgresql://postgres@db.example/postgres?sslmode=disable", {}, "disable"),
+    ],
+)
+def test_a_connection_to_supabase_has_tls_or_more(
+    monkeypatch: pytest.MonkeyPatch, url: str, environ: dict[str, str], sslmode: str | None
+) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert require_tls(make_url(url)).query.get("sslmode") == sslmode
+
+
+def test_every_engine_of_ours_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    assert engine_of(make_url(DIRECT)).url.query["sslmode"] == "require"
+
+
+def test_the_key_and_its_file_are_looked_at_for_supabase_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = EnvFile(str(tmp_path / "missing"))
+    check_service_role_key(make_url("postgresql://postgres@127.0.0.1:54322/postgres"), missing, environ={})
+    with pytest.raises(ConfigurationError, match="There is no env file"):
+        check_service_role_key(make_url(DIRECT), missing, environ={})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=rf"into {tmp_path}/.bee_secrets/supabase.env\.$"):
+        check_service_role_key(make_url(DIRECT), EnvFile(), environ={})
+    check_service_role_key(make_url(DIRECT), EnvFile(), environ={"SUPABASE_SERVICE_ROLE_KEY": f" {GOOD}\n"})

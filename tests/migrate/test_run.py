@@ -1,0 +1,709 @@
+"""The program `alembic` as people run it, and `alembic.command` as services call it."""
+
+import asyncio
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import alembic.command
+import pytest
+import sqlalchemy as sa
+from alembic.util import CommandError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from momentum.connect.engine import as_text, create_engine, describe
+from momentum.errors import (
+    ConfigurationError,
+    DatabaseUnreachableError,
+    MigrationError,
+    MomentumError,
+    PreflightError,
+)
+from momentum.migrate.config import SCRIPTS, alembic_config
+from momentum.migrate.locks import ADVISORY_LOCK, Patience
+from momentum.testing import Server
+from tests.alembic_program import SECRET, error_of, program, start, text_of
+from tests.catalog import snapshot
+from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run, wait_until
+from tests.server import engine_of
+
+HEAD = HISTORY[-1]
+NOWHERE = f"postgresql://postgres:{SECRET}@127.0.0.1:1/nowhere"
+
+
+def write_env_file(home: Path, text: str) -> None:
+    (home / ".bee_secrets").mkdir()
+    path = home / ".bee_secrets" / "supabase.env"
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("way", "scheme"),
+    [
+        ("-x url=", "postgres"),
+        ("MOMENTUM_DATABASE_URL", "postgresql"),
+        ("DATABASE_URL", "postgresql+psycopg"),
+        ("SUPABASE_DB_URL in the file", "postgres"),
+    ],
+)
+def test_the_url_comes_from_the_first_way_that_has_one(
+    supabase_url: sa.URL, tmp_path: Path, way: str, scheme: str
+) -> None:
+    right = text_of(supabase_url, scheme)
+    arguments, environ = [], {}
+    if way == "-x url=":
+        arguments = ["-x", f"url={right}"]
+        environ = {"MOMENTUM_DATABASE_URL": NOWHERE, "DATABASE_URL": NOWHERE}
+    elif way == "MOMENTUM_DATABASE_URL":
+        environ = {way: right, "DATABASE_URL": NOWHERE}
+    elif way == "DATABASE_URL":
+        environ = {way: right}
+    in_file = right if way.endswith("file") else NOWHERE
+    lines = [f"DATABASE_URL={NOWHERE}", f"SUPABASE_DB_URL='{in_file}'", f"SUPABASE_SERVICE_ROLE_KEY={SECRET}"]
+    write_env_file(tmp_path, "\n".join(lines))
+    done = program(*arguments, "upgrade", HISTORY[1], home=tmp_path, **environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0] == f"Database: {describe(supabase_url)}"
+    assert done.stderr.count("Running upgrade") == 1
+    assert done.stdout == ""
+    assert current(supabase_url) == HISTORY[1]
+
+
+def test_the_env_file_may_call_the_url_database_url(supabase_url: sa.URL, tmp_path: Path) -> None:
+    write_env_file(tmp_path, f"DATABASE_URL={text_of(supabase_url)}\n")
+    assert program("current", home=tmp_path).stderr == f"Database: {describe(supabase_url)}\n"
+
+
+def test_a_downgrade_wants_its_url_said_aloud(url: sa.URL, tmp_path: Path) -> None:
+    write_env_file(tmp_path, f"SUPABASE_DB_URL={text_of(url)}\n")
+    message = error_of(program("downgrade", "base", home=tmp_path), 2)
+    assert "give -x url= or set MOMENTUM_DATABASE_URL or DATABASE_URL" in message
+    assert "supabase.env" not in message
+    assert current(url) == HEAD
+    assert program("-x", f"url={text_of(url)}", "downgrade", "-1", home=tmp_path).returncode == 0
+    assert program("downgrade", "-1", home=tmp_path, DATABASE_URL=text_of(url)).returncode == 0
+    assert current(url) == HISTORY[-3]
+
+
+@pytest.mark.parametrize("arguments", [["upgrade", "head"], ["current"]])
+def test_without_a_url_the_ways_to_give_one_are_named(tmp_path: Path, arguments: list[str]) -> None:
+    message = error_of(program(*arguments, home=tmp_path), 2)
+    for way in ["-x url=", "MOMENTUM_DATABASE_URL", "DATABASE_URL", f"SUPABASE_DB_URL into {tmp_path}/.bee_secrets"]:
+        assert way in message
+
+
+@pytest.mark.parametrize("text", ["", f"mysql://root:{SECRET}@localhost/app"])
+def test_a_url_that_is_none_of_postgres_is_refused_without_being_repeated(tmp_path: Path, text: str) -> None:
+    # An empty -x url= is an unset shell variable: it must not lead to the database of the env file.
+    write_env_file(tmp_path, f"SUPABASE_DB_URL={NOWHERE}\n")
+    message = error_of(program("-x", f"url={text}", "upgrade", "head", home=tmp_path), 2)
+    assert "The database URL from -x url= is not one of Postgres" in message
+
+
+@pytest.mark.parametrize("command", [["upgrade", "head"], ["current"]])
+def test_a_server_that_does_not_answer_is_one_line_with_host_and_port(tmp_path: Path, command: list[str]) -> None:
+    message = error_of(program("-x", f"url={NOWHERE}", *command, home=tmp_path), 3)
+    assert message.startswith("Error: The database at 127.0.0.1:1/nowhere cannot be reached: ")
+
+
+def test_a_database_that_is_not_there_is_one_line_too(server_url: str, tmp_path: Path) -> None:
+    message = error_of(program("-x", f"url={server_url}", "upgrade", "head", home=tmp_path), 3)
+    assert "no_such_database" in message
+
+
+@pytest.fixture
+def server_url(supabase_url: sa.URL) -> str:
+    return text_of(supabase_url.set(database="no_such_database"))
+
+
+def test_an_option_that_the_driver_does_not_know_is_one_line(supabase_url: sa.URL, tmp_path: Path) -> None:
+    url = text_of(supabase_url.update_query_dict({"sslmod": SECRET}))
+    error_of(program("-x", f"url={url}", "upgrade", "head", home=tmp_path), 2)
+
+
+def test_a_refusal_of_the_preflight_is_one_line(supabase_url: sa.URL, tmp_path: Path) -> None:
+    run(supabase_url, "create table public.habit_index ()")
+    before = snapshot(supabase_url)
+    message = error_of(program("-x", f"url={text_of(supabase_url)}", "upgrade", "head", home=tmp_path), 1)
+    assert "table public.habit_index" in message
+    assert snapshot(supabase_url) == before
+
+
+@contextmanager
+def locked(url: sa.URL, table: str) -> Iterator[None]:
+    """Hold what somebody's open transaction might hold."""
+    with sa.create_engine(url).connect() as connection:
+        connection.execute(sa.text(f"lock table {table} in access exclusive mode"))
+        yield
+        connection.rollback()
+    connection.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
+    with locked(url, "public.motivation_journal"):
+        done = program("-x", "attempts=3", "downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
+    message = error_of(done, 1)
+    assert "lock timeout (3 times in " in message
+    assert "the ones before it stand" in message
+    stopped = current(url)
+    assert stopped == HISTORY[3], "parking motivation_journal is the first step that needs its lock"
+    # The revision's first step, parking habit_index, was rolled back with it.
+    assert snapshot(url, of="relation | public.habit_index |")
+    facts = snapshot(url)
+    migrate_to(url, HEAD)
+    migrate_to(url, stopped)
+    assert snapshot(url) == facts
+
+
+def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
+    waiting = """
+        select exists (
+          select from pg_catalog.pg_locks as l
+          inner join pg_catalog.pg_database as d on l.database = d.oid
+          where not l.granted and l.locktype = 'relation' and d.datname = current_database()
+        )
+    """
+    with (
+        locked(url, "public.motivation_journal"),
+        engine_of(url).connect() as connection,
+        start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url)) as process,
+    ):
+        while process.poll() is None and not connection.scalar(sa.text(waiting)):
+            connection.rollback()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1].startswith("Error: Interrupted; ")
+    assert "Traceback" not in stderr
+    assert current(url) == HISTORY[3]
+
+
+def test_a_lock_that_is_let_go_of_in_time_is_waited_for(url: sa.URL, tmp_path: Path) -> None:
+    """Nobody queues behind a migration for long: it lets go, and comes again."""
+    tries = """
+        select count(*) from pg_catalog.pg_stat_activity
+        where application_name = 'momentum-migrations' and wait_event_type = 'Lock' and query_start > :since
+    """
+    with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
+        with locked(url, "public.motivation_journal"):
+            process = start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
+            since = watching.scalar(sa.text("select now()"))
+            for _ in range(2):
+                while not watching.scalar(sa.text(tries), {"since": since}):
+                    assert process.poll() is None
+                since = watching.scalar(sa.text("select now()"))
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert current(url) == "base"
+
+
+@pytest.mark.slow
+def test_a_relative_revision_is_counted_from_where_the_run_began(url: sa.URL) -> None:
+    with engine_of(url).connect() as connection:
+        # Which stops the second of the two steps for a few attempts.
+        connection.execute(sa.text("select from public.momentum_events"))
+        migrate_to(url, HISTORY[3])
+        letting_go = threading.Timer(1.0, connection.rollback)
+        letting_go.start()
+        alembic.command.downgrade(alembic_config(url), "-2")
+        letting_go.join()
+    assert current(url) == HISTORY[1]
+
+
+@pytest.mark.slow
+def test_who_comes_behind_a_waiting_migration_waits_no_longer_than_it(url: sa.URL, tmp_path: Path) -> None:
+    waiting = """
+        select exists (
+          select from pg_catalog.pg_locks where not granted and relation = 'public.habit_index'::regclass
+        )
+    """
+    with (
+        engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as client,
+        engine_of(url).connect() as reader,
+    ):
+        reader.execute(sa.text("select from public.habit_index"))
+        process = start("-x", "attempts=4", "downgrade", HISTORY[2], home=tmp_path, DATABASE_URL=text_of(url))
+        while not client.scalar(sa.text(waiting)):
+            assert process.poll() is None
+        client.exec_driver_sql("set statement_timeout = '2500ms'")
+        client.exec_driver_sql("select from public.habit_index")
+        _, stderr = process.communicate(timeout=60)
+        reader.rollback()
+    assert process.returncode == 1
+    assert "lock timeout (4 times" in stderr
+    assert current(url) == HISTORY[3]
+
+
+@contextmanager
+def advisory_lock(url: sa.URL) -> Iterator[int]:
+    """Hold the lock of a migration, and yield the pid of who does."""
+    with create_engine(url, "another-deploy").connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+        holder.execute(sa.text("select pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
+        yield holder.exec_driver_sql("select pg_backend_pid()").scalar_one()
+
+
+@pytest.mark.slow
+def test_who_holds_the_lock_of_a_migration_is_named(supabase_url: sa.URL, tmp_path: Path) -> None:
+    before = snapshot(supabase_url)
+    with advisory_lock(supabase_url) as pid:
+        done = program("-x", "deadline=1", "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url))
+        assert program("current", home=tmp_path, DATABASE_URL=text_of(supabase_url)).returncode == 0
+    message = error_of(done, 1)
+    assert f"pid {pid} (application another-deploy)" in message
+    assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_several_upgrades_at_once_all_end_well_and_one_does_the_work(
+    supabase_url: sa.URL, url: sa.URL, tmp_path: Path, count: int
+) -> None:
+    processes = [start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url)) for _ in range(count)]
+    outputs = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, outputs
+    assert sum("Running upgrade" in output for output in outputs) == 1
+    assert snapshot(supabase_url) == snapshot(url)
+
+
+@pytest.mark.parametrize("where", ["port", "query", "host in query"])
+def test_a_transaction_pooler_is_refused_and_the_right_port_is_named(tmp_path: Path, where: str) -> None:
+    url = {
+        "port": f"postgresql://postgres:{SECRET}@pooler.example.com:6543/postgres",
+        "query": f"postgresql://postgres:{SECRET}@/postgres?host=a,b&port=5432,6543",
+        "host in query": f"postgresql://postgres:{SECRET}@/postgres?host=a:5432&host=b:6543",
+    }[where]
+    message = error_of(program("-x", f"url={url}", "upgrade", "head", home=tmp_path), 2)
+    assert "Port 6543 is a transaction pooler" in message
+    assert "use port 5432" in message
+
+
+def test_a_transaction_pooler_is_refused_of_an_engine_too() -> None:
+    config = alembic_config("")
+    config.attributes["connection"] = sa.create_engine(f"postgresql://postgres:{SECRET}@127.0.0.1:6543/postgres")
+    with pytest.raises(ConfigurationError, match="use port 5432"):
+        alembic.command.upgrade(config, "head")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            "exsting=adopt",
+            "know no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
+        ),
+        ("existing=yes", "existing= takes refuse or adopt"),
+        ("verify=0", "verify= takes yes or no"),
+        ("purge", "purge= takes yes or no"),
+        ("attempts=many", "attempts= takes a whole number"),
+        ("deadline=0", "deadline= takes a whole number of seconds"),
+        (f"{SECRET}=1", "know no option this name;"),
+    ],
+)
+def test_an_option_that_is_misspelt_is_not_passed_over(
+    supabase_url: sa.URL, tmp_path: Path, option: str, said: str
+) -> None:
+    before = snapshot(supabase_url)
+    done = program("-x", option, "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url))
+    assert said in error_of(done, 2)
+    assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"exsting": "adopt"}, "The migrations know no option exsting; there are url, existing, scores, "),
+        ({"existing": True}, "The option existing= takes refuse or adopt."),
+        ({"purge": "true"}, "The option purge= takes yes or no."),
+        ({"attempts": 0}, "The option attempts= takes a whole number."),
+    ],
+)
+def test_a_program_learns_of_a_misspelt_option_where_it_says_it(
+    options: dict[str, str | int | bool], said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        alembic_config("postgresql://localhost/unused", **options)
+    assert str(raised.value).startswith(said)
+
+
+def test_an_interrupt_is_not_lost_where_the_lock_timeout_comes_before_its_cancellation(url: sa.URL) -> None:
+    def wait(connection: sa.Connection) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            # As the driver does: it asks the server to cancel the statement, and waits for what comes of that.
+            connection.execute(sa.text("lock table public.habit_index in access exclusive mode"))
+            raise
+
+    with locked(url, "public.habit_index"), engine_of(url).connect() as connection:
+        with pytest.raises(KeyboardInterrupt):
+            Patience().run(connection, lambda: wait(connection))
+        connection.rollback()
+
+
+def test_a_role_that_may_not_look_is_told_that_nothing_has_changed(url: sa.URL, tmp_path: Path) -> None:
+    role = f"{url.database}_reader"
+    run(url, f"create role {role} login password '{role}'")
+    try:
+        text = as_text(url.set(username=role, password=role))
+        message = error_of(program("current", home=tmp_path, DATABASE_URL=text), 1)
+        assert "permission denied" in message
+        assert message.endswith("Nothing has changed.")
+    finally:
+        run(url, f"drop role {role}")
+
+
+def test_commands_that_only_look_create_nothing(supabase_url: sa.URL, tmp_path: Path) -> None:
+    before = snapshot(supabase_url)
+    environ = {"DATABASE_URL": text_of(supabase_url)}
+    assert program("current", home=tmp_path, **environ).stdout == ""
+    check = program("check", home=tmp_path, **environ)
+    assert check.returncode != 0
+    assert "not up to date" in check.stderr + check.stdout
+    assert program("downgrade", "base", home=tmp_path, **environ).returncode == 0
+    assert snapshot(supabase_url) == before
+
+    migrate_to(supabase_url, HEAD)
+    before = snapshot(supabase_url)
+    assert program("current", home=tmp_path, **environ).stdout == f"{HEAD} (head)\n"
+    check = program("check", home=tmp_path, **environ)
+    assert (check.returncode, check.stdout) == (0, "No new upgrade operations detected.\n")
+    assert snapshot(supabase_url) == before
+
+
+def test_heads_and_history_need_no_database(tmp_path: Path) -> None:
+    assert program("heads", home=tmp_path).stdout == f"{HEAD} (head)\n"
+    assert program("history", home=tmp_path).stdout.count(" -> ") == len(HISTORY) - 1
+
+
+def test_with_nothing_to_generate_no_revision_is_written(url: sa.URL, tmp_path: Path) -> None:
+    before = sorted(SCRIPTS.rglob("*.py"))
+    done = program("revision", "--autogenerate", "-m", "nothing", home=tmp_path, DATABASE_URL=text_of(url))
+    assert done.returncode == 0
+    assert "there is nothing to generate" in done.stderr
+    assert sorted(SCRIPTS.rglob("*.py")) == before
+
+
+def test_stamp_makes_the_version_table_it_needs(supabase_url: sa.URL, tmp_path: Path) -> None:
+    assert program("stamp", HISTORY[1], home=tmp_path, DATABASE_URL=text_of(supabase_url)).returncode == 0
+    assert current(supabase_url) == HISTORY[1]
+
+
+def with_lost_connection(url: sa.URL) -> sa.URL:
+    """Return a database whose server ends the connection in the middle of a revision."""
+    run(
+        url,
+        """
+        create function public.leave() returns event_trigger language plpgsql as $$
+        begin perform pg_terminate_backend(pg_backend_pid()); end $$;
+        create event trigger leave on ddl_command_end when tag in ('CREATE TABLE') execute function public.leave();
+        """,
+    )
+    return url
+
+
+def refused(prepare: Callable[[sa.URL], sa.URL | str], expected: type[MomentumError]) -> object:
+    return pytest.param(prepare, expected, id=expected.__name__)
+
+
+def with_collision(url: sa.URL) -> sa.URL:
+    run(url, "create table public.habit_index ()")
+    return url
+
+
+def with_broken_step(url: sa.URL) -> sa.URL:
+    """Return a database in which a revision fails although the preflight found nothing."""
+    run(
+        url,
+        """
+        create function public.forbid() returns event_trigger language plpgsql as $$
+        begin raise exception 'no tables here'; end $$;
+        create event trigger forbid on ddl_command_end when tag in ('CREATE TABLE') execute function public.forbid();
+        """,
+    )
+    return url
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        refused(lambda _: "", ConfigurationError),
+        refused(lambda _: f"mysql://root:{SECRET}@localhost/app", ConfigurationError),
+        refused(lambda _: NOWHERE, DatabaseUnreachableError),
+        refused(with_collision, PreflightError),
+        refused(with_broken_step, MigrationError),
+        refused(with_lost_connection, DatabaseUnreachableError),
+    ],
+)
+def test_a_calling_program_gets_a_typed_exception(
+    supabase_url: sa.URL,
+    capfd: pytest.CaptureFixture[str],
+    prepare: Callable[[sa.URL], sa.URL | str],
+    expected: type[MomentumError],
+) -> None:
+    with pytest.raises(expected) as raised:
+        alembic.command.upgrade(alembic_config(prepare(supabase_url)), "head")
+    assert type(raised.value) is expected
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    shown_too = None if raised.value.__suppress_context__ else raised.value.__context__
+    assert shown_too is None, "the driver's error, shown beside ours, may hold a secret"
+    output = capfd.readouterr()
+    assert output.out + output.err == "", "a library prints nothing"
+
+
+def test_alembics_own_errors_stay_what_they_are(url: sa.URL) -> None:
+    with pytest.raises(CommandError, match="Can't locate revision"):
+        alembic.command.upgrade(alembic_config(url), "no_such_revision")
+
+
+SETTINGS = (
+    "select array(select setting from pg_settings where name ~ '_timeout$' or name = 'search_path' order by name)"
+)
+
+
+@pytest.mark.parametrize("handed_in", ["engine", "connection"])
+def test_an_engine_or_a_connection_may_be_handed_in(supabase_url: sa.URL, url: sa.URL, handed_in: str) -> None:
+    engine = sa.create_engine(supabase_url)
+    config = alembic_config("")
+    with engine.connect() as connection:
+        connection.execute(sa.text("set lock_timeout = '7s'"))
+        connection.commit()
+        settings = connection.execute(sa.text(SETTINGS)).one()
+        connection.rollback()
+        if handed_in == "connection":
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+            assert connection.execute(sa.text(SETTINGS)).one() == settings
+    if handed_in == "engine":
+        # The pool hands out the very connection that the migrations have used.
+        config.attributes["connection"] = engine
+        alembic.command.upgrade(config, "head")
+        with engine.connect() as connection:
+            assert connection.execute(sa.text(SETTINGS)).one() == settings
+    engine.dispose()
+    assert current(supabase_url) == HEAD
+    assert snapshot(supabase_url) == snapshot(url)
+
+
+def test_a_connection_in_a_transaction_is_neither_committed_nor_changed(supabase_url: sa.URL) -> None:
+    before = snapshot(supabase_url)
+    engine = sa.create_engine(supabase_url)
+    with engine.connect() as connection:
+        settings = connection.execute(sa.text(SETTINGS)).one()
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        assert connection.in_transaction()
+        alembic.command.upgrade(config, "head")
+        assert connection.in_transaction()
+        assert connection.scalar(sa.text("select count(*) from public.daily_momentum_scores")) == 0
+        assert connection.execute(sa.text(SETTINGS)).one() == settings
+        connection.rollback()
+    engine.dispose()
+    assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize("handed_in", ["engine", "connection"])
+def test_a_connection_that_commits_each_statement_is_refused(supabase_url: sa.URL, handed_in: str) -> None:
+    before = snapshot(supabase_url)
+    engine = sa.create_engine(supabase_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        config = alembic_config("")
+        config.attributes["connection"] = engine if handed_in == "engine" else connection
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            alembic.command.upgrade(config, "head")
+    engine.dispose()
+    assert snapshot(supabase_url) == before
+
+
+def test_the_connection_of_an_asynchronous_engine_may_be_handed_in(supabase_url: sa.URL) -> None:
+    config = alembic_config("")
+
+    def upgrade(connection: sa.Connection) -> None:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+
+    async def migrate() -> None:
+        engine = create_async_engine(supabase_url)
+        async with engine.connect() as connection:
+            await connection.run_sync(upgrade)
+        await engine.dispose()
+
+    asyncio.run(migrate())
+    assert current(supabase_url) == HEAD
+
+
+def test_an_engine_whose_server_does_not_answer_is_a_typed_exception() -> None:
+    config = alembic_config("")
+    config.attributes["connection"] = sa.create_engine(NOWHERE.replace("postgresql", "postgresql+psycopg", 1))
+    with pytest.raises(DatabaseUnreachableError):
+        alembic.command.upgrade(config, "head")
+
+
+@pytest.mark.slow
+def test_the_lock_is_kept_however_soon_the_server_ends_idle_sessions(supabase_url: sa.URL) -> None:
+    run(supabase_url, f"alter database {supabase_url.database} set idle_session_timeout = '300ms'")
+    with engine_of(supabase_url).connect() as connection:
+        # It keeps the migration from its locks for longer than that.
+        connection.execute(sa.text("lock table auth.users in share mode"))
+        connection.execute(sa.text("set local idle_in_transaction_session_timeout = 0"))
+        letting_go = threading.Timer(1.0, connection.rollback)
+        letting_go.start()
+        alembic.command.upgrade(alembic_config(supabase_url), "head")
+        letting_go.join()
+    assert current(supabase_url) == HEAD
+
+
+@pytest.mark.parametrize("step", ["upgrade", "downgrade"])
+def test_what_needs_commits_is_refused_inside_a_transaction(server: Server, step: str) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        if step == "downgrade":
+            migrate_to(url, HEAD)
+        before = snapshot(url)
+        with engine_of(url).connect() as connection:
+            connection.execute(sa.text("select 1"))
+            config = alembic_config("")
+            config.attributes["connection"] = connection
+            with pytest.raises(PreflightError, match="in steps that commit, and the connection was handed in inside a"):
+                getattr(alembic.command, step)(config, "head" if step == "upgrade" else "base")
+            # Not further than what needs none.
+            getattr(alembic.command, step)(config, HISTORY[-3] if step == "upgrade" else HISTORY[-2])
+            connection.rollback()
+        assert snapshot(url) == before
+    finally:
+        server.drop_database(url)
+
+
+def test_a_refusal_inside_a_transaction_leaves_its_settings_as_they_were(supabase_url: sa.URL) -> None:
+    run(supabase_url, "create table public.habit_index ()")
+    with engine_of(supabase_url).connect() as connection:
+        settings = connection.execute(sa.text(SETTINGS)).one()
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        with pytest.raises(PreflightError):
+            alembic.command.upgrade(config, "head")
+        assert connection.execute(sa.text(SETTINGS)).one() == settings
+
+
+def test_an_asynchronous_engine_is_refused_in_one_sentence(supabase_url: sa.URL) -> None:
+    config = alembic_config("")
+    config.attributes["connection"] = create_async_engine(supabase_url)
+    with pytest.raises(ConfigurationError, match="inside of run_sync"):
+        alembic.command.upgrade(config, "head")
+
+
+def test_a_program_gives_options_as_what_they_are(supabase_url: sa.URL) -> None:
+    with locked(supabase_url, "auth.users"), pytest.raises(MigrationError, match=r"lock timeout \(2 times"):
+        alembic.command.upgrade(alembic_config(supabase_url, attempts=2, verify=False), "head")
+
+
+def test_a_score_table_that_was_dropped_with_the_view_does_not_stop_the_way_back(server: Server) -> None:
+    url = database_with_scores(server, "public.seed")
+    try:
+        migrate_to(url, HEAD)
+        run(url, "drop table public.daily_engagement_scores cascade")
+        migrate_to(url, "base")
+        migrate_to(url, HEAD)
+    finally:
+        server.drop_database(url)
+
+
+@pytest.mark.slow
+def test_a_transaction_that_was_handed_in_waits_for_no_lock_without_end(supabase_url: sa.URL) -> None:
+    with (
+        locked(supabase_url, "auth.users"),
+        engine_of(supabase_url).connect() as connection,
+    ):
+        connection.execute(sa.text("select 1"))
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        with pytest.raises(MigrationError, match="lock timeout"):
+            alembic.command.upgrade(config, "head")
+
+
+def test_production_with_its_own_key_is_migrated_inside_a_transaction(server: Server) -> None:
+    url = database_with_scores(server, "public.production")
+    try:
+        with engine_of(url).connect() as connection:
+            for step, revision in (("upgrade", "head"), ("downgrade", "base"), ("upgrade", "head")):
+                connection.execute(sa.text("select 1"))
+                config = alembic_config("")
+                config.attributes["connection"] = connection
+                getattr(alembic.command, step)(config, revision)
+            connection.commit()
+        assert current(url) == HEAD
+    finally:
+        server.drop_database(url)
+
+
+def test_a_connection_that_is_lost_while_the_key_is_made_is_one_line(server: Server, tmp_path: Path) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    waiting = """
+        select pid from pg_catalog.pg_stat_activity
+        where application_name = 'momentum-migrations' and query like 'create unique%' and wait_event_type = 'Lock'
+    """
+    try:
+        with (
+            engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as watching,
+            engine_of(url).connect() as writer,
+        ):
+            writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
+            process = start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
+            while (pid := watching.scalar(sa.text(waiting))) is None:
+                assert process.poll() is None
+            watching.execute(sa.text("select pg_terminate_backend(:pid)"), {"pid": pid})
+            _, stderr = process.communicate(timeout=60)
+            writer.rollback()
+        assert process.returncode == 3, stderr
+        assert stderr.splitlines()[-1] == "Error: The connection to the database was lost; run the command again."
+        assert "Traceback" not in stderr
+        assert program("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url)).returncode == 0
+        assert current(url) == HEAD
+    finally:
+        server.drop_database(url)
+
+
+@pytest.mark.slow
+def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_nothing_behind(
+    server: Server, tmp_path: Path
+) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        with engine_of(url).connect() as writer:
+            writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
+            process = start("-x", "deadline=1", "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
+            # What cleans up is given more time than was left, and needs the writer's end as well.
+            wait_until(
+                url,
+                "exists (select from pg_stat_activity where datname = current_database() "
+                "and wait_event_type = 'Lock' and query like 'drop index concurrently%')",
+            )
+            assert snapshot(url, of="index | legacy.uq")
+            writer.rollback()
+            stdout, stderr = process.communicate(timeout=60)
+        done = subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
+        assert "lock timeout (1 time in " in error_of(done, 1)
+        assert current(url) == HISTORY[-3]
+        assert not snapshot(url, of="index | legacy.uq"), "the invalid index is still there"
+        assert program("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url)).returncode == 0
+        assert not [fact for fact in snapshot(url, of="index | legacy") if " | f | " in fact], "an invalid index"
+    finally:
+        server.drop_database(url)
+
+
+def test_a_connection_keeps_its_settings_when_a_migration_fails(supabase_url: sa.URL) -> None:
+    with_broken_step(supabase_url)
+    engine = sa.create_engine(supabase_url)
+    with engine.connect() as connection:
+        settings = connection.execute(sa.text(SETTINGS)).one()
+        connection.rollback()
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        with pytest.raises(MigrationError, match="no tables here"):
+            alembic.command.upgrade(config, "head")
+        assert connection.execute(sa.text(SETTINGS)).one() == settings
+    engine.dispose()

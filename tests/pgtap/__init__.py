@@ -1,0 +1,1 @@
+"""Tests of the pgTAP files in sql/pgtap/."""

@@ -1,0 +1,116 @@
+"""The rules of the pgTAP files, which pytest, pg_prove and ``supabase test db`` run as they are."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict
+
+from momentum.base import Base
+from momentum.connect.engine import as_text
+from momentum.models import DailyMomentumScore
+from momentum.testing import install_pgtap
+from momentum.testing.servers import knock
+from tests.migrating import execute, run
+from tests.server import engine_of, find_program
+from tests.supabase_cli import ROOT, supabase
+
+FOLDER = ROOT / "sql" / "pgtap"
+FILES = sorted(FOLDER.glob("*.sql"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.name)
+def script(request: pytest.FixtureRequest) -> str:
+    """The text of each file in turn."""
+    path: Path = request.param
+    return path.read_text(encoding="utf-8")
+
+
+def test_every_table_and_the_view_have_a_file() -> None:
+    relations = {*Base.metadata.tables, DailyMomentumScore.__table__.name}
+    missing = relations - {path.stem.removeprefix("test_") for path in FILES}
+    assert not missing, f"sql/pgtap lacks a file test_<name>.sql for {sorted(missing)}."
+
+
+def test_file_names_begin_with_test() -> None:
+    others = [path.name for path in FILES if not path.name.startswith("test_")]
+    assert not others, f"No runner would find {others}."
+
+
+def test_file_runs_in_one_transaction_which_it_rolls_back(script: str) -> None:
+    statements = [line for line in script.splitlines() if line and not line.startswith("--")]
+    assert statements[0] == "begin;", "A file begins a transaction before anything else."
+    assert re.fullmatch(r"select plan\([0-9]+\);", statements[1]), "A file plans how many assertions it makes."
+    assert statements[-2:] == ["select * from finish();", "rollback;"], "A file leaves nothing behind."
+    assert not re.search(r"^\s*commit\b", script, re.MULTILINE), "A file leaves nothing behind."
+
+
+def test_file_is_sql_for_every_client(script: str) -> None:
+    assert not re.search(r"^\s*\\", script, re.MULTILINE), "Only psql knows its own commands."
+    assert "search_path =" not in script, "Each runner has a search path of its own, in which pgTAP stands elsewhere."
+
+
+def test_descriptions_stand_inside_the_parentheses(script: str) -> None:
+    # "select ok(...), 'text'" would be an assertion without a name.
+    assert not re.search(r"^\)\s*,", script, re.MULTILINE), "An assertion's description is its last argument."
+    assert not re.search(r"^select [a-z_]+\(.*\),\s*'", script, re.MULTILINE)
+
+
+def pg_prove(url: sa.URL, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    # pg_prove passes a URL on without its query, in which the directory of a server's socket stands.
+    where = {f"PG{name.upper()}": str(value) for name, value in conninfo_to_dict(as_text(url)).items() if value}
+    where["PGDATABASE"] = where.pop("PGDBNAME")
+    return subprocess.run(
+        ["pg_prove", "--psql-bin", find_program("psql"), *arguments],
+        env={**os.environ, **where, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# What people type, and what `supabase test db sql/pgtap` has its container do.
+WAYS: dict[str, list[str | Path]] = {"files": [*FILES], "folder": ["--ext", ".pg", "--ext", ".sql", "-r", FOLDER]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("pg_prove") is None,
+    reason="the pgTAP files were not run under pg_prove: it isn't there (libtap-parser-sourcehandler-pgtap-perl)",
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_pg_prove_runs_the_files_unchanged(url: sa.URL, way: str) -> None:
+    with engine_of(url).begin() as connection:
+        install_pgtap(connection, ROOT)
+    done = pg_prove(url, *WAYS[way])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Files={len(FILES)}, Tests={planned()}," in done.stdout
+    assert done.stdout.endswith("Result: PASS\n")
+    run(url, "alter table public.habit_index disable row level security")
+    done = pg_prove(url, *WAYS[way])
+    assert done.returncode == 1
+    assert re.findall(r"(\w+)\.sql +\(Wstat: 0.* Failed: \d+\)", done.stdout) == ["test_habit_index"]
+
+
+def planned() -> int:
+    """Return how many assertions the files plan in all."""
+    return sum(int(re.findall(r"select plan\((\d+)\)", path.read_text(encoding="utf-8"))[0]) for path in FILES)
+
+
+def test_the_supabase_cli_runs_the_files_unchanged(url: sa.URL) -> None:
+    """`supabase test db` brings pg_prove in a container, and takes pgTAP from the server."""
+    try:
+        knock(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    except OSError:
+        pytest.skip("the pgTAP files were not run with `supabase test db`: there is no Docker")
+    if not url.host or not execute(url, "select count(*) from pg_available_extensions where name = 'pgtap'"):
+        pytest.skip("the pgTAP files were not run with `supabase test db`: the server has no host or no pgTAP for it")
+    # As it is on Supabase.
+    run(url, f'alter database "{url.database}" set search_path = "$user", public, extensions')
+    done = supabase("test", "db", str(FOLDER), url=url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Files={len(FILES)}, Tests={planned()}," in done.stdout

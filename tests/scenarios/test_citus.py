@@ -1,0 +1,423 @@
+"""The way to a Citus cluster and back, and the statements of the backfill there.
+
+What only a cluster can show is tried where MOMENTUM_TEST_CITUS_URL names an empty database of one, with the extension
+made. Everywhere else stand-ins in place of Citus' functions refuse what Citus refuses and forget what it forgets.
+"""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.backfill.days import DayRange
+from momentum.backfill.eligibility import Eligibility
+from momentum.backfill.pages import EVERYBODY, KeyRange, Pages
+from momentum.backfill.preflight import is_distributed, look_at
+from momentum.connect.engine import as_text, parse_url
+from momentum.connect.environment import URL_VARIABLES
+from momentum.testing.servers import apply_stand_in, migrate
+from tests.migrating import execute, fetch, rows_of, run
+from tests.samples import add_user, write_rows
+from tests.server import engine_of, find_program
+
+ROOT = Path(__file__).parents[2]
+DISTRIBUTE = ROOT / "sql" / "citus" / "distribute.sql"
+UNDISTRIBUTE = ROOT / "sql" / "citus" / "undistribute.sql"
+PROGRAM = Path(sys.executable).parent / "momentum-backfill"
+CLUSTER = os.environ.get("MOMENTUM_TEST_CITUS_URL")
+DAYS = DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 10))
+
+DISTRIBUTED = {
+    "auth.users": ("h", "id"),
+    "momentum_pillars": ("n", None),
+    "momentum_events": ("h", "user_id"),
+    "motivation_journal": ("h", "user_id"),
+    "habit_index": ("h", "user_id"),
+    "legacy.daily_engagement_scores": ("h", "user_id"),
+}
+
+# Stand-ins of what the scripts call, where Citus has it: in pg_catalog, where pg_dump doesn't look. They move no row.
+STAND_IN = """
+set local allow_system_table_mods = on;
+create table pg_catalog.pg_dist_partition (
+  logicalrelid regclass primary key,
+  partmethod "char" not null,
+  partkey text
+);
+
+create function pg_catalog.stand_in_distribute(relation regclass, kind "char", key text) returns void
+language plpgsql as $stand_in$
+begin
+  if exists (select from pg_constraint where contype = 'f' and relation in (conrelid, confrelid)) then
+    raise exception 'stand-in of Citus: % has foreign keys, or is referred to', relation;
+  end if;
+  if coalesce(current_setting('citus.enable_unsafe_triggers', true), 'off') <> 'on'
+    and exists (select from pg_trigger where tgrelid = relation and not tgisinternal) then
+    raise exception 'stand-in of Citus: % has triggers', relation;
+  end if;
+  if exists (select from pg_policy where polrelid = relation and pg_get_expr(polqual, relation) ilike '%select%') then
+    raise exception 'stand-in of Citus: % has a policy with a subquery', relation;
+  end if;
+  if kind = 'h' and exists (
+    select from pg_index as i
+    where i.indrelid = relation and i.indisunique and not exists (
+      select from pg_attribute as a
+      where a.attrelid = relation and a.attname = key and a.attnum = any (i.indkey::smallint[])
+    )
+  ) then
+    raise exception 'stand-in of Citus: % has a unique key without %', relation, key;
+  end if;
+  insert into pg_dist_partition values (relation, kind, key);
+end $stand_in$;
+
+create function pg_catalog.create_reference_table(relation regclass) returns void language sql
+as $$ select stand_in_distribute(relation, 'n', null) $$;
+
+create function pg_catalog.create_distributed_table(relation regclass, key text, colocate_with text) returns void
+language plpgsql as $stand_in$
+begin
+  if colocate_with <> 'none'
+    and not exists (select from pg_dist_partition where logicalrelid = colocate_with::regclass) then
+    raise exception 'stand-in of Citus: % is not distributed', colocate_with;
+  end if;
+  perform stand_in_distribute(relation, 'h', key);
+end $stand_in$;
+
+-- As after the real one, which makes the table anew: the comments are gone, and Supabase's default privileges apply.
+create function pg_catalog.undistribute_table(relation regclass) returns void language plpgsql as $stand_in$
+declare
+  command text;
+begin
+  if exists (select from pg_constraint where contype = 'f' and relation in (conrelid, confrelid)) then
+    raise exception 'stand-in of Citus: % has foreign keys, or is referred to', relation;
+  end if;
+  if exists (select from pg_depend where refobjid = relation and classid = 'pg_rewrite'::regclass) then
+    raise exception 'stand-in of Citus: % has a view, which would lose its grants', relation;
+  end if;
+  for command in
+    select format('comment on table %s is null', relation)
+    union all
+    select format('comment on column %s.%I is null', relation, attname) from pg_attribute
+    where attrelid = relation and attnum > 0
+    union all
+    select format('comment on index %s is null', indexrelid::regclass) from pg_index where indrelid = relation
+    union all
+    select format('grant all on table %s to anon, authenticated, service_role', relation)
+    where relation <> 'auth.users'::regclass
+  loop
+    execute command;
+  end loop;
+  delete from pg_dist_partition where logicalrelid = relation;
+end $stand_in$;
+"""
+
+
+def psql(url: sa.URL, script: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script as people do."""
+    return subprocess.run(
+        [find_program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", script, as_text(url)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def apply(url: sa.URL, script: Path) -> None:
+    done = psql(url, script)
+    assert done.returncode == 0, done.stderr
+
+
+def dump(url: sa.URL) -> list[str]:
+    """Return the whole schema as pg_dump writes it, without the key that it draws anew each time."""
+    done = subprocess.run(
+        [find_program("pg_dump"), "--schema-only", as_text(url)], capture_output=True, text=True, check=True
+    )
+    return [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def verify(url: sa.URL) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "momentum.verify", "--database-url", as_text(url)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def backfill(url: sa.URL, *options: str) -> dict[str, object]:
+    """Run the command over the range and return its report."""
+    text = as_text(url)
+    done = subprocess.run(
+        [PROGRAM, "--from", str(DAYS.first), "--to", str(DAYS.last), "--json", "--quiet", *options],
+        env={**os.environ, URL_VARIABLES[0]: text},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, object] = json.loads(done.stdout)
+    return report
+
+
+# Accounts of every kind, whose rows and events are spread over the range and beyond it by their numbers.
+LOAD = """
+insert into auth.users (id, created_at, deleted_at, banned_until, last_sign_in_at)
+select
+  md5('user ' || n)::uuid,
+  case when n % 5 = 0 then timestamptz '2026-03-01 23:30:00+00' + (n % 12) * interval '1 day'
+    when n % 7 = 0 then null else '2020-01-01' end,
+  case when n % 11 = 0 then timestamptz '2026-03-05' end,
+  case when n % 13 = 0 then timestamptz 'infinity' when n % 17 = 0 then timestamptz '2026-01-01' end,
+  case when n % 3 = 0 then timestamptz '2026-02-27' end
+from generate_series(1, 90) as n;
+insert into legacy.daily_engagement_scores (user_id, score_ts, score)
+select u.id, (d.day + interval '9 hours') at time zone 'UTC', 50
+from auth.users as u
+cross join generate_series(timestamp '2026-02-26', '2026-03-12', '1 day') as d (day)
+where hashtext(u.id::text || d.day::text) % 3 <> 0;
+insert into public.momentum_events (user_id, event_type, event_ts, created_at, deleted_at)
+select
+  md5('user ' || n)::uuid, 'walk', timestamptz '2026-02-27 12:00:00+00' + (n % 9) * interval '1 day', '2026-03-01',
+  case when n % 10 = 0 then timestamptz '2026-03-02' end
+from generate_series(1, 90, 2) as n;
+"""
+
+# The user-days that should have a row and have none, written without the job's own statements.
+ORACLE = """
+select u.id, d.day::date as day
+from auth.users as u
+cross join generate_series(timestamp '2026-03-01', '2026-03-10', '1 day') as d (day)
+where
+  u.deleted_at is null and (u.banned_until is null or u.banned_until <= now())
+  and (u.created_at is null or (u.created_at at time zone 'UTC')::date <= d.day::date)
+"""
+
+
+def missing(url: sa.URL) -> set[tuple[uuid.UUID, datetime.date]]:
+    """Return the user-days without a row, found in Python."""
+    with engine_of(url).connect() as connection:
+        eligible = {tuple(row) for row in connection.execute(sa.text(ORACLE))}
+        present = {
+            tuple(row)
+            for row in connection.execute(
+                sa.text("select user_id, (score_ts at time zone 'UTC')::date from legacy.daily_engagement_scores")
+            )
+        }
+    return eligible - present
+
+
+@pytest.fixture
+def stand_in_url(url: sa.URL) -> sa.URL:
+    """The URL of a migrated database that has the stand-in of Citus."""
+    run(url, STAND_IN)
+    return url
+
+
+@pytest.mark.slow
+def test_the_way_back_restores_the_schema_and_the_rows(stand_in_url: sa.URL) -> None:
+    with engine_of(stand_in_url).begin() as connection:
+        for ordinal in (1, 2):
+            write_rows(connection, add_user(connection), ordinal)
+    schema, rows = dump(stand_in_url), rows_of(stand_in_url)
+    apply(stand_in_url, DISTRIBUTE)
+    found = fetch(
+        stand_in_url,
+        "select jsonb_build_array(logicalrelid::text, partmethod::text, partkey) from pg_catalog.pg_dist_partition",
+    )
+    assert {name: (kind, key) for name, kind, key in found} == DISTRIBUTED
+    assert dump(stand_in_url) != schema
+    assert rows_of(stand_in_url) == rows
+    apply(stand_in_url, UNDISTRIBUTE)
+    assert dump(stand_in_url) == schema
+    assert rows_of(stand_in_url) == rows
+    assert not fetch(stand_in_url, "select logicalrelid from pg_catalog.pg_dist_partition")
+    verify(stand_in_url)
+
+
+def test_distributed_it_has_the_same_keys_names_and_rules(stand_in_url: sa.URL) -> None:
+    constraints = "select conrelid::regclass || ' ' || conname from pg_constraint where contype in ('f', 'p', 'u', 'c')"
+    before = sorted(fetch(stand_in_url, constraints))
+    foreign = "select pg_get_constraintdef(oid) from pg_constraint where contype = 'f' order by conname"
+    references = fetch(stand_in_url, foreign)
+    apply(stand_in_url, DISTRIBUTE)
+    assert sorted(fetch(stand_in_url, constraints)) == before
+    assert fetch(stand_in_url, foreign) == references
+    keys = fetch(
+        stand_in_url,
+        "select pg_get_constraintdef(oid) from pg_constraint where contype = 'p' and conrelid = any(cast(:names as "
+        "regclass[]))",
+        names=[name for name, (_, key) in DISTRIBUTED.items() if key == "user_id"],
+    )
+    assert keys == ["PRIMARY KEY (user_id, id)"] * 4
+    policy = fetch(stand_in_url, "select pg_get_expr(polqual, polrelid) from pg_catalog.pg_policy")
+    assert policy == ["(auth.uid() = user_id)"]
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("drop table public.habit_index", "there is no table public.habit_index"),
+        ("insert into pg_catalog.pg_dist_partition values ('auth.users', 'h')", "auth.users is distributed already"),
+        ("update momentum_internal.score_table set created_table = false", "the score table was adopted"),
+        (
+            "create table auth.identities (user_id uuid constraint whose references auth.users (id))",
+            "auth.identities refers to auth.users (whose)",
+        ),
+    ],
+)
+def test_what_cannot_be_distributed_is_refused_and_unchanged(stand_in_url: sa.URL, before: str, said: str) -> None:
+    run(stand_in_url, before)
+    schema = dump(stand_in_url)
+    done = psql(stand_in_url, DISTRIBUTE)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert dump(stand_in_url) == schema
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("select 1", "auth.users is not distributed"),
+        (
+            "insert into pg_catalog.pg_dist_partition select c.oid, 'h' from pg_catalog.pg_class as c where c.relname "
+            "in ('users', 'momentum_pillars', 'momentum_events', 'motivation_journal'); drop table public.habit_index",
+            "there is no table public.habit_index",
+        ),
+    ],
+)
+def test_what_is_not_distributed_has_no_way_back(stand_in_url: sa.URL, before: str, said: str) -> None:
+    run(stand_in_url, before)
+    schema = dump(stand_in_url)
+    done = psql(stand_in_url, UNDISTRIBUTE)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert dump(stand_in_url) == schema
+
+
+@pytest.mark.parametrize("script", [DISTRIBUTE, UNDISTRIBUTE], ids=lambda path: path.stem)
+def test_without_citus_the_scripts_say_so(url: sa.URL, script: Path) -> None:
+    schema = dump(url)
+    done = psql(url, script)
+    assert done.returncode == 3
+    assert "this database has no Citus" in done.stderr
+    assert dump(url) == schema
+
+
+def test_the_score_table_is_distributed_where_citus_says_so(stand_in_url: sa.URL) -> None:
+    engine = engine_of(stand_in_url)
+    with engine.connect() as connection:
+        scores = look_at(connection, "insert").scores
+        assert not is_distributed(connection, scores), "Citus is there, and has not distributed this table"
+    apply(stand_in_url, DISTRIBUTE)
+    with engine.connect() as connection:
+        assert is_distributed(connection, scores)
+        assert look_at(connection, "insert").distributed
+
+
+def test_without_citus_nothing_is_distributed(connection: sa.Connection) -> None:
+    assert not look_at(connection, "insert").distributed
+
+
+def test_the_command_fills_a_distributed_table(stand_in_url: sa.URL) -> None:
+    run(stand_in_url, LOAD)
+    apply(stand_in_url, DISTRIBUTE)
+    expected = missing(stand_in_url)
+    assert len(expected) > 100
+    before = fetch(stand_in_url, "select s::text from legacy.daily_engagement_scores as s")
+    report = backfill(stand_in_url)
+    assert (report["inserted"], report["failed"], report["left_over"]) == (len(expected), 0, 0)
+    assert not missing(stand_in_url)
+    untouched = fetch(stand_in_url, "select s::text from legacy.daily_engagement_scores as s where source is null")
+    assert sorted(untouched) == sorted(before)
+
+
+@pytest.mark.parametrize("active_within", [None, 1, 3], ids=lambda days: f"active-within-{days}")
+def test_both_shapes_of_the_statements_find_and_insert_the_same(url: sa.URL, active_within: int | None) -> None:
+    run(url, LOAD)
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        database = look_at(connection, "insert")
+        eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
+        lookup = Pages(database.scores, eligibility)
+        join = Pages(database.scores, eligibility, distributed=True)
+        users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
+        for keys in (EVERYBODY, KeyRange(users[20], users[50]), users[::3]):
+            assert join.find_by_user(connection, keys) == lookup.find_by_user(connection, keys)
+        found = join.find_by_user(connection, EVERYBODY)
+        assert found.missing > 5
+        assert join.list_missing(connection, users) == lookup.list_missing(connection, users)
+        assert len(join.list_missing(connection, users)) == found.missing
+        assert join.count_by_day(connection, users) == lookup.count_by_day(connection, users)
+        assert not join.may_scan, "a scan of the score table is another server's work there"
+        for limit in (1, 7, 1000):
+            inserted = []
+            for pages in (join, lookup):
+                inserted.append(sorted(tuple(row) for row in pages.insert_page(connection, users, limit)))
+                connection.rollback()
+            assert inserted[0] == inserted[1]
+            assert len(inserted[0]) == min(limit, found.missing)
+
+
+@pytest.mark.parametrize("active_within", [None, 3], ids=lambda days: f"active-within-{days}")
+def test_a_distributed_table_is_asked_by_joins(connection: sa.Connection, active_within: int | None) -> None:
+    database = look_at(connection, "insert")
+    eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
+    statements: list[str] = []
+    sa.event.listen(
+        connection.engine, "before_cursor_execute", lambda *arguments: statements.append(str(arguments[2]).lower())
+    )
+    for distributed in (True, False):
+        statements.clear()
+        Pages(database.scores, eligibility, distributed=distributed).insert_page(connection, [uuid.uuid4()], 1)
+        (statement,) = statements
+        assert ("left outer join legacy.daily_engagement_scores" in statement) is distributed
+        assert ("except" in statement) is not distributed
+
+
+@pytest.fixture
+def cluster_url() -> Iterator[sa.URL]:
+    """The URL of a migrated database of a Citus cluster, emptied again after the test."""
+    assert CLUSTER is not None
+    url = parse_url(CLUSTER, "MOMENTUM_TEST_CITUS_URL")
+    apply_stand_in(url)  # It refuses a database that has an auth.users, before anything is changed.
+    try:
+        migrate(url)
+        yield url
+    finally:
+        for relation in (
+            "view public.daily_momentum_scores",
+            "table public.habit_index, public.motivation_journal, public.momentum_events, public.momentum_pillars",
+            "schema legacy, momentum_internal, auth, extensions",
+        ):
+            kind, _, names = relation.partition(" ")
+            execute(url, f"drop {kind} if exists {names} cascade")
+
+
+@pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
+def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
+    schema = dump(cluster_url)
+    run(cluster_url, LOAD)
+    apply(cluster_url, DISTRIBUTE)
+    engine = engine_of(cluster_url)
+    with engine.connect() as connection:
+        assert look_at(connection, "insert").distributed
+    expected = missing(cluster_url)
+    dry = backfill(cluster_url, "--dry-run")
+    assert dry["inserted"] == len(expected)
+    report = backfill(cluster_url, "--workers", "2")
+    assert (report["inserted"], report["failed"], report["left_over"]) == (len(expected), 0, 0)
+    assert not missing(cluster_url)
+    assert backfill(cluster_url)["inserted"] == 0
+    rows = rows_of(cluster_url)
+    apply(cluster_url, UNDISTRIBUTE)
+    assert rows_of(cluster_url) == rows
+    assert dump(cluster_url) == schema
+    verify(cluster_url)

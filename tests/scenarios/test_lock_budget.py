@@ -1,0 +1,307 @@
+"""The lock budget: which relations each revision locks, on every path, and how strongly.
+
+`lock_budget.txt` in this folder is what the migrations may lock. After a change on purpose, run it with
+`MOMENTUM_WRITE_LOCK_BUDGET=1` to write the file again, and review its diff.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import pytest
+import sqlalchemy as sa
+
+from momentum.migrate.config import alembic_config
+from momentum.testing import Server
+from tests.migrating import HISTORY, REVISIONS, database_with_scores, execute, run
+from tests.samples import add_user, write_rows
+from tests.server import engine_of
+
+FILE = Path(__file__).with_name("lock_budget.txt")
+HEADER = """\
+# The lock budget: what each revision locks, on every path, and how strongly. test_lock_budget.py measures it and
+# fails where it differs; MOMENTUM_WRITE_LOCK_BUDGET=1 writes this file anew after a change on purpose.
+#
+# A section is a way along a path: the score table that is there, and the direction. Under each revision stand the
+# relations, as they were called before, with the strongest lock that the revision ever holds on them, read from
+# pg_locks before each commit. "new" is what the revision itself makes: nobody can be waiting for it. Indexes and
+# Postgres's own relations are left out. Pages are read at the end of their transactions, CONCURRENTLY while it waits.
+"""
+
+# From the weakest to the strongest.
+MODES = (
+    "AccessShareLock",
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+WORDS = (
+    "ACCESS SHARE",
+    "ROW SHARE",
+    "ROW EXCLUSIVE",
+    "SHARE UPDATE EXCLUSIVE",
+    "SHARE",
+    "SHARE ROW EXCLUSIVE",
+    "EXCLUSIVE",
+    "ACCESS EXCLUSIVE",
+)
+ADOPTED = ("legacy.seed", "public.seed", "legacy.production", "public.production")
+NO_INDEX = "drop index {schema}.idx_daily_scores_user_date"
+# Two rows of a day, so that there is something to move.
+DUPLICATE = """
+insert into {schema}.daily_engagement_scores (user_id, score_ts)
+select user_id, score_ts from {schema}.daily_engagement_scores
+"""
+
+# The paths: the score table that is there, whether the app's own tables are too, and what else is done before.
+PATHS: dict[str, tuple[str, bool, str]] = {
+    "fresh": ("fresh", False, ""),
+    "legacy.seed": ("legacy.seed", False, DUPLICATE),
+    "public.seed": ("public.seed", False, DUPLICATE),
+    "legacy.production": ("legacy.production", False, ""),
+    "public.production": ("public.production", False, ""),
+    "legacy.production without its unique index": ("legacy.production", False, NO_INDEX),
+    "public.production without its unique index": ("public.production", False, NO_INDEX),
+    "public.production with predecessors": ("public.production", True, ""),
+}
+pytestmark = pytest.mark.slow
+
+KEY, COPY = "07d3e6c8b51f", "d3a5b1c8260f"
+
+RELATIONS = """
+select c.oid, format('%s.%s', c.relnamespace::regnamespace, c.relname)
+from pg_class as c
+where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+  and c.relnamespace::regnamespace::text !~ '^(pg_|information_schema$|budget$)'
+"""
+# A lock that is waited for counts as well: others queue behind it.
+HELD = """
+select l.relation, l.mode
+from pg_locks as l
+where l.locktype = 'relation' and l.pid = :pid
+  and l.database = (select oid from pg_database where datname = current_database())
+"""
+# Postgres's own relations and indexes, which the budget leaves out.
+LEFT_OUT = """
+select c.oid from pg_class as c
+where c.relkind in ('i', 'I', 't') or c.relnamespace::regnamespace::text ~ '^(pg_|information_schema$|budget$)'
+"""
+
+# Reads the locks of a page's transaction as its last act.
+RECORDER = """
+create schema budget;
+create table budget.held (relation oid, mode text);
+create function budget.note() returns trigger language plpgsql as $$
+begin
+  insert into budget.held
+  select relation, mode from pg_locks
+  where locktype = 'relation' and granted and pid = pg_backend_pid()
+    and database = (select oid from pg_database where datname = current_database());
+  return null;
+end $$;
+"""
+# What every page writes to, so far as it is there and not watched yet. While predecessors are copied, the tables in
+# public are ours; at other times they may be the app's.
+WATCHED = """
+select c.oid::regclass::text from pg_class as c
+where (
+    c.relnamespace = to_regnamespace('momentum_internal') and c.relname in ('superseded_scores', 'predecessor_rows')
+    or :copies and c.relnamespace = 'public'::regnamespace
+    and c.relname in ('momentum_pillars', 'momentum_events', 'motivation_journal', 'habit_index')
+  )
+  and not exists (select from pg_trigger where tgrelid = c.oid and tgname = 'note_locks')
+"""
+
+Locks = dict[int, int]
+Lines = list[tuple[str, str, str]]
+
+
+class Recorder:
+    """Migrates a database revision by revision and notes what each one locks."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self.engine = engine_of(url)
+        self.held: Locks = {}
+        self.names: dict[int, str] = {}
+        self.left_out: set[int] = set()
+        run(url, RECORDER)
+
+    def note(self, relation: int, mode: str) -> None:
+        """Keep the strongest lock on a relation."""
+        self.held[relation] = max(self.held.get(relation, 0), MODES.index(mode))
+
+    def read(self, connection: sa.Connection, pid: int) -> None:
+        """Note the locks that a session holds now; what it has made is visible to itself only."""
+        for relation, mode in connection.execute(sa.text(HELD), {"pid": pid}).all():
+            self.note(relation, mode)
+        self.look(connection)
+
+    def look(self, connection: sa.Connection) -> None:
+        """Learn the names of relations not known yet."""
+        for oid, name in connection.execute(sa.text(RELATIONS)).all():
+            self.names.setdefault(oid, name)
+        self.left_out |= set(connection.scalars(sa.text(LEFT_OUT)))
+
+    def before_commit(self, ctx: Any, **_: Any) -> None:
+        """Read the locks at the end of a revision, in its own transaction."""
+        pid = ctx.connection.scalar(sa.text("select pg_backend_pid()"))
+        self.read(ctx.connection, pid)
+
+    def step(self, direction: str, target: str) -> None:
+        """Carry out one revision."""
+        config = alembic_config(self.url, existing="adopt", verify="no")
+        config.attributes["on_version_apply"] = self.before_commit
+        getattr(alembic.command, direction)(config, target)
+
+    def locks(self, direction: str, target: str, revision: str) -> Lines:
+        """Carry out one revision and return what it has locked: its name, the relation and the mode."""
+        self.held, self.names = {}, {}
+        with self.engine.connect() as connection:
+            self.look(connection)
+            before = dict(self.names)
+            watched = connection.scalars(sa.text(WATCHED), {"copies": revision == COPY}).all()
+            scores = connection.scalars(
+                sa.text("select oid::regclass::text from pg_class where relname = 'daily_engagement_scores'")
+            ).all()
+        for name in watched:
+            run(
+                self.url,
+                f"create constraint trigger note_locks after insert or update or delete on {name} "
+                "deferrable initially deferred for each row execute function budget.note()",
+            )
+        with ThreadPoolExecutor(1) as migrator, self.engine.connect() as client:
+            if revision == KEY and scores:
+                # For this the index's CONCURRENTLY waits, where there is one to make or to drop.
+                client.execute(sa.text(f"lock table {scores[0]} in row exclusive mode"))
+            migration = migrator.submit(self.step, direction, target)
+            self.read_while_waiting(migration)
+            client.rollback()
+            migration.result(timeout=60)
+        with self.engine.begin() as connection:
+            for relation, mode in connection.execute(sa.text("delete from budget.held returning *")).all():
+                self.note(relation, mode)
+            self.look(connection)
+        slug = next(Path(r.path).stem.partition("_")[2] for r in REVISIONS if r.revision == revision)
+        return sorted(
+            (slug, self.names.get(relation, "?") + (" (new)" if relation not in before else ""), WORDS[mode])
+            for relation, mode in self.held.items()
+            if relation not in self.left_out
+        )
+
+    def read_while_waiting(self, migration: "Future[None]") -> None:
+        """Read the locks of a migration once it waits for another session, unless it ends without."""
+        waiting = sa.text("""
+            select pid from pg_stat_activity
+            where datname = current_database() and application_name = 'momentum-migrations' and wait_event_type = 'Lock'
+        """)
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # The processors are for the migration meanwhile.
+            while not wait([migration], timeout=0.005).done:
+                if pid := connection.scalar(waiting):
+                    self.read(connection, pid)
+                    return
+
+
+def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
+    """Yield for each way along a path what its revisions lock."""
+    scores, predecessors, also = PATHS[path]
+    url = database_with_scores(server, scores, predecessors=predecessors)
+    try:
+        with engine_of(url).begin() as connection:
+            write_rows(connection, add_user(connection), 0)
+        if also:
+            run(url, also.format(schema=scores.partition(".")[0]))
+        recorder = Recorder(url)
+        for up, down in [("up", "down"), ("up again", "down again")]:
+            lines: Lines = []
+            for revision in HISTORY[1:]:
+                lines += recorder.locks("upgrade", revision, revision)
+            yield f"{path}: {up}", lines
+            lines = []
+            for below, revision in list(pairwise(HISTORY))[::-1]:
+                lines += recorder.locks("downgrade", below, revision)
+            yield f"{path}: {down}", lines
+            # So that the app's tables have something to copy the second time too.
+            with engine_of(url).begin() as connection:
+                write_rows(connection, add_user(connection), 1 if up == "up" else 2)
+        assert execute(url, "select count(*) from auth.users") == 3
+    finally:
+        server.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def measured(server: Server) -> dict[str, Lines]:
+    """What every path really locks."""
+    return {section: lines for path in PATHS for section, lines in measure(server, path)}
+
+
+def written(sections: dict[str, Lines]) -> str:
+    """Return the text of a budget, without repeating what differs in the score table's schema only."""
+    text = HEADER
+    earlier: dict[str, str] = {}
+    for section, lines in sections.items():
+        text += f"\n## {section}\n"
+        alike = str(sorted((slug, re.sub(r"^\w+\.(daily_engag)", r"\1", name), mode) for slug, name, mode in lines))
+        if (first := earlier.setdefault(alike, section)) != section:
+            text += f"like {first}\n"
+            continue
+        for slug, of_revision in groupby(lines, key=lambda line: line[0]):
+            text += f"{slug}\n"
+            text += "".join(f"  {relation:<58}{mode}\n" for _, relation, mode in of_revision)
+    return text
+
+
+def test_no_migration_locks_more_than_the_budget_allows(measured: dict[str, Lines]) -> None:
+    text = written(measured)
+    if os.environ.get("MOMENTUM_WRITE_LOCK_BUDGET"):
+        FILE.write_text(text, encoding="utf-8")
+    assert text.splitlines() == FILE.read_text(encoding="utf-8").splitlines(), (
+        "the locks have changed: if on purpose, write the budget anew and have its diff reviewed"
+    )
+
+
+def test_nothing_ever_locks_clients_out_of_auth_users_or_an_adopted_score_table(measured: dict[str, Lines]) -> None:
+    for section, lines in measured.items():
+        for slug, relation, mode in lines:
+            what = f"{section}: {slug} takes {mode} on {relation}"
+            assert relation != "?", f"{what}, which cannot be named"
+            if relation == "auth.users":
+                assert mode in WORDS[: WORDS.index("SHARE ROW EXCLUSIVE") + 1], what
+            if section.startswith(ADOPTED) and relation.endswith(".daily_engagement_scores"):
+                assert mode in WORDS[: WORDS.index("SHARE UPDATE EXCLUSIVE") + 1], what
+
+
+@pytest.mark.parametrize(
+    ("section", "slug", "relation", "mode"),
+    [
+        ("fresh: up", "create_pillars_and_events", "auth.users", "SHARE ROW EXCLUSIVE"),
+        ("fresh: up again", "create_pillars_and_events", "momentum_internal.momentum_events", "ACCESS EXCLUSIVE"),
+        ("fresh: down", "create_pillars_and_events", "public.momentum_events", "ACCESS EXCLUSIVE"),
+        ("legacy.seed: up", "create_score_unique_key", "legacy.daily_engagement_scores", "SHARE UPDATE EXCLUSIVE"),
+        ("legacy.seed: up", "create_score_unique_key", "momentum_internal.superseded_scores", "ROW EXCLUSIVE"),
+        ("legacy.seed: down", "create_score_unique_key", "legacy.daily_engagement_scores", "SHARE UPDATE EXCLUSIVE"),
+        ("legacy.seed: down", "create_score_unique_key", "momentum_internal.superseded_scores", "ROW EXCLUSIVE"),
+        (
+            "public.production with predecessors: up",
+            "copy_predecessor_rows",
+            "public.momentum_events",
+            "ROW EXCLUSIVE",
+        ),
+    ],
+)
+def test_locks_that_are_known_are_seen(
+    measured: dict[str, Lines], section: str, slug: str, relation: str, mode: str
+) -> None:
+    """So that an empty budget cannot pass for a small one."""
+    seen = {line[1]: line[2] for line in measured[section] if line[0] == slug}
+    assert WORDS.index(seen.get(relation, WORDS[0])) >= WORDS.index(mode), f"{section}, {slug}: {seen}"

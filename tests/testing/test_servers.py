@@ -1,0 +1,285 @@
+"""The servers of momentum.testing: real, apart from each other, and gone without a trace."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import sqlalchemy as sa
+
+from momentum.connect.engine import as_text, parse_url
+from momentum.errors import ConfigurationError
+from momentum.testing import Server, install_pgtap, running_server, servers
+from momentum.testing.servers import MEMORY, apply_stand_in, place_in_memory
+from tests import processes
+from tests.catalog import snapshot
+from tests.migrating import HISTORY, current, run
+from tests.server import engine_of
+
+
+def names_of(server: Server) -> set[str]:
+    with engine_of(server.url).connect() as connection:
+        return set(connection.scalars(sa.text("select datname from pg_catalog.pg_database")))
+
+
+def processes_of(directory: Path) -> list[int]:
+    """Return the processes that were started on a data directory or work in it."""
+    running = psutil.process_iter(["pid", "cmdline"])
+    return [process.pid for process in running if str(directory) in " ".join(process.info["cmdline"] or [])]
+
+
+def data_directory(server: Server) -> Path:
+    with engine_of(server.url).connect() as connection:
+        return Path(str(connection.scalar(sa.text("show data_directory"))))
+
+
+@pytest.mark.slow
+def test_two_embedded_servers_never_meet_and_leave_nothing_behind() -> None:
+    with running_server("embedded") as one, running_server("embedded", on_disk=True) as two:
+        directories = [data_directory(one), data_directory(two)]
+        assert directories[0] != directories[1]
+        in_memory = [directory.is_relative_to(MEMORY) for directory in directories]
+        assert in_memory == [place_in_memory() is not None, False]
+        with one.database(migrated=False) as url:
+            assert url.database in names_of(one)
+            assert url.database not in names_of(two)
+        assert all(processes_of(directory) for directory in directories)
+        assert str(one) == f"PostgreSQL {one.version} (embedded)"
+    for directory in directories:
+        assert processes_of(directory) == []
+        assert not directory.exists()
+        assert not directory.parent.exists()
+
+
+def test_files_are_in_memory_only_where_there_is_plenty_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(servers, "ROOM", 1)
+    for directory, place in ((tmp_path, tmp_path), (tmp_path / "nowhere", None)):
+        monkeypatch.setattr(servers, "MEMORY", directory)
+        assert place_in_memory() == place
+    monkeypatch.setattr(servers, "MEMORY", tmp_path)
+    monkeypatch.setattr(servers, "ROOM", 1 << 60)
+    assert place_in_memory() is None
+    monkeypatch.setattr(servers, "ROOM", 1)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert place_in_memory() is None
+
+
+def test_a_server_is_stopped_when_its_test_fails() -> None:
+    directories = []
+
+    def fail() -> None:
+        with running_server("embedded") as server:
+            directories.append(data_directory(server))
+            raise RuntimeError("of a test")
+
+    with pytest.raises(RuntimeError, match="of a test"):
+        fail()
+    (directory,) = directories
+    assert processes_of(directory) == []
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "backend", "named"),
+    [
+        ({"MOMENTUM_TEST_BACKEND": "oracle"}, None, ["no test backend 'oracle'", "embedded", "container", "url"]),
+        ({}, "url", ["MOMENTUM_TEST_BACKEND=url needs", "MOMENTUM_TEST_DATABASE_URL"]),
+        (
+            {"MOMENTUM_TEST_DATABASE_URL": "postgresql://postgres:s3cret@127.0.0.1:1/app"},
+            "url",
+            ["No server answers at 127.0.0.1:1/app", "MOMENTUM_TEST_DATABASE_URL"],
+        ),
+        ({"MOMENTUM_TEST_DATABASE_URL": "s3cret"}, "url", ["from MOMENTUM_TEST_DATABASE_URL is not one of Postgres"]),
+        ({"MOMENTUM_TEST_POSTGRES": "12"}, "embedded", ["no embedded PostgreSQL 12", "16 or 18"]),
+        (
+            {"MOMENTUM_TEST_IMAGE": "momentum/no-such-image:0", "DOCKER_HOST": "unix:///nowhere.sock"},
+            "container",
+            ["No Docker daemon answers", "momentum/no-such-image:0", "MOMENTUM_TEST_BACKEND=embedded"],
+        ),
+    ],
+)
+def test_what_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], backend: str | None, named: list[str]
+) -> None:
+    for name in ("BACKEND", "DATABASE_URL", "POSTGRES", "IMAGE"):
+        monkeypatch.delenv(f"MOMENTUM_TEST_{name}", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as refusal, running_server(backend):
+        pass
+    message = str(refusal.value)
+    assert [part for part in named if part not in message] == [], message
+    assert "s3cret" not in message
+    assert "\n" not in message
+
+
+def test_a_data_directory_of_another_version_is_an_error_of_one_sentence(tmp_path: Path) -> None:
+    data = tmp_path / ".momentum" / "postgres"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15\n")
+    done = local("start", tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "15" in done.stderr
+    assert str(data) in done.stderr
+
+
+def test_on_somebody_elses_server_only_own_databases_are_dropped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = as_text(server.url)
+    monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", url)
+    with server.database(migrated=False) as theirs:
+        with running_server("url") as guest:
+            own = [guest.create_database(), guest.supabase_template()]
+            with guest.database(migrated=False) as third:
+                made = {str(url.database) for url in [*own, third]}
+                assert made <= names_of(server)
+        assert not made & names_of(server)
+        assert theirs.database in names_of(server)
+
+
+def test_a_database_in_use_is_dropped_all_the_same(server: Server) -> None:
+    with server.database(migrated=False) as url:
+        engine = sa.create_engine(url)
+        connection = engine.connect()
+        connection.execute(sa.text("select 1"))
+    assert url.database not in names_of(server)
+    connection.invalidate()
+    connection.close()
+    engine.dispose()
+
+
+def test_a_template_is_made_once_and_copied(server: Server) -> None:
+    made: list[sa.URL] = []
+    for _ in range(2):
+        template = server.template("of this test", server.create_database, made.append)
+    assert made == [template]
+    run(template, "create table public.copied ()")
+    copy = server.create_database(template)
+    assert snapshot(copy) == snapshot(template)
+    server.drop_database(copy)
+    assert copy.database not in names_of(server)
+
+
+@pytest.mark.parametrize("found", ["create schema auth; create table auth.users (id uuid primary key)", None])
+def test_the_stand_in_never_touches_a_database_that_has_users(server: Server, found: str | None) -> None:
+    url = server.create_database()
+    try:
+        if found:
+            run(url, found)
+        else:
+            apply_stand_in(url)
+        before = snapshot(url)
+        with pytest.raises(ConfigurationError, match=r"auth\.users is there already"):
+            apply_stand_in(url)
+        assert snapshot(url) == before
+    finally:
+        server.drop_database(url)
+
+
+def test_the_stand_in_has_supabases_open_door(supabase_url: sa.URL) -> None:
+    """Without it no test could show that the migrations close it."""
+    run(supabase_url, "create table public.open ()")
+    with engine_of(supabase_url).connect() as connection:
+        connection.execute(sa.text("set local role anon"))
+        connection.execute(sa.text("truncate public.open"))
+        assert connection.scalar(sa.text("select auth.uid()")) is None
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+            connection.execute(sa.text("select from auth.users"))
+
+
+def has_extension(url: sa.URL) -> bool:
+    with engine_of(url).connect() as connection:
+        return bool(connection.scalar(sa.text("select count(*) from pg_available_extensions where name = 'pgtap'")))
+
+
+def test_without_extension_and_package_the_ways_to_get_pgtap_are_named(supabase_url: sa.URL, tmp_path: Path) -> None:
+    with engine_of(supabase_url).connect() as connection:
+        if has_extension(supabase_url):
+            install_pgtap(connection, tmp_path)
+            assert connection.scalar(sa.text("select pgtap.pg_version_num()"))
+            return
+        with pytest.raises(ConfigurationError) as refusal:
+            install_pgtap(connection, tmp_path)
+    for way in ["no extension pgtap", f"`npm ci` in {tmp_path}", "make install", "install the extension on the server"]:
+        assert way in str(refusal.value)
+
+
+def test_pgtap_stands_in_a_schema_of_its_own_at_the_end_of_the_search_path(supabase_url: sa.URL) -> None:
+    with engine_of(supabase_url).begin() as connection:
+        install_pgtap(connection, Path(__file__).parents[2])
+    with engine_of(supabase_url).connect() as connection:
+        assert connection.scalar(sa.text("show search_path")) == '"$user", public, extensions, pgtap'
+        connection.execute(sa.text("select plan(1)"))
+        assert connection.scalar(sa.text("select ok(true, 'found')")) == "ok 1 - found"
+    assert not snapshot(supabase_url, of="function | public.")
+
+
+def local(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run the local database's command in a directory, as `make db` does in the project's."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MOMENTUM_")}
+    return processes.run("momentum.testing", *command.split(), env=environ, cwd=directory)
+
+
+@pytest.mark.slow
+def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Path) -> None:
+    data = tmp_path / ".momentum" / "postgres"
+    try:
+        started = local("start", tmp_path)
+        assert (started.returncode, started.stderr) == (0, "")
+        url = parse_url(started.stdout, "the command")
+        assert started.stdout.startswith("postgresql://")
+        assert current(url) == HISTORY[-1]
+        run(url, "insert into auth.users default values")
+        assert local("start", tmp_path).stdout == started.stdout
+        assert len(processes_of(data)) >= 1
+
+        stopped = local("stop", tmp_path)
+        assert stopped.returncode == 0
+        assert str(data) in stopped.stdout
+        assert processes_of(data) == []
+        assert local("stop", tmp_path).stdout == "No local database is running.\n"
+
+        assert local("start", tmp_path).returncode == 0
+        with engine_of(url).connect() as connection:
+            assert connection.scalar(sa.text("select count(*) from auth.users")) == 1
+    finally:
+        local("stop", tmp_path)
+    assert processes_of(data) == []
+
+
+@pytest.mark.parametrize("command", ["", "restart", "start now"])
+def test_anything_else_is_answered_with_the_usage(tmp_path: Path, command: str) -> None:
+    done = local(command, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: Say python -m momentum.testing start, stop or run")
+    assert not (tmp_path / ".momentum").exists()
+
+
+@pytest.mark.slow
+def test_a_command_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = local("run no-such-command", tmp_path)
+    assert (done.returncode, done.stderr) == (2, "Error: no-such-command cannot be run: No such file or directory.\n")
+
+
+@pytest.mark.slow
+def test_run_gives_a_command_a_migrated_database_of_its_own_and_hands_on_its_exit_code(tmp_path: Path) -> None:
+    code = (
+        "import os, psycopg; "
+        "assert os.environ['DATABASE_URL'] == os.environ['MOMENTUM_DATABASE_URL']; "
+        "connection = psycopg.connect(os.environ['MOMENTUM_DATABASE_URL']); "
+        "print(connection.execute('select count(*) from public.daily_momentum_scores').fetchone()); "
+        "connection.close(); raise SystemExit(7)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "momentum.testing", "run", sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (7, "(0,)\n"), done.stderr

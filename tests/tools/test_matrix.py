@@ -1,0 +1,95 @@
+"""The runs of `make test-matrix`: what can't be had is named as skipped, and what fails is not."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from momentum.connect.engine import as_text
+from momentum.testing import Server
+from tools import matrix
+
+THIS = "this server"
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the runs keep what they print; one of them is with the server that is running already."""
+    monkeypatch.setattr(matrix, "KEPT", tmp_path)
+    variables = {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.url)}
+    monkeypatch.setitem(matrix.RUNS, THIS, (lambda: nullcontext(variables), matrix.this_python))
+    # One file of tests instead of all, in this process's place, whose coverage must not be measured twice.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov tests/backfill/test_display.py")
+    return tmp_path
+
+
+def test_what_cannot_be_had_is_named_and_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(matrix, "DEBIAN", Path("/nowhere/bin"))
+    assert matrix.main(["PostgreSQL 15"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("PostgreSQL 15 skipped: not to be had: there is no /nowhere/bin")
+    assert last == "test-matrix: PostgreSQL 15 skipped"
+
+
+@pytest.mark.slow
+def test_a_run_says_its_server_its_python_and_its_closing_line(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert matrix.main([THIS]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{THIS} passed: PostgreSQL {server.version} (url), Python 3.")
+    assert " passed in " in first
+    assert last == f"test-matrix: {THIS} passed"
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_ends_with_1(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov -k nothing_there tests/backfill/test_display.py")
+    assert matrix.main([THIS]) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{THIS} failed: ")
+    assert first.endswith(f"see {kept / 'this-server.log'}")
+    assert last == f"test-matrix: {THIS} failed"
+
+
+def test_a_run_that_cannot_begin_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def install() -> Path:
+        matrix.call(["sh", "-c", "echo 'ERROR: they exclude each other'; echo 'read about it'; exit 1"])
+        raise AssertionError("unreachable")
+
+    monkeypatch.setitem(matrix.RUNS, THIS, (matrix.RUNS[THIS][0], install))
+    assert matrix.main([THIS]) == 1
+    assert capsys.readouterr().out.startswith(f"{THIS} failed: not begun: sh: ERROR: they exclude each other\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (matrix.DEBIAN / "initdb").exists(), reason="there is no PostgreSQL 15 of Debian")
+def test_a_server_of_some_programs_runs_and_is_gone_after() -> None:
+    with matrix.running(matrix.DEBIAN) as variables:
+        url = variables["MOMENTUM_TEST_DATABASE_URL"]
+        psql = [shutil.which("psql") or matrix.DEBIAN / "psql", "-X", "-At", url, "-c", "select 15"]
+        matrix.call(psql)
+    with pytest.raises(RuntimeError, match="psql"):
+        matrix.call(psql)
+
+
+def test_every_supported_postgres_and_python_has_a_run() -> None:
+    assert [name for name in matrix.RUNS if name != THIS] == [
+        *(f"PostgreSQL {version}" for version in (15, 16, 17)),
+        "PostgreSQL 18, oldest Python",
+        "newest Python",
+        "lowest versions",
+    ]
+
+
+def test_the_lowest_versions_are_exact() -> None:
+    lowest = matrix.lowest_versions().splitlines()
+    assert "sqlalchemy==2.1.0" in lowest
+    assert all("==" in version and ">" not in version and "[" not in version for version in lowest)

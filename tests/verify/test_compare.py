@@ -1,0 +1,1036 @@
+"""What differs from what the migrations make is named, and nothing else is."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.connect.engine import as_text, execute_script
+from momentum.connect.environment import URL_VARIABLES
+from momentum.errors import NotMigratedError, VerificationError
+from momentum.migrate.config import SCORES
+from momentum.models import Base, DailyMomentumScore
+from momentum.testing import Server
+from momentum.verify import __main__ as program
+from momentum.verify import compare as verify
+from tests import processes
+from tests.catalog import differences
+from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
+from tests.pgtap.mutations import read_mutations
+from tests.server import engine_of
+from tools.fingerprints import fingerprints
+
+HEAD = HISTORY[-1]
+PASSWORD = "pa55-word"
+HABITS = "table public.habit_index"
+SCORES_TABLE = "table legacy.daily_engagement_scores"
+VIEW = "view public.daily_momentum_scores"
+FUNCTION = "function momentum_internal.set_updated_at()"
+INVALIDATE = "update pg_index set indisvalid = false where indexrelid = '{}'::regclass"
+
+# What somebody may do to a migrated database, and the beginning of each line that tells of it.
+DRIFTS: dict[str, tuple[str, list[str]]] = {
+    "a column is added": (
+        "alter table public.habit_index add mood text; comment on column public.habit_index.mood is 'How it is.'",
+        [f"unexpected: {HABITS}, column mood: text"],
+    ),
+    "a column is dropped": (
+        "alter table public.momentum_events drop event_ts",
+        [
+            "missing: table public.momentum_events, column event_ts: timestamp with time zone not null default now()",
+            "missing: table public.momentum_events, index ix_momentum_events_user_id_event_ts: CREATE INDEX",
+        ],
+    ),
+    "a column has another name": (
+        "alter table public.motivation_journal rename prompt to question",
+        [
+            "missing: table public.motivation_journal, column prompt: text",
+            "unexpected: table public.motivation_journal, column question: text",
+        ],
+    ),
+    "a column is wider": (
+        "alter table public.habit_index alter habit_score type numeric(6, 2)",
+        [f"changed: {HABITS}, column habit_score: found numeric(6,2) not null, expected numeric(5,2) not null"],
+    ),
+    "a column has another type": (
+        "alter table public.motivation_journal alter response type varchar(80)",
+        ["changed: table public.motivation_journal, column response: found character varying(80), expected text"],
+    ),
+    "a column sorts otherwise": (
+        'alter table public.motivation_journal alter response type text collate "C"',
+        ['changed: table public.motivation_journal, column response: found text collate "C", expected text'],
+    ),
+    "a default is dropped": (
+        "alter table public.habit_index alter created_at drop default",
+        [
+            f"changed: {HABITS}, column created_at: found timestamp with time zone not null, "
+            "expected timestamp with time zone not null default now()"
+        ],
+    ),
+    "a default is another": (
+        "alter table public.habit_index alter details set default '{}'",
+        [f"changed: {HABITS}, column details: found jsonb default '{{}}'::jsonb, expected jsonb"],
+    ),
+    "a column may be null": (
+        "alter table public.habit_index alter user_id drop not null",
+        [f"changed: {HABITS}, column user_id: found uuid, expected uuid not null"],
+    ),
+    "a column may not be null": (
+        "alter table public.habit_index alter pillar_id set not null",
+        [f"changed: {HABITS}, column pillar_id: found uuid not null, expected uuid"],
+    ),
+    "a column counts up": (
+        "alter table public.habit_index add place integer generated always as identity",
+        [f"unexpected: {HABITS}, column place: integer not null generated always as identity"],
+    ),
+    "a column is calculated": (
+        "alter table public.habit_index add half numeric generated always as (habit_score / 2) stored",
+        [f"unexpected: {HABITS}, column half: numeric generated always as ((habit_score / (2)::numeric))"],
+    ),
+    "a check is dropped": (
+        "alter table public.habit_index drop constraint ck_habit_index_habit_score_in_range",
+        [f"missing: {HABITS}, constraint ck_habit_index_habit_score_in_range: CHECK"],
+    ),
+    "a check is laxer": (
+        "alter table public.habit_index drop constraint ck_habit_index_habit_score_in_range, "
+        "add constraint ck_habit_index_habit_score_in_range check (habit_score between 0 and 1000)",
+        [f"changed: {HABITS}, constraint ck_habit_index_habit_score_in_range: found CHECK"],
+    ),
+    "a check is not valid": (
+        "alter table public.habit_index drop constraint ck_habit_index_habit_score_in_range, "
+        "add constraint ck_habit_index_habit_score_in_range check (habit_score between 0 and 100) not valid",
+        [f"changed: {HABITS}, constraint ck_habit_index_habit_score_in_range: found CHECK"],
+    ),
+    "a foreign key doesn't cascade": (
+        "alter table public.habit_index drop constraint fk_habit_index_user_id_users, "
+        "add constraint fk_habit_index_user_id_users foreign key (user_id) references auth.users (id)",
+        [f"changed: {HABITS}, constraint fk_habit_index_user_id_users: found FOREIGN KEY"],
+    ),
+    "a foreign key is not valid": (
+        "alter table public.habit_index drop constraint fk_habit_index_user_id_users, "
+        "add constraint fk_habit_index_user_id_users foreign key (user_id) references auth.users (id) "
+        "on delete cascade not valid",
+        [f"changed: {HABITS}, constraint fk_habit_index_user_id_users: found FOREIGN KEY"],
+    ),
+    "a unique key is dropped": (
+        "alter table public.habit_index drop constraint uq_habit_index_user_id_index_date",
+        [f"missing: {HABITS}, constraint uq_habit_index_user_id_index_date: UNIQUE (user_id, index_date)"],
+    ),
+    "a unique key is checked late": (
+        "alter table public.momentum_pillars drop constraint uq_momentum_pillars_name, "
+        "add constraint uq_momentum_pillars_name unique (name) deferrable",
+        [
+            "changed: table public.momentum_pillars, constraint uq_momentum_pillars_name: found UNIQUE (name) "
+            "DEFERRABLE, expected UNIQUE (name)"
+        ],
+    ),
+    "a unique key's index is invalid": (
+        INVALIDATE.format("public.uq_habit_index_user_id_index_date"),
+        [
+            f"changed: {HABITS}, constraint uq_habit_index_user_id_index_date: "
+            "found UNIQUE (user_id, index_date), index invalid"
+        ],
+    ),
+    "a primary key is dropped": (
+        "alter table public.habit_index drop constraint pk_habit_index",
+        [f"missing: {HABITS}, constraint pk_habit_index: PRIMARY KEY (id)"],
+    ),
+    "foreign keys are not checked": (
+        "alter table public.motivation_journal disable trigger all",
+        [
+            "changed: table public.motivation_journal, constraint fk_motivation_journal_pillar_id_momentum_pillars: ",
+            "changed: table public.motivation_journal, constraint fk_motivation_journal_user_id_users: found FOREIGN "
+            "KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE, its triggers disabled",
+            "changed: table public.motivation_journal, trigger set_updated_at: ",
+        ],
+    ),
+    "an index is dropped": (
+        "drop index public.ix_habit_index_pillar_id",
+        [f"missing: {HABITS}, index ix_habit_index_pillar_id: CREATE INDEX"],
+    ),
+    "an index is added": (
+        "create index by_score on public.habit_index (habit_score)",
+        [f"unexpected: {HABITS}, index by_score: CREATE INDEX by_score"],
+    ),
+    "an index is invalid": (
+        INVALIDATE.format("public.ix_habit_index_pillar_id"),
+        [f"changed: {HABITS}, index ix_habit_index_pillar_id: found CREATE INDEX"],
+    ),
+    "an index is over other columns": (
+        "drop index public.ix_momentum_events_user_id_event_ts; create index ix_momentum_events_user_id_event_ts "
+        "on public.momentum_events (user_id, event_ts)",
+        ["changed: table public.momentum_events, index ix_momentum_events_user_id_event_ts: found CREATE INDEX"],
+    ),
+    "the score table's unique key is dropped": (
+        "drop index legacy.uq_daily_engagement_scores_user_id_utc_day",
+        [f"missing: {SCORES_TABLE}, index uq_daily_engagement_scores_user_id_utc_day: CREATE UNIQUE INDEX"],
+    ),
+    "the view shows other rows": (
+        "create or replace view public.daily_momentum_scores with (security_invoker = true) as select user_id, score, "
+        "(score_ts at time zone 'UTC')::date as score_date, pillar_breakdown from legacy.daily_engagement_scores as s "
+        "where score > 0",
+        [f"changed: {VIEW}, query: found SELECT"],
+    ),
+    "the view asks with its owner's rights": (
+        "alter view public.daily_momentum_scores reset (security_invoker)",
+        [f"changed: {VIEW}, options: found none, expected security_invoker=true"],
+    ),
+    "the view is a barrier too": (
+        "alter view public.daily_momentum_scores set (security_barrier = true)",
+        [f"changed: {VIEW}, options: found security_invoker=true, security_barrier=true, expected"],
+    ),
+    "the view's column has a default": (
+        "alter view public.daily_momentum_scores alter score set default 5",
+        [f"changed: {VIEW}, column score: found numeric default 5, expected numeric"],
+    ),
+    "the view is dropped": ("drop view public.daily_momentum_scores", [f"missing: {VIEW}: owned by owner"]),
+    "everybody may read the view": (
+        "grant select on public.daily_momentum_scores to public",
+        [f"unexpected: {VIEW}, grant to public: SELECT"],
+    ),
+    "nobody may read the view": (
+        "revoke select on public.daily_momentum_scores from authenticated",
+        [f"missing: {VIEW}, grant to authenticated: SELECT"],
+    ),
+    "the view has a trigger": (
+        "create trigger write instead of insert on public.daily_momentum_scores "
+        "for each row execute function momentum_internal.set_updated_at()",
+        [f"unexpected: {VIEW}, trigger write: CREATE TRIGGER write INSTEAD OF INSERT"],
+    ),
+    "row level security is off": (
+        "alter table public.habit_index disable row level security",
+        [
+            f"changed: {HABITS}, row level security: found disabled, not forced on the owner, "
+            "expected enabled, not forced on the owner"
+        ],
+    ),
+    "row level security is forced": (
+        "alter table public.habit_index force row level security",
+        [f"changed: {HABITS}, row level security: found enabled, forced on the owner"],
+    ),
+    "a policy is added": (
+        "create policy everybody on public.habit_index for select to anon using (true)",
+        [f"unexpected: {HABITS}, policy everybody: permissive for select to anon using (true)"],
+    ),
+    "a policy is dropped": (
+        "drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores",
+        [f"missing: {SCORES_TABLE}, policy daily_engagement_scores_select_own: permissive for select"],
+    ),
+    "a policy lets everything through": (
+        "alter policy daily_engagement_scores_select_own on legacy.daily_engagement_scores using (true)",
+        [f"changed: {SCORES_TABLE}, policy daily_engagement_scores_select_own: found permissive for select"],
+    ),
+    "a policy is for others": (
+        "alter policy daily_engagement_scores_select_own on legacy.daily_engagement_scores to public, anon",
+        [f"changed: {SCORES_TABLE}, policy daily_engagement_scores_select_own: found permissive for select to public"],
+    ),
+    "a function does nothing": (
+        "create or replace function momentum_internal.set_updated_at() returns trigger language plpgsql "
+        "set search_path = '' as 'begin return new; end'",
+        [f"changed: {FUNCTION}, body: found begin return new; end, expected"],
+    ),
+    "a function has no search path": (
+        "alter function momentum_internal.set_updated_at() reset search_path",
+        [f'changed: {FUNCTION}, settings: found none, expected search_path=""'],
+    ),
+    "a function has its owner's rights": (
+        "alter function momentum_internal.set_updated_at() security definer",
+        [f"changed: {FUNCTION}, kind: found plpgsql, returns trigger, volatile, security definer, expected"],
+    ),
+    "a function promises more": (
+        "alter function momentum_internal.set_updated_at() stable strict parallel safe",
+        [f"changed: {FUNCTION}, kind: found plpgsql, returns trigger, stable, security invoker, strict, parallel safe"],
+    ),
+    "everybody may call a function": (
+        "grant execute on function momentum_internal.set_updated_at() to public",
+        [f"unexpected: {FUNCTION}, grant to public: EXECUTE"],
+    ),
+    "a trigger is disabled": (
+        "alter table public.habit_index disable trigger set_updated_at",
+        [f"changed: {HABITS}, trigger set_updated_at: found CREATE TRIGGER"],
+    ),
+    "a trigger fires on replicas only": (
+        "alter table public.habit_index enable replica trigger set_updated_at",
+        [f"changed: {HABITS}, trigger set_updated_at: found CREATE TRIGGER"],
+    ),
+    "a trigger is dropped": (
+        "drop trigger set_updated_at on public.habit_index",
+        [f"missing: {HABITS}, trigger set_updated_at: CREATE TRIGGER"],
+    ),
+    "a trigger is added": (
+        "create trigger again after insert on public.habit_index "
+        "for each row execute function momentum_internal.set_updated_at()",
+        [f"unexpected: {HABITS}, trigger again: CREATE TRIGGER again AFTER INSERT"],
+    ),
+    "a trigger fires at other times": (
+        "create or replace trigger set_updated_at before insert on public.habit_index "
+        "for each row execute function momentum_internal.set_updated_at()",
+        [f"changed: {HABITS}, trigger set_updated_at: found CREATE TRIGGER set_updated_at BEFORE INSERT"],
+    ),
+    "a rule is added": (
+        "create rule keep as on delete to public.habit_index do instead nothing",
+        [f"unexpected: {HABITS}, rule keep: CREATE RULE keep AS"],
+    ),
+    "a table is granted to anon": (
+        "grant select on public.habit_index to anon",
+        [f"unexpected: {HABITS}, grant to anon: SELECT"],
+    ),
+    "truncate is granted": (
+        "grant truncate on public.habit_index to authenticated",
+        [
+            f"changed: {HABITS}, grant to authenticated: found DELETE, INSERT, SELECT, TRUNCATE, UPDATE, "
+            "expected DELETE, INSERT, SELECT, UPDATE"
+        ],
+    ),
+    "a grant may be handed on": (
+        "grant select on public.habit_index to authenticated with grant option",
+        [f"changed: {HABITS}, grant to authenticated: found DELETE, INSERT, SELECT with grant option, UPDATE"],
+    ),
+    "a grant is revoked": (
+        "revoke delete on public.habit_index from service_role",
+        [f"changed: {HABITS}, grant to service_role: found INSERT, REFERENCES, SELECT"],
+    ),
+    "the owner gives up a right": (
+        "revoke insert on public.habit_index from current_user",
+        [f"changed: {HABITS}, grant to owner: found DELETE, REFERENCES, SELECT"],
+    ),
+    "a column is granted to anon": (
+        "grant select (details) on public.habit_index to anon",
+        [f"unexpected: {HABITS}, column details, grant to anon: SELECT"],
+    ),
+    "the private schema is opened": (
+        "grant usage on schema momentum_internal to authenticated",
+        ["unexpected: schema momentum_internal, grant to authenticated: USAGE"],
+    ),
+    "the legacy schema is opened": (
+        "grant create on schema legacy to anon",
+        ["unexpected: schema legacy, grant to anon: CREATE"],
+    ),
+    "the legacy schema is closed": (
+        "revoke usage on schema legacy from service_role",
+        ["missing: schema legacy, grant to service_role: USAGE"],
+    ),
+    "the version table is opened": (
+        "grant update on momentum_internal.alembic_version to anon",
+        ["unexpected: table momentum_internal.alembic_version, grant to anon: UPDATE"],
+    ),
+    "the record's table is opened": (
+        "grant select on momentum_internal.score_table to service_role",
+        ["unexpected: table momentum_internal.score_table, grant to service_role: SELECT"],
+    ),
+    "the record is lost": (
+        "delete from momentum_internal.score_table",
+        ["changed: the row of momentum_internal.score_table: found none, expected relation, layout, created_table of"],
+    ),
+    "the record is incomplete": (
+        "alter table momentum_internal.score_table drop created_table",
+        ["changed: the row of momentum_internal.score_table: found layout seed, only_row True, "],
+    ),
+    "the record has one column less": (
+        "alter table momentum_internal.score_table drop granted_usage",
+        ["missing: table momentum_internal.score_table, column granted_usage: boolean not null"],
+    ),
+    "a table's comment is another": (
+        "comment on table public.habit_index is E'two\\nlines'",
+        [f"changed: {HABITS}, comment: found two\\nlines, expected How firm a user's habits are"],
+    ),
+    "a column's comment is gone": (
+        "comment on column public.habit_index.details is null",
+        [f"missing: {HABITS}, column details, comment: How the score came about"],
+    ),
+    "a schema's comment is gone": (
+        "comment on schema momentum_internal is null",
+        ["missing: schema momentum_internal, comment: Private to the momentum migrations"],
+    ),
+    "an index has a comment": (
+        "comment on index public.ix_habit_index_pillar_id is 'Why?'",
+        [f"unexpected: {HABITS}, index ix_habit_index_pillar_id, comment: Why?"],
+    ),
+    "a table belongs to somebody else": (
+        "alter table public.habit_index owner to anon",
+        [f"changed: {HABITS}: found owned by anon, expected owned by owner"],
+    ),
+    "a function belongs to somebody else": (
+        "grant create on schema momentum_internal to anon; "
+        "alter function momentum_internal.set_updated_at() owner to anon; "
+        "revoke create on schema momentum_internal from anon",
+        [f"changed: {FUNCTION}: found owned by anon, expected owned by owner"],
+    ),
+    "the view belongs to somebody else": (
+        "alter view public.daily_momentum_scores owner to anon",
+        [f"changed: {VIEW}: found owned by anon, expected owned by owner"],
+    ),
+    "a table doesn't survive a crash": (
+        "alter table public.motivation_journal set unlogged",
+        ["changed: table public.motivation_journal, kept: found unlogged, expected permanently"],
+    ),
+    "replicas see whole rows": (
+        "alter table public.habit_index replica identity full",
+        [f"changed: {HABITS}, replica identity: found full, expected default"],
+    ),
+    "a table has an heir": (
+        "create table public.mood () inherits (public.habit_index)",
+        [f"unexpected: {HABITS}, heir public.mood: its rows are among these"],
+    ),
+    "a right of all is missing": (
+        # As far as the server knows it.
+        "do $$ begin if current_setting('server_version_num')::int >= 170000 then "
+        "revoke maintain on public.habit_index from service_role; else "
+        "revoke trigger on public.habit_index from service_role; end if; end $$",
+        [f"changed: {HABITS}, grant to service_role: found DELETE, INSERT, REFERENCES, SELECT, "],
+    ),
+    "a key's index has a comment": (
+        "comment on index public.pk_habit_index is 'Why?'",
+        [f"unexpected: {HABITS}, constraint pk_habit_index, index, comment: Why?"],
+    ),
+    "there are two functions": (
+        "create function momentum_internal.set_updated_at(integer) returns integer language sql as 'select 1'",
+        ["unexpected: function momentum_internal.set_updated_at(integer): owned by owner"],
+    ),
+    "the record names another table": (
+        "update momentum_internal.score_table set relation = 'public.daily_engagement_scores'",
+        ["changed: table momentum_internal.score_table, row: found public.daily_engagement_scores, seed, "],
+    ),
+    "a table is dropped": ("drop table public.habit_index", [f"missing: {HABITS}: owned by owner"]),
+    "a table is a view": (
+        "alter table public.habit_index rename to habits; "
+        "create view public.habit_index as select * from public.habits",
+        [f"missing: {HABITS}: owned by owner"],
+    ),
+}
+
+SEED_KEY = "legacy.uq_daily_engagement_scores_user_id_utc_day"
+SUPERSEDED = "table momentum_internal.superseded_scores"
+
+# The same where a score table in the seed's layout was adopted. It is called so wherever it stands.
+SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
+    "the unique key is dropped": (f"drop index {SEED_KEY}", ["missing: score table, unique index: unique, valid"]),
+    "the unique key is invalid": (
+        INVALIDATE.format(SEED_KEY),
+        ["changed: score table, unique index: found unique, invalid, immediate, of all rows, over user_id and"],
+    ),
+    "the unique key has another name": (
+        f"alter index {SEED_KEY} rename to a_day_once",
+        ["missing: score table, unique index: unique, valid"],
+    ),
+    "the unique key is none": (
+        f"drop index {SEED_KEY}; create index uq_daily_engagement_scores_user_id_utc_day "
+        "on legacy.daily_engagement_scores (user_id, ((score_ts at time zone 'UTC')::date))",
+        ["changed: score table, unique index: found not unique, valid"],
+    ),
+    "the unique key is partial": (
+        f"drop index {SEED_KEY}; create unique index uq_daily_engagement_scores_user_id_utc_day "
+        "on legacy.daily_engagement_scores (user_id, ((score_ts at time zone 'UTC')::date)) where score > 0",
+        ["changed: score table, unique index: found unique, valid, immediate, partial"],
+    ),
+    "the unique key is over another day": (
+        f"drop index {SEED_KEY}; create unique index uq_daily_engagement_scores_user_id_utc_day "
+        "on legacy.daily_engagement_scores (user_id, ((score_ts at time zone 'CET')::date))",
+        ["changed: score table, unique index: found unique, valid, immediate, of all rows, over user_id and ((("],
+    ),
+    "a column has another type": (
+        "drop view public.daily_momentum_scores; alter table legacy.daily_engagement_scores alter score type integer",
+        ["changed: score table, column score: found integer, expected numeric", f"missing: {VIEW}: owned by owner"],
+    ),
+    "a column has another name": (
+        "alter table legacy.daily_engagement_scores rename score to points",
+        ["missing: score table, column score: numeric", f"changed: {VIEW}, query: found SELECT user_id, points AS"],
+    ),
+    "the table is moved": (
+        "alter table legacy.daily_engagement_scores set schema public",
+        [
+            "missing: score table: table",
+            f"changed: {VIEW}, query: found SELECT user_id, score, ((score_ts AT TIME ZONE",
+        ],
+    ),
+    "a table of ours is opened": (
+        "grant select on public.habit_index to anon",
+        [f"unexpected: {HABITS}, grant to anon: SELECT"],
+    ),
+    "superseded scores are opened": (
+        "grant select on momentum_internal.superseded_scores to authenticated",
+        [f"unexpected: {SUPERSEDED}, grant to authenticated: SELECT"],
+    ),
+    "superseded scores outlive their user": (
+        "alter table momentum_internal.superseded_scores drop constraint fk_superseded_scores_user_id_users",
+        [f"missing: {SUPERSEDED}, constraint fk_superseded_scores_user_id_users: FOREIGN KEY"],
+    ),
+    "superseded scores lack a column": (
+        "alter table momentum_internal.superseded_scores drop score",
+        [f"missing: {SUPERSEDED}, column score: numeric"],
+    ),
+    "superseded scores are gone": (
+        "drop table momentum_internal.superseded_scores",
+        [f"missing: {SUPERSEDED}: owned by owner"],
+    ),
+}
+
+PRODUCTION_KEY = "public.idx_daily_scores_user_date"
+# And where it was one in the app's production layout, with a unique index of its own.
+PRODUCTION_DRIFTS: dict[str, tuple[str, list[str]]] = {
+    "the unique key is dropped": (
+        f"drop index {PRODUCTION_KEY}",
+        ["missing: score table, unique index: unique, valid"],
+    ),
+    "the unique key is invalid": (
+        INVALIDATE.format(PRODUCTION_KEY),
+        [
+            "changed: score table, unique index: found unique, invalid, immediate, of all rows, over user_id and "
+            "score_date, expected unique, valid, immediate, of all rows, over user_id and score_date"
+        ],
+    ),
+    "the unique key is wider": (
+        f"drop index {PRODUCTION_KEY}; create unique index idx_daily_scores_user_date "
+        "on public.daily_engagement_scores (user_id, score_date, algorithm_version)",
+        ["changed: score table, unique index: found unique, valid, immediate, of all rows, over user_id and score_d"],
+    ),
+    "the unique key is checked late": (
+        f"drop index {PRODUCTION_KEY}; alter table public.daily_engagement_scores "
+        "add constraint idx_daily_scores_user_date unique (user_id, score_date) deferrable",
+        ["changed: score table, unique index: found unique, valid, deferrable, of all rows, over user_id and score_d"],
+    ),
+    "a column has another type": (
+        "alter table public.daily_engagement_scores alter calculation_metadata drop default, "
+        "alter calculation_metadata type text",
+        ["changed: score table, column calculation_metadata: found text, expected jsonb"],
+    ),
+    "a column is dropped": (
+        "alter table public.daily_engagement_scores drop calculation_metadata",
+        ["missing: score table, column calculation_metadata: jsonb"],
+    ),
+    "the table is another": (
+        "alter table public.daily_engagement_scores rename to old_scores; "
+        "create view public.daily_engagement_scores as select * from public.old_scores",
+        [
+            "changed: score table: found no plain table, expected table",
+            "missing: score table, unique index: unique, valid",
+            f"changed: {VIEW}, query: found SELECT user_id, final_score AS score, score_date, "
+            "breakdown AS pillar_breakdown FROM public.old_scores s;",
+        ],
+    ),
+    "the view asks with its owner's rights": (
+        "alter view public.daily_momentum_scores set (security_invoker = false)",
+        [f"changed: {VIEW}, options: found security_invoker=false, expected security_invoker=true"],
+    ),
+}
+
+
+def connect(url: sa.URL) -> sa.Connection:
+    return engine_of(url).connect()
+
+
+@pytest.fixture(scope="module")
+def fresh(server: Server) -> Iterator[sa.Connection]:
+    """A connection to a migrated database that these tests share, because none of them commits."""
+    with server.database() as url, connect(url) as connection:
+        yield connection
+
+
+@contextmanager
+def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iterator[sa.URL]:
+    """Yield the URL of a migrated database in which there was something before, as ``database_with_scores`` has it."""
+    url = database_with_scores(server, scores, predecessors=predecessors)
+    migrate_to(url, HEAD, existing="adopt")
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def seed(server: Server) -> Iterator[sa.Connection]:
+    """The same where a score table in the seed's layout was adopted."""
+    with migrated(server, "legacy.seed") as url, connect(url) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def production(server: Server) -> Iterator[sa.Connection]:
+    """The same where it was one in the production layout, and the app had its own versions of our tables."""
+    with migrated(server, "public.production", predecessors=True) as url, connect(url) as connection:
+        yield connection
+
+
+def assert_named(connection: sa.Connection, drift: tuple[str, list[str]]) -> None:
+    sql, expected = drift
+    with connection.begin() as transaction:
+        execute_script(connection, sql)
+        lines = verify.differences(connection)
+        transaction.rollback()
+    assert len(lines) == len(expected), f"this drift and no other is named: {lines}"
+    for line, beginning in zip(lines, expected, strict=True):
+        assert line.startswith(beginning)
+
+
+@pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS)
+def test_a_drift_is_named_and_nothing_else(fresh: sa.Connection, drift: tuple[str, list[str]]) -> None:
+    assert_named(fresh, drift)
+
+
+@pytest.mark.parametrize("drift", SEED_DRIFTS.values(), ids=SEED_DRIFTS)
+def test_a_drift_in_the_seeds_layout_is_named(seed: sa.Connection, drift: tuple[str, list[str]]) -> None:
+    assert_named(seed, drift)
+
+
+@pytest.mark.parametrize("drift", PRODUCTION_DRIFTS.values(), ids=PRODUCTION_DRIFTS)
+def test_a_drift_in_the_production_layout_is_named(production: sa.Connection, drift: tuple[str, list[str]]) -> None:
+    assert_named(production, drift)
+
+
+def test_the_bookkeeping_of_predecessors_belongs_to_them(fresh: sa.Connection, production: sa.Connection) -> None:
+    rows = "table momentum_internal.predecessor_rows"
+    grant = "grant all on momentum_internal.predecessor_rows to service_role"
+    assert_named(production, (grant, [f"unexpected: {rows}, grant to service_role: DELETE, INSERT"]))
+    assert_named(production, ("drop table momentum_internal.predecessor_rows", [f"missing: {rows}: owned by owner"]))
+    # Where there are none, what stands there under that name is nothing of ours.
+    assert_named(fresh, ("create table momentum_internal.predecessor_rows (id uuid)", []))
+
+
+def test_a_key_that_we_made_for_the_production_layout_has_its_name(server: Server) -> None:
+    url = database_with_scores(server, "public.production")
+    try:
+        run(url, f"drop index {PRODUCTION_KEY}")
+        migrate_to(url, HEAD)
+        assert differences(url) == []
+        run(url, "alter index public.uq_daily_engagement_scores_user_id_score_date rename to a_day_once")
+        [line] = differences(url)
+        assert line.startswith("missing: score table, unique index: unique, valid")
+    finally:
+        server.drop_database(url)
+
+
+# All of them take a minute: `MOMENTUM_MUTATIONS=all pytest tests/verify/test_compare.py`.
+ALL_MUTATIONS = os.environ.get("MOMENTUM_MUTATIONS") == "all"
+
+# Of the first two either value may be right: they say what there was before, which can't be seen any more. What else
+# somebody puts into the private schema is not ours.
+NO_DIFFERENCE = {
+    "score_table.created_schema: row changed",
+    "score_table.granted_usage: row changed",
+    "momentum_internal.set_updated_at(): function another one added",
+}
+
+
+@pytest.mark.slow
+def test_each_change_of_a_fact_is_noticed(
+    server: Server, fresh: sa.Connection, record_property: Callable[[str, object], None]
+) -> None:
+    driver_connection: Any = fresh.connection.driver_connection
+    # One in eight takes a few seconds, and each is made again by the test of the pgTAP files.
+    mutations = read_mutations(driver_connection)[:: 1 if ALL_MUTATIONS else 8]
+    unnoticed = set()
+    for mutation in mutations:
+        with fresh.begin() as transaction:
+            driver_connection.execute(mutation.statement)
+            try:
+                if not verify.differences(fresh):
+                    unnoticed.add(str(mutation))
+            except NotMigratedError:
+                assert "momentum_internal" in mutation.statement, "only without a version there is nothing to compare"
+            transaction.rollback()
+    noticed = len(mutations) - len(unnoticed)
+    record_property("summary", f"mutations noticed: {noticed}/{len(mutations)} (PostgreSQL {server.version})")
+    assert len(mutations) > (1000 if ALL_MUTATIONS else 125)
+    assert unnoticed == NO_DIFFERENCE if ALL_MUTATIONS else unnoticed <= NO_DIFFERENCE
+
+
+def test_a_not_null_that_was_never_checked_is_named_where_there_can_be_one(
+    server: Server, fresh: sa.Connection
+) -> None:
+    alter = "alter table public.habit_index alter user_id drop not null"
+    if int(server.version.split(".")[0]) < 18:
+        return assert_named(fresh, (alter, [f"changed: {HABITS}, column user_id: found uuid, expected"]))
+    lines = [f"changed: {HABITS}, column user_id: found uuid not null (not valid), expected uuid not null"]
+    return assert_named(fresh, (f"{alter}; alter table public.habit_index add not null user_id not valid", lines))
+
+
+def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
+    with fresh.begin() as transaction:
+        execute_script(
+            fresh,
+            """
+            create table public.somebody_elses (id integer primary key, habit uuid references public.habit_index (id));
+            grant all on public.somebody_elses to anon;
+            create view public.daily_scores as select * from public.daily_momentum_scores;
+            create function public.set_updated_at() returns trigger language plpgsql as 'begin return new; end';
+            alter default privileges in schema public grant select on tables to anon;
+            alter default privileges grant usage on schemas to anon;
+            grant anon to authenticated;
+            create publication some_tables for table public.habit_index;
+            alter table public.habit_index set (autovacuum_enabled = false);
+            alter table public.habit_index alter details set statistics 500;
+            create statistics public.some_statistics on user_id, index_date from public.habit_index;
+            create table momentum_internal.predecessor_of_old (like public.habit_index including all);
+            create view momentum_internal.predecessor_daily_momentum_scores as select * from public.habit_index;
+            create table momentum_internal.momentum_events (id uuid);
+            create table auth.sessions (id uuid);
+            comment on table auth.users is 'Users.';
+            create index on auth.users (email);
+            create table legacy.of_old (id integer);
+            """,
+        )
+        assert verify.differences(fresh) == []
+        transaction.rollback()
+
+
+def test_a_key_that_the_seeds_layout_brought_may_have_any_name(server: Server) -> None:
+    url = database_with_scores(server, "public.seed")
+    try:
+        key = "on public.daily_engagement_scores (((score_ts at time zone 'UTC')::date), user_id)"
+        run(url, f"create unique index a_day_once {key}")
+        migrate_to(url, HEAD)
+        assert differences(url) == []
+        run(url, "alter index public.a_day_once rename to one_a_day")
+        assert differences(url) == []
+        run(url, "drop index public.one_a_day")
+        [line] = differences(url)
+        assert line.startswith("missing: score table, unique index: unique, valid")
+    finally:
+        server.drop_database(url)
+
+
+EXTRAS = """
+alter table {table} add mood text default 'calm', add constraint positive check (user_id is not null) not valid;
+alter table {table} disable row level security;
+alter table {table} replica identity nothing;
+create policy all_rows on {table} using (true);
+grant all on {table} to anon;
+grant usage on schema {schema} to public;
+create index by_mood on {table} (mood);
+create trigger touch before update on {table} for each row execute function momentum_internal.set_updated_at();
+comment on table {table} is 'Other scores.';
+comment on column {table}.user_id is 'Whose.';
+alter table {table} alter user_id drop not null;
+alter table {table} owner to {owner};
+"""
+
+
+def test_what_else_an_adopted_table_has_makes_no_difference(seed: sa.Connection, production: sa.Connection) -> None:
+    of_seed = (
+        "alter table momentum_internal.superseded_scores add mood text; "
+        "alter table legacy.daily_engagement_scores drop note"
+    )
+    # The table's own key may have any name, and there may be two.
+    of_production = (
+        f"alter index {PRODUCTION_KEY} rename to by_day; "
+        "create unique index a_day_once on public.daily_engagement_scores (score_date, user_id); "
+        f"{INVALIDATE.format('public.by_day')}; alter table public.daily_engagement_scores drop events_count"
+    )
+    for connection, schema, more in ((seed, "legacy", of_seed), (production, "public", of_production)):
+        extras = EXTRAS.format(schema=schema, table=f"{schema}.daily_engagement_scores", owner="anon")
+        assert_named(connection, (f"{extras}; {more}", []))
+
+
+def test_an_adopted_column_may_be_wider(server: Server) -> None:
+    url = database_with_scores(server, "public.seed")
+    try:
+        run(url, "alter table public.daily_engagement_scores alter score type numeric")
+        migrate_to(url, HEAD)
+        assert differences(url) == []
+    finally:
+        server.drop_database(url)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        "grant usage on schema legacy to public",
+        "grant all on schema legacy to service_role; comment on schema legacy is 'Old things.'",
+        "create role keeper; alter schema legacy owner to keeper",
+    ],
+)
+def test_a_schema_that_was_there_is_not_ours_but_service_role_must_get_in(server: Server, prepare: str) -> None:
+    with server.database(migrated=False) as url:
+        run(url, f"create schema legacy; {prepare}")
+        migrate_to(url, HEAD)
+        assert differences(url) == []
+        run(url, "revoke all on schema legacy from public, service_role")
+        assert differences(url) == ["missing: schema legacy, grant to service_role: USAGE"]
+    with connect(server.url) as connection, connection.begin():
+        connection.exec_driver_sql("drop role if exists keeper")
+
+
+HABITS_OF_SESSIONS = """
+set {local} search_path = auth, public, legacy;
+set {local} datestyle = 'German';
+set {local} intervalstyle = 'sql_standard';
+set {local} timezone = 'Asia/Kathmandu';
+set {local} quote_all_identifiers = on;
+set {local} extra_float_digits = -5;
+set {local} bytea_output = 'escape';
+"""
+
+
+def settings(connection: sa.Connection) -> dict[str, str]:
+    rows = connection.execute(sa.text("select name, setting from pg_catalog.pg_settings"))
+    return {row.name: row.setting for row in rows}
+
+
+def test_nothing_depends_on_the_session_and_the_session_stays_as_it_was(url: sa.URL) -> None:
+    with connect(url) as connection:
+        with connection.begin():
+            execute_script(connection, HABITS_OF_SESSIONS.format(local=""))
+        before = settings(connection)
+        connection.rollback()
+        assert verify.differences(connection) == []
+        assert not connection.in_transaction(), "a connection at rest is at rest after"
+        assert settings(connection) == before
+
+
+def test_inside_a_transaction_nothing_of_it_is_lost_or_ended(url: sa.URL) -> None:
+    with connect(url) as connection:
+        execute_script(connection, HABITS_OF_SESSIONS.format(local="local"))
+        connection.execute(sa.text("insert into public.momentum_pillars (name) values ('sleep')"))
+        execute_script(connection, "alter table public.habit_index disable row level security")
+        before = settings(connection)
+        assert len(verify.differences(connection)) == 1, "what is not committed yet is seen"
+        assert settings(connection) == before
+        assert connection.in_transaction()
+        assert connection.scalar(sa.text("select count(*) from public.momentum_pillars")) == 1
+        connection.rollback()
+        assert connection.scalar(sa.text("select count(*) from public.momentum_pillars")) == 0
+        connection.rollback()
+        assert verify.differences(connection) == []
+
+
+def test_a_read_only_transaction_is_enough(url: sa.URL) -> None:
+    with connect(url) as connection:
+        connection.execute(sa.text("set transaction read only"))
+        assert verify.differences(connection) == []
+        assert connection.scalar(sa.text("show transaction_read_only")) == "on"
+
+
+def test_an_error_leaves_the_transaction_usable(supabase_url: sa.URL) -> None:
+    with connect(supabase_url) as connection:
+        connection.execute(sa.text("set local search_path = auth"))
+        with pytest.raises(NotMigratedError, match="upgrade it to head with the momentum migrations"):
+            verify.differences(connection)
+        assert connection.scalar(sa.text("show search_path")) == "auth"
+
+
+def test_an_upgrade_ends_with_a_look_at_what_there_is(url: sa.URL, caplog: pytest.LogCaptureFixture) -> None:
+    migrate_to(url, HISTORY[-2])
+    run(url, "alter table public.habit_index disable row level security; grant select on public.habit_index to anon")
+    with caplog.at_level(logging.ERROR), pytest.raises(VerificationError, match="in 2 places that the log names"):
+        migrate_to(url, HEAD)
+    assert caplog.messages[0].startswith(f"unexpected: {HABITS}, grant to anon: SELECT")
+    assert len(caplog.messages) == 2
+    assert current(url) == HEAD, "what is migrated stays so"
+    migrate_to(url, HISTORY[-2])
+    migrate_to(url, HEAD, verify="no")
+
+
+def test_a_revision_that_is_being_written_is_let_through_with_a_warning(
+    connection: sa.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.execute(sa.text("update momentum_internal.alembic_version set version_num = '0123456789ab'"))
+    with caplog.at_level(logging.WARNING):
+        verify.check(connection)
+    assert "Not verified: The database is at revision 0123456789ab" in caplog.text
+
+
+def test_whoever_migrates_is_the_owner(server: Server) -> None:
+    role = "momentum_migrator"
+    with server.database(migrated=False) as url:
+        own = url.set(username=role, password="secret")
+        run(
+            url,
+            f"""
+            create role {role} login password 'secret';
+            grant create on database {url.database} to {role};
+            grant usage, create on schema public to {role};
+            grant usage on schema auth to {role};
+            grant select, references on auth.users to {role};
+            """,
+        )
+        migrate_to(own, HEAD)
+        assert differences(own) == differences(url) == []
+        run(url, "alter table public.habit_index owner to current_user")
+        [line] = differences(own)
+        assert line.startswith(f"changed: {HABITS}: found owned by ")
+    run(server.url, f"drop role {role}")
+
+
+@pytest.mark.slow
+def test_the_fingerprints_are_fresh(server: Server) -> None:
+    files = {path.name: path.read_text(encoding="utf-8") for path in verify.FINGERPRINTS.iterdir()}
+    assert files == fingerprints(server), "momentum/verify/fingerprints/ is stale: make fingerprints"
+
+
+def test_a_fingerprint_has_one_sorted_fact_a_line() -> None:
+    for path in verify.FINGERPRINTS.iterdir():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        facts = verify.read_fingerprint(path.name)
+        assert len(lines) == len(facts) > 30
+        assert list(facts) == sorted(facts)
+        assert "".join(f"{line}\n" for line in lines) == verify.write_fingerprint(facts)
+
+
+@pytest.mark.parametrize("scores", SCORES)
+def test_everything_that_the_migrations_make_is_in_the_fingerprint(server: Server, scores: str) -> None:
+    made = sa.text("""
+        select kind || ' ' || nspname || '.' || name
+        from (
+          select case relkind when 'r' then 'table' when 'v' then 'view' else 'relation' end, relname, relnamespace
+          from pg_class where relkind not in ('i', 't')
+          union all
+          select 'function', proname || '()', pronamespace from pg_proc
+        ) as made (kind, name, schema)
+        inner join pg_namespace on schema = pg_namespace.oid and nspname in ('public', 'legacy', 'momentum_internal')
+    """)
+    url = database_with_scores(server, scores)
+    try:
+        with connect(url) as connection:
+            before = set(connection.scalars(made))
+        migrate_to(url, HEAD)
+        with connect(url) as connection:
+            after = set(connection.scalars(made))
+            name = verify.fingerprint_name(HEAD, verify.read_record(connection))
+    finally:
+        server.drop_database(url)
+    told = {verify.object_of(key) for key in verify.read_fingerprint(name)}
+    assert after - before <= told, "momentum/verify names every relation and function that the migrations make"
+    assert len(after - before) >= 7
+
+
+def of_the_models(facts: dict[str, str]) -> dict[str, str]:
+    """Return the facts of what create_all makes: columns, keys, indexes and comments of our tables."""
+    tables = {f"table public.{name}" for name in Base.metadata.tables}
+    kinds = ("column ", "constraint ", "index ", "comment")
+    return {
+        key: value
+        for key, value in facts.items()
+        if verify.object_of(key) in tables and key.partition(verify.PART)[2].startswith(kinds)
+    }
+
+
+def test_the_models_make_what_the_migrations_make(supabase_url: sa.URL) -> None:
+    facts = verify.read_fingerprint(f"{HEAD}.fresh.txt")
+    with connect(supabase_url) as connection:
+        Base.metadata.create_all(connection)
+        connection.exec_driver_sql("create schema legacy")
+        connection.exec_driver_sql(
+            "create table legacy.daily_engagement_scores "
+            "(user_id uuid, score_ts timestamptz, score numeric(5, 2), pillar_breakdown jsonb)"
+        )
+        connection.exec_driver_sql(f"create view public.daily_momentum_scores as {facts[f'{VIEW}, query']}")
+        with verify.pinned(connection):
+            made = verify.read_facts(connection, {})
+    assert of_the_models(made) == of_the_models(facts)
+    assert len(of_the_models(made)) > 80
+    columns = {
+        key: value for key, value in facts.items() if key.startswith(f"{VIEW}, column ") and "comment" not in key
+    }
+    assert columns == {key: made[key] for key in columns}
+    assert made[f"{VIEW}, query"] == facts[f"{VIEW}, query"], "the view's text says the same when it is executed again"
+    assert [key.rpartition(" ")[2] for key in columns] == sorted(DailyMomentumScore.__table__.columns.keys())
+
+
+def command(*arguments: str, url: sa.URL | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, with the database's URL in the environment if there is one."""
+    env = {**os.environ, **environment}
+    if url:
+        # A server that trusts its clients takes any password, the others have one.
+        env[URL_VARIABLES[0]] = as_text(url.set(password=url.password or PASSWORD))
+    done = processes.run("momentum.verify", *arguments, env=env)
+    assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
+    assert "Traceback" not in done.stderr, "no output shows a traceback"
+    return done
+
+
+def test_the_command_says_that_all_is_as_it_should_be(url: sa.URL, tmp_path: Path) -> None:
+    done = command(url=url)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("Database: ")
+    assert done.stdout.count("\n") == 1
+    assert done.stdout.endswith(f"{url.database} is what revision {HEAD} makes.\n")
+    assert command("--database-url", as_text(url)).stdout == done.stdout
+    file = tmp_path / "supabase.env"
+    file.write_text(f"SUPABASE_DB_URL={as_text(url)}\n", encoding="utf-8")
+    assert command("--env-file", str(file)).stdout == done.stdout
+
+
+def test_the_command_names_what_differs_one_a_line(url: sa.URL) -> None:
+    run(
+        url,
+        """
+        alter table public.habit_index disable row level security;
+        grant select on public.habit_index to anon;
+        comment on table public.habit_index is E'one\\ntwo';
+        """,
+    )
+    done = command(url=url)
+    assert done.returncode == 1
+    assert [line.partition(f" {HABITS}, ")[0] for line in done.stdout.splitlines()] == [
+        "changed:",
+        "unexpected:",
+        "changed:",
+    ]
+    assert done.stderr.startswith("Database: ")
+    assert current(url) == HEAD
+
+
+def test_the_command_wants_a_url_and_the_rights(url: sa.URL) -> None:
+    for arguments, says in {
+        (): "MOMENTUM_DATABASE_URL",
+        ("--database-url", f"mysql://me:{PASSWORD}@localhost/x"): "not one of Postgres",
+        ("--nope",): "--nope",
+        ("--env-file", "/no/such/file"): "no env file",
+    }.items():
+        done = command(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert says in done.stderr
+        assert done.stderr.startswith("Error: ")
+    role = "momentum_onlooker"
+    run(url, f"create role {role} login password 'secret'")
+    try:
+        done = command(url=url.set(username=role, password="secret"))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "connect as the database's owner" in done.stderr
+    finally:
+        run(url, f"drop role {role}")
+
+
+def test_the_command_says_that_there_is_nothing_to_compare(supabase_url: sa.URL) -> None:
+    def refused(url: sa.URL) -> str:
+        done = command(url=url)
+        assert (done.returncode, done.stdout) == (3, "")
+        database, error = done.stderr.splitlines()
+        assert database.startswith("Database: ")
+        assert error.startswith("Error: ")
+        return error
+
+    assert "cannot be reached" in refused(sa.URL.create("postgresql", "me", None, "127.0.0.1", 1, "nowhere"))
+    assert "not migrated" in refused(supabase_url)
+    migrate_to(supabase_url, HISTORY[1])
+    migrate_to(supabase_url, "base")
+    assert "not migrated" in refused(supabase_url)
+    run(supabase_url, "insert into momentum_internal.alembic_version values ('0123456789ab')")
+    assert "revision 0123456789ab, of which this version has no fingerprint" in refused(supabase_url)
+    run(supabase_url, f"insert into momentum_internal.alembic_version values ('{HEAD}')")
+    assert f"names 2 revisions (0123456789ab, {HEAD})" in refused(supabase_url)
+
+
+def test_an_interrupt_is_one_line(
+    url: sa.URL, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: sa.Connection) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("momentum.verify.__main__.differences", interrupt)
+    monkeypatch.setattr(sys, "argv", ["verify", "--database-url", as_text(url)])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[1:] == ["Error: Interrupted."]
+
+
+def test_help_lists_the_options_and_the_exit_codes() -> None:
+    done = command("--help", COLUMNS="200", NO_COLOR="1", TERM="dumb")
+    assert done.returncode == 0
+    assert all(told in done.stdout for told in ("--database-url", "--env-file", "1 something differs"))

@@ -1,0 +1,1 @@
+"""Programs of this repository, which make's targets run; nothing of it is in the package."""

@@ -1,0 +1,95 @@
+"""What Supabase's advisors say of a migrated database: `python -m tools.advisors`, exit code 1 if they object."""
+
+import json
+import re
+import sys
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from momentum.models import Base
+from momentum.testing import running_server
+from tests.supabase_cli import supabase
+
+FOUR = "|".join(Base.metadata.tables)
+
+
+class Finding(NamedTuple):
+    """Something that a lint reports.
+
+    Attributes:
+        level: INFO, WARN or ERROR.
+        lint: The lint's name, such as ``duplicate_index``.
+        detail: What it found, and where.
+    """
+
+    level: str
+    lint: str
+    detail: str
+
+
+class Allowance(NamedTuple):
+    """An info that is as it should be: which lint reports it, a pattern of what it reports, and why we let it."""
+
+    lint: str
+    detail: str
+    reason: str
+
+
+ALLOWED = (
+    Allowance(
+        "rls_enabled_no_policy",
+        rf"Table `(public|momentum_internal)\.({FOUR})` ",
+        "a later revision adds the policies; until then no client shall see a row",
+    ),
+    Allowance(
+        "unused_index",
+        rf"Index `ix_({FOUR})_\w+` on table `(public|momentum_internal)\.({FOUR})` ",
+        "nobody has asked for anything yet in a database that was just made",
+    ),
+    Allowance(
+        "unused_index",
+        "Index `ix_superseded_scores_user_id` on table `momentum_internal.superseded_scores` ",
+        "it is for the day on which a user is deleted",
+    ),
+    Allowance(
+        "no_primary_key",
+        "Table `momentum_internal.superseded_scores` ",
+        "it has the columns of the adopted table, which may have no key either",
+    ),
+)
+
+
+def findings(url: sa.URL) -> list[Finding]:
+    """Return what the advisors report of a database, of every level."""
+    done = supabase("db", "advisors", "--level=info", "--output-format=json", url=url)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return [Finding(found["level"], found["name"], found["detail"]) for found in json.loads(done.stdout)["results"]]
+
+
+def reason(finding: Finding) -> str | None:
+    """Return why a finding is as it should be, or nothing where it should not be."""
+    for allowed in ALLOWED:
+        if finding[:2] == ("INFO", allowed.lint) and re.match(allowed.detail, finding.detail):
+            return allowed.reason
+    return None
+
+
+def objections(url: sa.URL) -> list[Finding]:
+    """Return what the advisors report and nobody has given a reason for."""
+    return [finding for finding in findings(url) if reason(finding) is None]
+
+
+def main() -> int:
+    """Print what the advisors report of a migrated database, and return the exit code."""
+    with running_server() as server, server.database() as url:
+        reported = findings(url)
+    for finding in sorted(reported, key=lambda finding: (reason(finding) is None, finding)):
+        print(f"{finding.level} {finding.lint}: {finding.detail} ({reason(finding) or 'NOT ALLOWED'})")
+    refused = sum(reason(finding) is None for finding in reported)
+    print(f"{len(reported)} findings, {refused} of them not allowed.")
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,546 @@
+"""What `make bench` measures: the backfill beside the fastest way there is, and what it promises of its cost.
+
+The limit is one hand-written INSERT ... SELECT in one transaction. What is compared runs in turn, on copies of the same
+database, so that a busy machine slows both: only the ratios mean anything. The figures are written to
+docs/benchmarks.md, with the machine, the versions and the command.
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from momentum.backfill import DayRange, Settings, run_backfill
+from momentum.connect.engine import as_text, create_engine, execute_script
+from momentum.connect.environment import URL_VARIABLES
+from momentum.testing import Server, running_server
+from momentum.testing.servers import migrate
+from tools.scaling import WATCH
+
+PROGRAM = Path(sys.executable).parent / "momentum-backfill"
+FIGURES = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+USERS = 20_000
+DAYS = 60
+PAIRS = 5
+LAST = datetime.date(2026, 3, 31)
+FIRST = LAST - datetime.timedelta(days=DAYS - 1)
+RANGE = f"generate_series('{FIRST}'::timestamp, '{LAST}'::timestamp, '1 day') as d (day)"
+SCORES = "legacy.daily_engagement_scores"
+DAY = "(score_ts at time zone 'UTC')::date"
+
+# As a server that keeps people's data runs. No checkpoint may fall into what is measured: after one, each page is
+# logged as a whole at its next change, for which whoever happens to come then pays.
+SETTINGS = ("fsync = on", "max_wal_size = '32GB'", "checkpoint_timeout = '1h'")
+
+MISSING = f"not exists (select from {SCORES} as s where s.user_id = u.id and (s.{DAY[1:]} = d.day::date)"
+ANTI_JOIN = f"select count(*) from auth.users as u cross join {RANGE} where {MISSING}"
+LIMIT = f"""
+insert into {SCORES} (user_id, score_ts, score, pillar_breakdown, source)
+select u.id, d.day at time zone 'UTC', 0, '{{}}', 'backfill'
+from auth.users as u
+cross join {RANGE}
+where {MISSING}
+on conflict (user_id, ({DAY})) do nothing
+"""
+
+
+@dataclass
+class Figure:
+    """A measured figure, and the bound that it is to keep.
+
+    Attributes:
+        name: What it is.
+        value: The figure; of several measurements the median.
+        least: What it is to reach; None if there is no such bound.
+        most: What it is not to exceed.
+        unit: What it is measured in; empty for a ratio.
+        note: What else there is to say.
+    """
+
+    name: str
+    value: float
+    least: float | None = None
+    most: float | None = None
+    unit: str = ""
+    note: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it keeps its bound."""
+        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+
+    @property
+    def bound(self) -> str:
+        """The bound, for people to read."""
+        if self.least is not None:
+            return f"at least {self.least:g}"
+        return "" if self.most is None else f"at most {self.most:g}"
+
+
+@dataclass
+class Bench:
+    """A server to measure on, and the figures so far."""
+
+    server: Server
+    figures: list[Figure] = field(default_factory=list)
+
+    def add(self, figure: Figure) -> None:
+        """Keep a figure and show it."""
+        self.figures.append(figure)
+        verdict = "" if not figure.bound else f"  {figure.bound}" + ("" if figure.kept else "  <-- beyond its bound")
+        print(f"{figure.name}: {figure.value:.2f} {figure.unit}{verdict}  {figure.note}".rstrip(), flush=True)
+
+    @contextmanager
+    def copy_of(self, template: sa.URL) -> Iterator[sa.URL]:
+        """Yield a copy of a database, whose pages have all been logged since the last checkpoint."""
+        execute(self.server.url, "checkpoint")
+        url = self.server.create_database(template)
+        try:
+            yield url
+        finally:
+            self.server.drop_database(url)
+
+    def half_missing(self, users: int = USERS) -> sa.URL:
+        """Return a database in which half of the user-days have a score, at random."""
+        return self.server.template(f"half of {users}", self.migrated, lambda url: load(url, users, "random() < 0.5"))
+
+    def migrated(self) -> sa.URL:
+        """Return a copy of a migrated database."""
+        return self.server.create_database(self.server.migrated_template())
+
+
+def execute(url: sa.URL, *statements: str) -> None:
+    """Execute statements, each in a transaction of its own."""
+    with psycopg.connect(as_text(url), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def load(url: sa.URL, users: int, condition: str, *, vacuum: bool = True) -> None:
+    """Fill a migrated database with accounts, and those of their user-days that fulfil a condition."""
+    execute(url, f"insert into auth.users (created_at) select '2020-01-01' from generate_series(1, {users})")
+    with create_engine(url, application_name="momentum-bench").begin() as connection:
+        execute_script(
+            connection,
+            f"""
+            select setseed(0.5);
+            set local session_replication_role = replica;
+            insert into {SCORES} (user_id, score_ts, score, pillar_breakdown)
+            select u.id, (d.day + interval '9 hours') at time zone 'UTC', 50, '{{"sleep": 20, "move": 30}}'
+            from auth.users as u cross join {RANGE}
+            where {condition};
+            """,
+        )
+    if vacuum:
+        execute(url, "vacuum analyze")
+
+
+def backfill(url: sa.URL, *arguments: str) -> dict[str, Any]:
+    """Return the report of the command over the whole range; ``wall_s`` and ``peak_mb`` are of its process."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            WATCH,
+            PROGRAM,
+            "--from",
+            str(FIRST),
+            "--to",
+            str(LAST),
+            "--json",
+            "--quiet",
+            *arguments,
+        ],
+        env={**os.environ, URL_VARIABLES[0]: as_text(url)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.monotonic() - started
+    return {**json.loads(done.stdout), "wall_s": seconds, "peak_mb": int(done.stderr.splitlines()[-1]) / 1024}
+
+
+# Each way returns the rows that it inserted and the seconds that it took.
+Way = Callable[[sa.URL], tuple[int, float]]
+
+
+def limit(url: sa.URL) -> tuple[int, float]:
+    """Insert all in one statement: what any client could reach at best on one connection."""
+    with psycopg.connect(as_text(url)) as connection:
+        started = time.monotonic()
+        rows = connection.execute(LIMIT).rowcount
+        connection.commit()
+        return rows, time.monotonic() - started
+
+
+def ours(*arguments: str) -> Way:
+    """Return the command, its start and its recount included."""
+
+    def fill(url: sa.URL) -> tuple[int, float]:
+        report = backfill(url, "--page-size", "500", "--commit-every", "1000", "--no-discrepancies", *arguments)
+        return report["inserted"], report["wall_s"]
+
+    return fill
+
+
+def insert_many_values(url: sa.URL) -> tuple[int, float]:
+    """Read what is missing, make the rows in Python, and insert them as SQLAlchemy does: 500 a page, 1000 a commit."""
+    schema, name = SCORES.split(".")
+    columns: list[sa.Column[Any]] = [sa.Column(name) for name in ("user_id", "score_ts", "score", "source")]
+    table = sa.Table(name, sa.MetaData(), *columns, schema=schema)
+    started = time.monotonic()
+    engine = create_engine(url, application_name="momentum-bench").execution_options(insertmanyvalues_page_size=500)
+    with engine.connect() as reading, engine.connect() as writing:
+        found = reading.execution_options(yield_per=1000).execute(
+            sa.text(
+                f"select u.id, d.day at time zone 'UTC' as day from auth.users as u cross join {RANGE} where {MISSING}"
+            )
+        )
+        rows = 0
+        for page in found.partitions():
+            values = [{"user_id": user, "score_ts": day, "score": 0, "source": "backfill"} for user, day in page]
+            writing.execute(sa.insert(table).returning(table.c.user_id), values).all()
+            writing.commit()
+            rows += len(values)
+    return rows, time.monotonic() - started
+
+
+def limit_and_offset(url: sa.URL) -> tuple[int, float]:
+    """Page through what is missing of each day by LIMIT and OFFSET, which skips as many as it fills."""
+    rows = 0
+    started = time.monotonic()
+    with psycopg.connect(as_text(url)) as connection:
+        for number in range(DAYS):
+            day = FIRST + datetime.timedelta(days=number)
+            for offset in range(0, USERS, 500):
+                inserted = connection.execute(
+                    f"""
+                    insert into {SCORES} (user_id, score_ts, score, pillar_breakdown, source)
+                    select u.id, d.day at time zone 'UTC', 0, '{{}}', 'backfill'
+                    from auth.users as u cross join (values ('{day}'::timestamp)) as d (day)
+                    where {MISSING} order by u.id limit 500 offset {offset}
+                    on conflict (user_id, ({DAY})) do nothing
+                    """
+                ).rowcount
+                rows += inserted
+                connection.commit()
+                if not inserted:
+                    break
+    return rows, time.monotonic() - started
+
+
+def measure_ways(bench: Bench, template: sa.URL, ways: Mapping[str, Way], pairs: int) -> dict[str, list[float]]:
+    """Return, of each way, its rows a second as shares of the limit's in the same round."""
+    shares: dict[str, list[float]] = {name: [] for name in ways}
+    with bench.copy_of(template) as url:
+        limit(url)  # The first one to come makes files of the log that those after it find made.
+    for number in range(pairs):
+        rates: dict[str, float] = {}
+        turn = [("limit", limit), *ways.items()]
+        for name, way in turn if number % 2 else reversed(turn):
+            with bench.copy_of(template) as url:
+                rows, seconds = way(url)
+                rates[name] = rows / seconds
+                print(f"  {name:<24}{rows:>9,} rows{seconds:>7.1f} s{rates[name]:>9,.0f} rows/s", flush=True)
+        for name in ways:
+            shares[name].append(rates[name] / rates["limit"])
+    return shares
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the smallest and the largest of some figures."""
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def measure_speed(bench: Bench) -> None:
+    """Measure how fast gaps are filled, half of all user-days at random."""
+    ways = {"1 worker": ours(), "2 workers": ours("--workers", "2")}
+    bounds = {"1 worker": 0.70, "2 workers": 1.35}
+    for name, shares in measure_ways(bench, bench.half_missing(), ways, PAIRS).items():
+        note = f"{spread(shares)}, whole command"
+        bench.add(Figure(f"share of the limit, {name}", statistics.median(shares), least=bounds[name], note=note))
+    others = {"insertmanyvalues": insert_many_values, "LIMIT and OFFSET": limit_and_offset}
+    smaller = bench.half_missing(USERS // 5)
+    for name, shares in measure_ways(bench, smaller, others, PAIRS).items():
+        note = f"{spread(shares)}, for comparison"
+        if name == "LIMIT and OFFSET":
+            with bench.copy_of(smaller) as url:
+                limit_and_offset(url)
+                with psycopg.connect(as_text(url)) as connection:
+                    left = connection.execute(ANTI_JOIN).fetchone()
+            assert left is not None
+            note += f"; leaves {left[0]:,} of {USERS // 5 * DAYS // 2:,} rows unfilled"
+        bench.add(Figure(f"share of the limit, {name}", statistics.median(shares), note=note))
+
+
+def measure_sparse(bench: Bench) -> None:
+    """Measure what finding costs where little or nothing is missing, beside one counting anti-join."""
+    for name, condition, bound in (
+        ("0.1 % missing", "random() < 0.999", 1.3),
+        ("nothing missing", "true", 1.1),
+    ):
+
+        def fill_it(url: sa.URL, condition: str = condition) -> None:
+            load(url, USERS, condition)
+
+        template = bench.server.template(name, bench.migrated, fill_it)
+        ratios, phases = [], []
+        for _ in range(PAIRS):
+            with bench.copy_of(template) as url, psycopg.connect(as_text(url), autocommit=True) as connection:
+                # Once before it counts, so that neither of the two pays for a cold copy.
+                connection.execute(ANTI_JOIN)
+                started = time.monotonic()
+                connection.execute(ANTI_JOIN)
+                anti_join = time.monotonic() - started
+                report = backfill(url)
+                phases.append(report["phases_s"])
+                ratios.append(report["phases_s"]["fill"] / anti_join)
+        others = ", ".join(
+            f"{phase} {statistics.median(p[phase] for p in phases):.2f} s" for phase in ("recount", "discrepancies")
+        )
+        note = f"{spread(ratios)}; {report['inserted']:,} rows inserted; apart from that {others}"
+        bench.add(Figure(f"fill phase, {name}, by anti-joins", statistics.median(ratios), most=bound, note=note))
+
+
+def measure_pages(bench: Bench) -> None:
+    """Measure whether pages become slower on the way, with fresh statistics and with some of an empty table."""
+
+    def load_stale(url: sa.URL) -> None:
+        off = "set (autovacuum_enabled = off)"
+        execute(url, f"alter table {SCORES} {off}", f"alter table auth.users {off}", f"analyze {SCORES}, auth.users")
+        load(url, USERS, "random() < 0.5", vacuum=False)
+
+    stale = bench.server.template("stale", bench.migrated, load_stale)
+    for name, template in (("fresh", bench.half_missing()), ("stale", stale)):
+        ratios = []
+        for _ in range(3):
+            with bench.copy_of(template) as url:
+                seconds = page_seconds(url)
+                quarter = len(seconds) // 4
+                ratios.append(statistics.median(seconds[-quarter:]) / statistics.median(seconds[:quarter]))
+        note = f"{spread(ratios)}; median page {1000 * statistics.median(seconds):.1f} ms, {len(seconds):,} pages"
+        bench.add(
+            Figure(
+                f"last quarter of pages by the first, {name} statistics", statistics.median(ratios), most=1.1, note=note
+            )
+        )
+
+
+def page_seconds(url: sa.URL) -> list[float]:
+    """Return how long each page of a run took, in their order."""
+    engine = create_engine(url, application_name="momentum-bench")
+    seconds: list[float] = []
+    started = 0.0
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def begin(_connection: Any, _cursor: Any, _statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
+        nonlocal started
+        started = time.monotonic()
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def end(_connection: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
+        if statement.startswith("INSERT"):
+            seconds.append(time.monotonic() - started)
+
+    run_backfill(engine, Settings(DayRange(FIRST, LAST), look_for_discrepancies=False))
+    return seconds
+
+
+def measure_memory(bench: Bench) -> None:
+    """Measure the process's peak memory at 0.6 and at 12 million user-days, where every user has a gap."""
+    peaks = {}
+    for users in (10_000, 200_000):
+        url = bench.server.create_database(bench.server.supabase_template())
+        # An adopted table without a key of its own, because that is filled fast.
+        with create_engine(url, application_name="momentum-bench").begin() as connection:
+            execute_script(
+                connection,
+                f"""
+                create schema legacy;
+                create table {SCORES} (
+                  user_id uuid not null, score_ts timestamptz not null, score numeric(5, 2), pillar_breakdown jsonb
+                );
+                insert into auth.users (created_at) select '2020-01-01' from generate_series(1, {users});
+                insert into {SCORES}
+                select u.id, d.day at time zone 'UTC', 50, '{{}}' from auth.users as u cross join {RANGE}
+                where (hashtext(u.id::text) + extract(day from d.day)::int) % 30 <> 0;
+                """,
+            )
+        migrate(url)
+        report = backfill(url, "--no-discrepancies")
+        peaks[users] = report["peak_mb"]
+        note = f"{report['eligible']:,} user-days, {report['inserted']:,} rows inserted"
+        bench.add(
+            Figure(
+                f"peak memory, {users * DAYS / 1e6:g} million user-days", peaks[users], most=80, unit="MB", note=note
+            )
+        )
+        bench.server.drop_database(url)
+    small, big = peaks.values()
+    bench.add(Figure("peak memory, difference of the two", abs(big - small), most=5, unit="MB"))
+
+
+class Network:
+    """A TCP proxy in front of a server that takes its time, and counts how often the client waited for an answer."""
+
+    def __init__(self, url: sa.URL, seconds: float) -> None:
+        self.round_trips = 0
+        self._target = url
+        self._delay = seconds / 2
+        self._client_spoke = False
+        self._loop = asyncio.new_event_loop()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = url.set(host="127.0.0.1", port=self._listener.getsockname()[1]).difference_update_query(["host"])
+
+    def __enter__(self) -> "Network":
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.create_task(asyncio.start_server(self._accept, sock=self._listener))
+        self._loop.run_forever()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        directory = self._target.query.get("host")
+        if directory:
+            port = self._target.port or 5432
+            server = await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{port}")
+        else:
+            server = await asyncio.open_connection(self._target.host, self._target.port or 5432)
+        await asyncio.gather(self._pass(reader, server[1], True), self._pass(server[0], writer, False))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_client: bool) -> None:
+        while data := await reader.read(65_536):
+            if from_client and not self._client_spoke:
+                self.round_trips += 1
+            self._client_spoke = from_client
+            self._loop.call_later(self._delay, writer.write, data)
+        self._loop.call_later(self._delay, writer.close)
+
+
+def measure_latency(bench: Bench) -> None:
+    """Measure round trips a page and a commit, and what they cost, over a slow network."""
+
+    def run(users: int, milliseconds: int) -> tuple[int, int, float]:
+        """Return the round trips of a run, those that its pages and commits allow, and its rows a second."""
+        template = bench.half_missing(users)
+        with bench.copy_of(template) as url, Network(url, milliseconds / 1000) as network:
+            report = backfill(network.url, "--no-discrepancies")
+            return network.round_trips, report["pages"] + 3 * report["commits"], report["rows_per_s"]
+
+    # What is done once in a run, however many pages it has, is taken away by comparing with a shorter one.
+    once, once_allowed, _ = run(200, 0)
+    for milliseconds in (5, 20, 50):
+        trips, allowed, rate = run(1000, milliseconds)
+        ratio = (trips - once) / (allowed - once_allowed)
+        name = f"round trips at {milliseconds} ms, by one a page and three a commit"
+        note = f"{trips - once} where {allowed - once_allowed} are allowed; {rate:,.0f} rows/s"
+        bench.add(Figure(name, ratio, most=1.0, note=note))
+
+
+def measure_start(bench: Bench) -> None:
+    """Measure how long the help takes, beside the import of SQLAlchemy."""
+    environment = {**os.environ, "COLUMNS": "100"}
+
+    def seconds(*words: str | Path) -> float:
+        started = time.monotonic()
+        subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=True)
+        return time.monotonic() - started
+
+    pairs = [(seconds(PROGRAM, "--help"), seconds(sys.executable, "-c", "import sqlalchemy")) for _ in range(11)]
+    ratios = [ours / theirs for ours, theirs in pairs[1:]]
+    bench.add(Figure("--help by `import sqlalchemy`", statistics.median(ratios), most=1.5, note=spread(ratios)))
+
+
+MEASURES = {
+    "start": measure_start,
+    "latency": measure_latency,
+    "speed": measure_speed,
+    "sparse": measure_sparse,
+    "pages": measure_pages,
+    "memory": measure_memory,
+}
+
+
+def describe_machine(server: Server) -> str:
+    """Return what the figures were measured on."""
+    cpus = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores ({cpus[0] if cpus else platform.machine()}), {memory:.0f} GiB of memory; "
+        f"{server}, with fsync and synchronous_commit on; Python {platform.python_version()}, SQLAlchemy "
+        f"{sa.__version__}, psycopg {psycopg.__version__}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    )
+
+
+def write_figures(machine: str, figures: Sequence[Figure]) -> None:
+    """Write the table in docs/benchmarks.md anew."""
+    begin, end = "<!-- BEGIN FIGURES -->", "<!-- END FIGURES -->"
+    rows = [f"| {f.name} | {f.value:.2f} {f.unit} | {f.bound} | {f.note} |".replace("  ", " ") for f in figures]
+    table = "\n".join(
+        [
+            f"{begin}\n{machine}.\n",
+            "| figure | median | bound | range, and what else |",
+            "|---|---:|---|---|",
+            *rows,
+            end,
+        ]
+    )
+    text = FIGURES.read_text(encoding="utf-8")
+    FIGURES.write_text(text.partition(begin)[0] + table + text.partition(end)[2], encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure what was asked for; 1 if a bound was not kept."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "measures", nargs="*", choices=[[], *MEASURES], help="what to measure (everything, and write it down)"
+    )
+    wanted = parser.parse_args(arguments).measures or list(MEASURES)
+    with running_server(on_disk=True) as server:
+        execute(server.url, *(f"alter system set {setting}" for setting in SETTINGS), "select pg_reload_conf()")
+        machine = describe_machine(server)
+        print(f"{machine}\n{USERS:,} users x {DAYS} days; {PAIRS} pairs")
+        bench = Bench(server)
+        for name in wanted:
+            print(f"\n{name}")
+            MEASURES[name](bench)
+    if wanted == list(MEASURES):
+        write_figures(machine, bench.figures)
+    beyond = [figure.name for figure in bench.figures if not figure.kept]
+    for name in beyond:
+        print(f"Beyond its bound: {name}", file=sys.stderr)
+    return 1 if beyond else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""What `make demo` shows: the whole path on a Postgres of its own, by the commands that an operator would give."""
+
+import datetime
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from momentum.connect.engine import as_text, create_engine
+from momentum.connect.environment import URL_VARIABLES
+from momentum.testing import running_server
+from tests.fixture import DAYS, USERS, load_fixture
+
+PROGRAMS = Path(sys.executable).parent
+
+LAST_SEVEN_DAYS = """
+select score_date, score, pillar_breakdown
+from public.daily_momentum_scores
+where user_id = :user_id and score_date between :last - 6 and :last
+order by score_date
+"""
+
+
+def say(text: str) -> None:
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
+
+
+def run(*command: str, url: sa.URL) -> None:
+    """Show a command and run it, with the database's URL in the environment."""
+    print(f"$ {' '.join(command)}", flush=True)
+    text = as_text(url)
+    environment = {**os.environ, URL_VARIABLES[0]: text}
+    subprocess.run([PROGRAMS / command[0], *command[1:]], env=environment, check=True)
+
+
+def main() -> None:
+    last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
+    say("1. A Postgres of its own")
+    with running_server("embedded") as server, server.database(migrated=False) as url:
+        print(f"{server}, with what Supabase gives every project")
+
+        say(f"2. The app as it was: {USERS:,} users and {DAYS} days of legacy scores, with gaps")
+        load_fixture(url, last=last)
+
+        say("3. Migrate it: the legacy scores are taken over where they stand")
+        run("alembic", "upgrade", "head", url=url)
+
+        say("4. What would the backfill do?")
+        run("momentum-backfill", "--days", "10", "--dry-run", "--no-discrepancies", url=url)
+
+        say("5. Fill every missing day")
+        run("momentum-backfill", "--days", str(DAYS), url=url)
+
+        say("6. Once more: nothing is left to do")
+        run("momentum-backfill", "--days", str(DAYS), "--no-discrepancies", url=url)
+
+        say("7. One user's last 7 days, from the view public.daily_momentum_scores")
+        with create_engine(url, application_name="momentum-demo").connect() as connection:
+            user_id = connection.scalar(sa.text("select md5('user 3')::uuid"))
+            statement = sa.text(LAST_SEVEN_DAYS).bindparams(sa.bindparam("last", type_=sa.Date))
+            rows = connection.execute(statement, {"user_id": user_id, "last": last})
+            for row in rows:
+                print(f"  {row.score_date}  {row.score:>6}  {row.pillar_breakdown}")
+    say("Done: the server is stopped, and nothing of it is left.")
+
+
+if __name__ == "__main__":
+    main()

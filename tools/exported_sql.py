@@ -1,0 +1,44 @@
+"""Write the SQL of every migration, forward and back, for the linters: `python -m tools.exported_sql DIRECTORY`."""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import alembic.command
+
+from momentum.migrate.config import alembic_config
+
+# What differs by where the score table is, and a run that takes over the app's own tables.
+PATHS = {
+    "fresh": {},
+    "seed": {"scores": "legacy.seed"},
+    "production": {"scores": "public.production"},
+    "existing": {"existing": "adopt"},
+}
+
+# Linters don't look into a DO block; what creates a table stands in one, after the test whether to take one back.
+CREATION = re.compile(
+    r"^do \$take_back_or_create\$\n.*?^  end if;\n\n(?P<statements>.*?)\nend\n\$take_back_or_create\$;$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def export(direction: str, revisions: str, options: dict[str, str]) -> str:
+    """Return the SQL of a migration, its DO blocks that create tables opened."""
+    config = alembic_config("postgresql://unused@localhost/unused", **options)
+    config.output_buffer = io.StringIO()
+    getattr(alembic.command, direction)(config, revisions, sql=True)
+    return CREATION.sub(lambda block: block["statements"], config.output_buffer.getvalue())
+
+
+def main(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, options in PATHS.items():
+        for direction, revisions in (("upgrade", "head"), ("downgrade", "head:base")):
+            sql = export(direction, revisions, options)
+            (directory / f"{direction}_{name}.sql").write_text(sql, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
