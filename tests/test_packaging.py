@@ -95,7 +95,8 @@ def test_the_wheel_holds_the_package_and_the_migrations(wheel: Path) -> None:
     assert names == expected | {f"{DIST_INFO}/{name}" for name in files}
     needed = {"momentum/py.typed", "momentum/testing/supabase.sql", "momentum/_alembic/env.py"}
     needed |= {f"momentum/_alembic/versions/{path.name}" for path in (ROOT / "alembic" / "versions").glob("*.py")}
-    needed |= {f"momentum/verify/fingerprints/{path.name}" for path in (ROOT / "momentum" / "fingerprints").iterdir()}
+    fingerprints = (ROOT / "momentum" / "verify" / "fingerprints").iterdir()
+    needed |= {f"momentum/verify/fingerprints/{path.name}" for path in fingerprints}
     assert needed <= names, "without these an installed package can't migrate, verify or be typed"
 
 

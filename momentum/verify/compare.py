@@ -1,7 +1,7 @@
 """What a migrated database is like, compared with what the migrations make: ``python -m momentum.verify``.
 
 ``alembic check`` sees tables, columns and keys. It doesn't see views, row level security, grants, functions, triggers,
-or whether a constraint or an index is valid. So each revision has a fingerprint in ``momentum/verify/fingerprints/``: what the
+or whether a constraint or an index is valid. So each revision has a fingerprint in ``fingerprints/``: what the
 catalogs say of our objects after it, one fact a line. It is the same on every server from PostgreSQL 15 on.
 
 Only what the migrations made is compared, and of an adopted score table only what the view and the backfill rest on.
