@@ -14,6 +14,7 @@ from alembic import context
 from alembic.operations import MigrationScript
 from alembic.runtime.migration import MigrationContext, RevisionStep
 
+from momentum import inventory
 from momentum.connect import engine as database
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import locks, operations, parking, preflight
@@ -25,7 +26,7 @@ from momentum.wording import counted
 config = context.config
 
 # The version table stands in the private schema: in public it could be read and written with Supabase's anon key.
-VERSION_TABLE = {"version_table": "alembic_version", "version_table_schema": operations.PARKING_SCHEMA}
+VERSION_TABLE = {"version_table": inventory.VERSION_TABLE, "version_table_schema": inventory.PRIVATE_SCHEMA}
 # What a statement may wait for a lock and take where there is no second attempt: in a script made with --sql, and in a
 # transaction that was handed in.
 LIMITS = {"lock_timeout": "2s", "statement_timeout": locks.STATEMENT_TIMEOUT}
@@ -305,7 +306,7 @@ def run_inside_transaction(connection: sa.Connection, command: str) -> None:
     with limits_where_there_are_none(connection):
         plan = check_before(connection, command, may_commit=False) if command in MIGRATING else []
         if command in CREATING:
-            connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
+            connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
         migrate(connection, command, plan)
         if command == "upgrade" and options.verify:
             verify.check(connection)
@@ -315,7 +316,7 @@ def run_with_retries(connection: sa.Connection, command: str) -> None:
     """Migrate, each revision in its own transaction, and try again where a lock could not be had in time."""
 
     def create_schema() -> None:
-        connection.execute(sa.text(f"create schema if not exists {operations.PARKING_SCHEMA}"))
+        connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
 
     def look() -> None:
         plan.extend(check_before(connection, command, may_commit=True))
@@ -354,7 +355,7 @@ def run_offline() -> None:
     context.configure(dialect_name="postgresql", fn=lambda *heads: map(guarded, steps(*heads)), **given)
     revision = context.script.get_revision(start) if isinstance(start, str) else None
     # Alembic makes the version table where a script starts at the base; an online downgrade leaves an empty one.
-    remove = "" if revision else f"drop table if exists {operations.PARKING_SCHEMA}.alembic_version;\n  "
+    remove = "" if revision else f"drop table if exists {inventory.PRIVATE_SCHEMA}.alembic_version;\n  "
     for setting in operations.timeouts(*LIMITS.values()):
         context.execute(setting)
     # Withdrawn first: an earlier script of the same session may have been accepted.
@@ -363,7 +364,7 @@ def run_offline() -> None:
         guard(revision.revision if revision else None, f"{remove}perform set_config('{ACCEPTED}', 'yes', false);")
     )
     if revision is None:
-        context.execute(f"create schema if not exists {operations.PARKING_SCHEMA}")
+        context.execute(f"create schema if not exists {inventory.PRIVATE_SCHEMA}")
     with context.begin_transaction():
         context.run_migrations()
     for name in operations.TIMEOUTS:
@@ -397,8 +398,8 @@ do $protect$
 declare
   found text;
 begin
-  if to_regclass('{operations.PARKING_SCHEMA}.alembic_version') is not null then
-    execute 'select version_num from {operations.PARKING_SCHEMA}.alembic_version' into found;
+  if to_regclass('{inventory.PRIVATE_SCHEMA}.alembic_version') is not null then
+    execute 'select version_num from {inventory.PRIVATE_SCHEMA}.alembic_version' into found;
   end if;
   if current_setting('{ACCEPTED}', true) is distinct from 'yes' or found is distinct from '{expected}' then
     perform set_config('default_transaction_read_only', 'on', false);
@@ -409,7 +410,7 @@ $protect$"""
 
 def guard(expected: str | None, then: str) -> str:
     """Return SQL that fails unless the database is at a revision, and does something more if it is."""
-    version_table = f"{operations.PARKING_SCHEMA}.alembic_version"
+    version_table = f"{inventory.PRIVATE_SCHEMA}.alembic_version"
     literal = f"'{expected}'" if expected else "null"
     return f"""
 do $guard$

@@ -11,10 +11,9 @@ from pathlib import Path
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import Script
 
+from momentum.inventory import FRESH_SCORES, PRIVATE_SCHEMA
 from momentum.migrate.config import SCRIPTS as FOLDER
 from momentum.migrate.config import alembic_config
-from momentum.migrate.operations import PARKING_SCHEMA
-from momentum.migrate.preflight import FRESH_SCORES
 from momentum.scores import TABLE_NAME
 from tests.migrating import REVISIONS, SCRIPTS
 from tools.exported_sql import CREATION
@@ -120,7 +119,7 @@ def statements(revision: Script) -> str:
             output_buffer=output,
             transactional_ddl=False,
             version_table="alembic_version",
-            version_table_schema=PARKING_SCHEMA,
+            version_table_schema=PRIVATE_SCHEMA,
             existing="refuse",
             scores="fresh",
         )
@@ -134,17 +133,17 @@ def guard(revision: Script, sql: str) -> str:
         names = [f"public.{name}" for each in REVISIONS for name in each.module.creates]
         names += [f"legacy.{name}" for name in FRESH_SCORES] + [f"public.{TABLE_NAME}"]
         return ONLY_A_NEW_DATABASE.format(
-            private=PARKING_SCHEMA, names=",\n        ".join(f"'{name}'" for name in names)
+            private=PRIVATE_SCHEMA, names=",\n        ".join(f"'{name}'" for name in names)
         )
-    return ONLY_AFTER.format(private=PARKING_SCHEMA, before=revision.down_revision) + "".join(
-        NOT_WHERE_ONE_IS_PARKED.format(private=PARKING_SCHEMA, table=table) for table in created_tables(sql)
+    return ONLY_AFTER.format(private=PRIVATE_SCHEMA, before=revision.down_revision) + "".join(
+        NOT_WHERE_ONE_IS_PARKED.format(private=PRIVATE_SCHEMA, table=table) for table in created_tables(sql)
     )
 
 
 def created_tables(sql: str) -> list[str]:
     """Return the tables outside of the private schema that a script makes, without their schema."""
     qualified = [line.split()[2] for line in sql.splitlines() if line.startswith("CREATE TABLE ")]
-    return [name.partition(".")[2] for name in qualified if not name.startswith(f"{PARKING_SCHEMA}.")]
+    return [name.partition(".")[2] for name in qualified if not name.startswith(f"{PRIVATE_SCHEMA}.")]
 
 
 def export() -> dict[str, str]:

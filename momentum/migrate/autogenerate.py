@@ -5,9 +5,9 @@ from sqlalchemy import Index, Table
 from sqlalchemy.schema import SchemaItem
 
 from momentum.base import external_metadata
-from momentum.migrate.operations import PARKING_SCHEMA
+from momentum.inventory import PRIVATE_SCHEMA, SCORE_KEYS
 from momentum.models import Base
-from momentum.scores import LAYOUTS, SCHEMAS, TABLE_NAME
+from momentum.scores import SCHEMAS, TABLE_NAME
 
 # What the models map and what they refer to. A table without a schema stands in the first of the search path.
 DECLARED = {
@@ -15,9 +15,6 @@ DECLARED = {
     for metadata in (Base.metadata, external_metadata)
     for table in metadata.tables.values()
 }
-
-# What the migrations call the key that they give a score table, by its layout.
-KEYS = {layout.key for layout in LAYOUTS}
 
 
 def hide_momentum_tables(include_object: IncludeObjectFn | None = None) -> IncludeObjectFn:
@@ -48,11 +45,11 @@ def is_our_table(table: Table, *, found: bool) -> bool:
     schema = table.schema or "public"
     return (
         (schema, table.name) in DECLARED
-        or schema == PARKING_SCHEMA
+        or schema == PRIVATE_SCHEMA
         or (found and schema in SCHEMAS and table.name == TABLE_NAME)
     )
 
 
 def is_our_key(index: Index) -> bool:
     """Tell whether an index is the key that the migrations give a score table."""
-    return index.table is not None and index.table.name == TABLE_NAME and index.name in KEYS
+    return index.table is not None and index.table.name == TABLE_NAME and index.name in SCORE_KEYS.values()

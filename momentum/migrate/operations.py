@@ -14,9 +14,8 @@ from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
 
 from momentum.errors import MigrationError
+from momentum.inventory import PREDECESSOR_PREFIX, PRIVATE_SCHEMA
 from momentum.migrate.locks import Patience, can_be_retried, milliseconds
-
-PARKING_SCHEMA = "momentum_internal"
 
 TIMEOUTS = ("lock_timeout", "statement_timeout")
 
@@ -82,8 +81,8 @@ begin
   if not ({operation.only_if}) then
     return;
   end if;
-  if to_regclass('{PARKING_SCHEMA}.{name}') is not null then
-    alter table {PARKING_SCHEMA}.{name} set schema {schema};
+  if to_regclass('{PRIVATE_SCHEMA}.{name}') is not null then
+    alter table {PRIVATE_SCHEMA}.{name} set schema {schema};
     return;
   end if;
 
@@ -117,7 +116,7 @@ class ParkTable(MigrateOperation):
 @Operations.implementation_for(ParkTable)
 def park_table(operations: Operations, operation: ParkTable) -> None:
     """Carry out the operation."""
-    operations.execute(f"alter table {operation.schema}.{operation.name} set schema {PARKING_SCHEMA}")
+    operations.execute(f"alter table {operation.schema}.{operation.name} set schema {PRIVATE_SCHEMA}")
     if operation.schema == "public":
         operations.invoke(RestorePredecessor(operation.name))
 
@@ -152,8 +151,8 @@ do $park_predecessor$
 begin
   if to_regclass('public.{name}') is not null then
     -- Renamed first: a table of ours may be parked under the old name.
-    alter table public.{name} rename to predecessor_{name};
-    alter table public.predecessor_{name} set schema {PARKING_SCHEMA};
+    alter table public.{name} rename to {PREDECESSOR_PREFIX}{name};
+    alter table public.{PREDECESSOR_PREFIX}{name} set schema {PRIVATE_SCHEMA};
   end if;
 end
 $park_predecessor$""")
@@ -184,9 +183,9 @@ def restore_predecessor(operations: Operations, operation: RestorePredecessor) -
     operations.execute(f"""
 do $restore_predecessor$
 begin
-  if to_regclass('{PARKING_SCHEMA}.predecessor_{name}') is not null then
-    alter table {PARKING_SCHEMA}.predecessor_{name} set schema public;
-    alter table public.predecessor_{name} rename to {name};
+  if to_regclass('{PRIVATE_SCHEMA}.{PREDECESSOR_PREFIX}{name}') is not null then
+    alter table {PRIVATE_SCHEMA}.{PREDECESSOR_PREFIX}{name} set schema public;
+    alter table public.{PREDECESSOR_PREFIX}{name} rename to {name};
   end if;
 end
 $restore_predecessor$""")

@@ -6,22 +6,25 @@ from collections.abc import Collection
 from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
+from momentum.inventory import (
+    PREDECESSOR_ROWS,
+    PRIVATE_SCHEMA,
+    SCORE_KEYS,
+    SCORE_RECORD,
+    SUPERSEDED,
+    TABLES,
+    TRIGGER_FUNCTION,
+    VERSION_TABLE,
+    VIEW,
+    private,
+)
 from momentum.migrate.locks import READING_TIMEOUT, Patience
-from momentum.migrate.operations import PARKING_SCHEMA
-from momentum.migrate.preflight import VIEW, adopted_table, recorded_table
-from momentum.scores import LAYOUTS, TABLE_NAME
+from momentum.migrate.preflight import adopted_table, recorded_table
+from momentum.scores import TABLE_NAME
 from momentum.wording import counted
 
-# What refers to another table comes before it. Nothing else in the schema is dropped.
-PARKED = (
-    "predecessor_rows",
-    "superseded_scores",
-    "daily_engagement_scores",
-    "habit_index",
-    "motivation_journal",
-    "momentum_events",
-    "momentum_pillars",
-)
+# Each before the tables that it refers to. Nothing else in the schema is dropped.
+PARKED = (PREDECESSOR_ROWS, SUPERSEDED, TABLE_NAME, *reversed(TABLES))
 
 # What a DROP would refuse to drop along: https://www.postgresql.org/docs/current/catalog-pg-depend.html
 DEPENDENTS = """
@@ -73,7 +76,7 @@ def find_parked(connection: Connection, patience: Patience) -> dict[str, int]:
 
     def count() -> None:
         for name in PARKED:
-            relation = f"{PARKING_SCHEMA}.{name}"
+            relation = private(name)
             if connection.scalar(text("select to_regclass(:relation)"), {"relation": relation}) is not None:
                 found[relation] = connection.execute(text(f"select count(*) from {relation}")).scalar_one()
 
@@ -89,7 +92,7 @@ def log_parked(connection: Connection, patience: Patience) -> None:
         log.info(
             "Parked: %s; beside them %s holds their trigger function set_updated_at and an empty alembic_version.",
             held,
-            PARKING_SCHEMA,
+            PRIVATE_SCHEMA,
         )
         log.info("The next upgrade takes them back; a downgrade to base with purge=yes drops them for good.")
 
@@ -106,10 +109,10 @@ def find_dependents(connection: Connection, created: Collection[str] = ()) -> li
     if scores and not adopted_table(connection):
         standing[TABLE_NAME] = scores
     # In the order in which they are dropped.
-    relations = [f"public.{VIEW[0]}"] if VIEW[0] in created else []
-    relations.append(f"{PARKING_SCHEMA}.score_table")
-    relations += [standing.get(name, f"{PARKING_SCHEMA}.{name}") for name in (*PARKED, "alembic_version")]
-    return list(connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": PARKING_SCHEMA}))
+    relations = [f"public.{VIEW}"] if VIEW in created else []
+    relations.append(private(SCORE_RECORD))
+    relations += [standing.get(name, private(name)) for name in (*PARKED, VERSION_TABLE)]
+    return list(connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": PRIVATE_SCHEMA}))
 
 
 def check_downgrade(connection: Connection, created: Collection[str], *, drops_key: bool, to_base: bool) -> None:
@@ -124,16 +127,15 @@ def check_downgrade(connection: Connection, created: Collection[str], *, drops_k
     Raises:
         PreflightError: Others depend on what would be dropped.
     """
-    relations = [f"public.{VIEW[0]}"] if VIEW[0] in created else []
-    relations += [f"{PARKING_SCHEMA}.score_table"] if to_base else []
+    relations = [f"public.{VIEW}"] if VIEW in created else []
+    relations += [private(SCORE_RECORD)] if to_base else []
     if adopted := adopted_table(connection):
         record = connection.execute(
             text("select layout, unique_index from momentum_internal.score_table where created_index")
         ).first()
         # A key that an interrupted downgrade has forgotten, but not dropped, is dropped by whichever comes next.
         if record and (drops_key or record.unique_index is None):
-            key = next(layout.key for layout in LAYOUTS if layout.name == record.layout)
-            relations.append(f"{adopted.partition('.')[0]}.{key}")
+            relations.append(f"{adopted.partition('.')[0]}.{SCORE_KEYS[record.layout]}")
     # The trigger function stays in its schema.
     dependents = connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": None}).all()
     if dependents:
@@ -181,20 +183,20 @@ def purge(connection: Connection, patience: Patience) -> None:
     for relation in parked:
         execute(connection, patience, f"drop table if exists {relation}")
         log.info("Dropped: %s", relation)
-    execute(connection, patience, f"drop table if exists {PARKING_SCHEMA}.alembic_version")
-    execute(connection, patience, f"drop function if exists {PARKING_SCHEMA}.set_updated_at()")
+    execute(connection, patience, f"drop table if exists {private(VERSION_TABLE)}")
+    execute(connection, patience, f"drop function if exists {private(TRIGGER_FUNCTION)}()")
     left = connection.scalar(
         text("""
             select count(*) from pg_catalog.pg_depend
             where refclassid = 'pg_catalog.pg_namespace'::regclass and refobjid = to_regnamespace(:schema)
         """),
-        {"schema": PARKING_SCHEMA},
+        {"schema": PRIVATE_SCHEMA},
     )
     if left:
-        log.warning("The schema %s stays, because it holds what is not ours.", PARKING_SCHEMA)
+        log.warning("The schema %s stays, because it holds what is not ours.", PRIVATE_SCHEMA)
     else:
-        execute(connection, patience, f"drop schema if exists {PARKING_SCHEMA}")
-        log.info("Dropped: the schema %s; nothing of these migrations is left.", PARKING_SCHEMA)
+        execute(connection, patience, f"drop schema if exists {PRIVATE_SCHEMA}")
+        log.info("Dropped: the schema %s; nothing of these migrations is left.", PRIVATE_SCHEMA)
 
 
 def execute(connection: Connection, patience: Patience, sql: str) -> None:

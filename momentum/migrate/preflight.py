@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
+from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, required_columns
+from momentum.models import Base
 from momentum.scores import (
     PRODUCTION_LAYOUT,
     RELATION_KINDS,
-    SEEDS_LAYOUT,
     TABLE_NAME,
     Layout,
     find_candidates,
@@ -22,51 +23,6 @@ from momentum.wording import counted
 
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
-
-# What the revisions make in legacy, or beside an adopted score table.
-FRESH_SCORES = (TABLE_NAME, f"pk_{TABLE_NAME}", SEEDS_LAYOUT.key)
-
-# The tables that the app's earlier migrations may have made under our names, with the columns that a copy rests on
-# where they are there: those that ours require first, and the types that all of them have.
-EVERY_TABLE = {
-    "id": "uuid",
-    "created_at": "timestamp with time zone",
-    "updated_at": "timestamp with time zone",
-    "deleted_at": "timestamp with time zone",
-}
-PREDECESSORS = {
-    "momentum_pillars": {"name": "text", "description": "text"},
-    "momentum_events": {
-        "user_id": "uuid",
-        "pillar_id": "uuid",
-        "event_type": "text",
-        "event_ts": "timestamp with time zone",
-        "payload": "jsonb",
-    },
-    "motivation_journal": {
-        "user_id": "uuid",
-        "pillar_id": "uuid",
-        "date": "date",
-        "prompt": "text",
-        "response": "text",
-        "motivation_type": "text",
-    },
-    "habit_index": {
-        "user_id": "uuid",
-        "pillar_id": "uuid",
-        "index_date": "date",
-        "habit_score": "numeric",
-        "details": "jsonb",
-    },
-}
-REQUIRED = {
-    "momentum_pillars": ("id", "name"),
-    "momentum_events": ("id", "user_id", "event_type"),
-    "motivation_journal": ("id", "user_id", "date"),
-    "habit_index": ("id", "user_id", "index_date", "habit_score"),
-}
-# The view too, as a name and a kind of relation.
-VIEW = ("daily_momentum_scores", "v")
 
 NOT_SUPABASE = "this is no Supabase database; `python -m momentum.testing start` gives a local one to try things on."
 
@@ -189,7 +145,7 @@ def check_collisions(
     predecessors = [
         row.name
         for row in taken
-        if schema == "public" and (row.name in PREDECESSORS if row.kind == "r" else (row.name, row.kind) == VIEW)
+        if schema == "public" and (row.name in PREDECESSORS if row.kind == "r" else (row.name, row.kind) == (VIEW, "v"))
     ]
     in_the_way = [row for row in taken if not (adopts_existing and row.name in predecessors)]
     if in_the_way:
@@ -207,14 +163,14 @@ def check_predecessor(connection: Connection, name: str, *, may_commit: bool) ->
     """Refuse an earlier version of a table of ours whose rows could not be copied, or that others rest on."""
     relation = f"public.{name}"
     found = read_columns(connection, relation)
-    known = {**EVERY_TABLE, **PREDECESSORS[name]}
-    for column in REQUIRED[name]:
+    table = Base.metadata.tables[name]
+    for column in required_columns(table):
         if column not in found:
             raise PreflightError(
                 f"{relation} has no column {column}, so its rows cannot be copied; rename or move the table, then try "
                 "again."
             )
-    for column, expected in known.items():
+    for column, expected in column_types(table).items():
         if found.get(column, expected) != expected:
             raise PreflightError(
                 f"{relation}.{column} is of type {found[column]}, so its rows cannot be copied, {expected} is "

@@ -290,7 +290,7 @@ INDEPENDENTS = {
     "nothing": "",
     "what belongs to a table": (
         "create index on {events} (created_at); create statistics public.theirs on user_id, date from {journal};"
-        " create policy theirs_policy on {habits} using (id in (select id from {events}));"
+        " create policy theirs_policy on {journal} using (id in (select id from {habits}));"
         " alter table {pillars} add column number bigint generated always as identity"
     ),
     "a key of a table of ours to one that is dropped later": (
