@@ -6,7 +6,7 @@
 # - A new table revokes all from public, anon and authenticated, then grants what README.md says, row level security on.
 # - Anything that `creates` names must not be in the database before; the preflight looks.
 #
-# How it runs (alembic/env.py and momentum/migrate/locks.py), so that no client has to wait for it:
+# How it runs (momentum/migrate/run.py and locks.py), so that no client has to wait for it:
 # - One migration at a time, by an advisory lock on a connection of its own. Each revision is a transaction of its own.
 # - Its statements wait 0.3 to 2 seconds for a lock and take a minute at most, then the whole revision is tried again.
 #   So it changes catalogs only: nothing that reads or writes all rows of a table.

@@ -24,7 +24,7 @@ class Options:
     """What ``-x NAME=VALUE`` says to Alembic's commands.
 
     Attributes:
-        url: The database; see ``alembic/env.py`` for where else it may come from.
+        url: The database; see ``momentum.migrate.run`` for where else it may come from.
         existing: ``refuse`` or ``adopt`` tables of ours that the app's earlier migrations have made.
         scores: Where the score table is, for scripts made with ``--sql``: one of SCORES.
         verify: Whether an upgrade ends with a look at what is there, as ``python -m momentum.verify`` does.

@@ -1,7 +1,7 @@
 """What a database must be like before the migrations touch it; read-only.
 
-``alembic/env.py`` calls ``check_upgrade`` before anything is created. Every refusal is one sentence that names what was
-found and what to do.
+``momentum.migrate.run`` calls ``check_upgrade`` before anything is created. Every refusal is one sentence that names
+what was found and what to do.
 """
 
 from collections.abc import Callable, Iterable, Iterator

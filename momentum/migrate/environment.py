@@ -1,0 +1,88 @@
+"""What online migrations and SQL scripts configure alike: the settings of Alembic's environment."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from alembic import context
+from alembic.config import Config
+
+from momentum import inventory
+from momentum.migrate import locks, operations
+from momentum.migrate.autogenerate import include_our_objects, write_finished_revisions
+from momentum.migrate.config import Options, read_options
+from momentum.models import Base
+
+# The version table is in the private schema: in public it could be read and written with Supabase's anon key.
+VERSION_TABLE = {"version_table": inventory.VERSION_TABLE, "version_table_schema": inventory.PRIVATE_SCHEMA}
+
+# How long a statement may wait for a lock, and how long it may take, where there is no second attempt: in a script made
+# with --sql, and in a transaction that was handed in.
+LIMITS = {"lock_timeout": "2s", "statement_timeout": locks.STATEMENT_TIMEOUT}
+
+# The functions that Alembic calls for commands that may create the version table; all others only look.
+CREATING = ("upgrade", "do_stamp", "do_ensure_version")
+MIGRATING = ("upgrade", "downgrade")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One run of Alembic's environment.
+
+    Attributes:
+        config: Alembic's configuration.
+        options: The options given with ``-x`` or to ``alembic_config``.
+        patience: How often and how long the run tries to get its locks.
+    """
+
+    config: Config
+    options: Options
+    patience: locks.Patience
+
+    @classmethod
+    def current(cls) -> "Environment":
+        """Return the environment that Alembic has just entered.
+
+        Raises:
+            ConfigurationError: An option is unknown, or its value is.
+        """
+        config = context.config
+        given = {**config.attributes.get("options", {}), **context.get_x_argument(as_dictionary=True)}
+        options = read_options(given)
+        return cls(config, options, locks.Patience(options.attempts, options.deadline))
+
+    @property
+    def on_command_line(self) -> bool:
+        """Whether a person runs Alembic's command, and no program calls its functions."""
+        return self.config.cmd_opts is not None
+
+    def settings(self, command: str) -> dict[str, Any]:
+        """Return what ``context.configure`` is told for a command, online and offline alike."""
+        callbacks = self.config.attributes.get("on_version_apply", ())
+        return {
+            # Alembic would make the version table for `check` and `downgrade` too.
+            "dont_mutate": command not in CREATING,
+            "target_metadata": Base.metadata,
+            "include_object": include_our_objects,
+            "process_revision_directives": write_finished_revisions,
+            "compare_server_default": True,
+            "transaction_per_migration": True,
+            "on_version_apply": [*(callbacks if isinstance(callbacks, Iterable) else [callbacks]), finish_downgrade],
+            # What the revisions and their operations go by.
+            "existing": self.options.existing,
+            "scores": self.options.scores,
+            "patience": self.patience,
+            "timeouts": operations.timeouts(*LIMITS.values(), local=True),
+            **VERSION_TABLE,
+        }
+
+
+def finish_downgrade(*, step: Any, **_: Any) -> None:
+    """Do what a revision leaves for the time after its version is gone, called by Alembic after each step.
+
+    DROP INDEX CONCURRENTLY is such a thing. It can't be part of the transaction that takes the version away; done
+    before, a kill in between would leave a database that is said to have the revision and lacks its index.
+    """
+    finish = getattr(step.up_revision.module, "after_downgrade", None)
+    if finish and not step.is_upgrade:
+        finish()

@@ -1,0 +1,299 @@
+"""What happens when Alembic runs: which database, what is looked at first, how each revision runs."""
+
+import functools
+import itertools
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.runtime.migration import MigrationContext, RevisionStep
+
+from momentum import inventory
+from momentum.connect import engine as database
+from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
+from momentum.migrate import locks, operations, parking, preflight
+from momentum.migrate.environment import CREATING, LIMITS, MIGRATING, Environment
+from momentum.migrate.script import write_script
+from momentum.verify import compare as verify
+from momentum.wording import counted
+
+INTERRUPTED = "Interrupted; the revision that was running is not done, the ones before it stand; run the command again."
+
+log = logging.getLogger("momentum.migrations")
+
+
+def run() -> None:
+    """Migrate, inspect or write a script, as the command says with which Alembic was called.
+
+    Raises:
+        MomentumError: The command was refused or failed, in one sentence.
+    """
+    environment = Environment.current()
+    if context.is_offline_mode():
+        write_script(environment)
+    else:
+        run_online(environment)
+
+
+def running_command() -> str:
+    """Return the name of the function that Alembic will call: upgrade, downgrade or another."""
+    context.configure(dialect_name="postgresql")
+    return str(context.get_context().opts["fn"].__name__)
+
+
+def find_url(environment: Environment, command: str) -> sa.URL:
+    """Return the URL from ``-x url=``, from a calling program's configuration, the environment or the env file.
+
+    A downgrade doesn't take it from the env file: nobody should roll production back by forgetting to say where.
+    """
+    given, option = environment.options.url, "-x url="
+    if given is None and (given := environment.config.get_main_option("sqlalchemy.url")) is not None:
+        option = "sqlalchemy.url"
+    return database.find_url(given, option=option, use_env_file=command != "downgrade")
+
+
+@contextmanager
+def connect(environment: Environment, command: str) -> Iterator[sa.Connection]:
+    """Yield the connection that a calling program handed in, or one of our own.
+
+    Raises:
+        MomentumError: No URL, no server behind it, or the server refused a statement.
+    """
+    handed_in = environment.config.attributes.get("connection")
+    if hasattr(handed_in, "sync_engine"):
+        raise ConfigurationError(
+            "An asynchronous engine or connection was handed in; hand in a synchronous one, inside of run_sync."
+        )
+    if handed_in is not None:
+        database.refuse_transaction_pooler(handed_in.engine.url)
+    if isinstance(handed_in, sa.Connection):
+        yield handed_in
+    elif handed_in is not None:
+        with database.connection_errors(handed_in.engine.url), handed_in.connect() as connection:
+            yield connection
+    else:
+        url = find_url(environment, command)
+        database.refuse_transaction_pooler(url)
+        if environment.on_command_line:
+            print(f"Database: {database.describe(url)}", file=sys.stderr)
+        engine = database.create_engine(url, application_name="momentum-migrations")
+        with database.connection_errors(url), engine.connect() as connection:
+            yield connection
+
+
+@contextmanager
+def errors_explained(
+    environment: Environment, connection: sa.Connection, what: str, consequence: str
+) -> Iterator[None]:
+    """Turn the driver's errors into one sentence that says what happened and one that says what is the case now.
+
+    Raises:
+        DatabaseUnreachableError: The connection was lost.
+        MigrationError: The server refused a statement.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if database.lost_connection(error):
+            raise DatabaseUnreachableError("The connection to the database was lost; run the command again.") from None
+        patience = environment.patience
+        spent = f" ({counted(patience.failed, 'time')} in {counted(round(patience.spent), 'second')})"
+        tries = spent if locks.can_be_retried(error) else ""
+        reason = database.reason(error, connection.engine.url)
+        raise MigrationError(f"{what}: {reason}{tries}. {consequence}") from None
+
+
+@contextmanager
+def timeouts_restored(connection: sa.Connection) -> Iterator[None]:
+    """Leave the connection's timeouts as they were: it may go back to a pool."""
+    before = {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in operations.TIMEOUTS}
+    connection.commit()
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.rollback()
+            locks.set_all(connection, before)
+
+
+def refuse_autocommit(connection: sa.Connection) -> None:
+    """Refuse a connection on which no revision could be rolled back.
+
+    Raises:
+        ConfigurationError: It commits each statement by itself.
+    """
+    driver_connection = connection.connection.dbapi_connection
+    assert driver_connection is not None
+    if connection.dialect.detect_autocommit_setting(driver_connection):
+        raise ConfigurationError(
+            "The connection that was handed in commits each statement by itself (AUTOCOMMIT), so that no revision "
+            "could be rolled back; hand in one with another isolation level."
+        )
+
+
+def planned_steps(environment: Environment, connection: sa.Connection, command: str) -> list[RevisionStep]:
+    """Return what an upgrade or a downgrade is about to do, without doing it."""
+    context.configure(connection=connection, **environment.settings(command))
+    migrations = context.get_context()
+    return list(migrations.opts["fn"](migrations.get_current_heads(), migrations))
+
+
+def check_before(
+    environment: Environment, connection: sa.Connection, command: str, *, may_commit: bool
+) -> list[RevisionStep]:
+    """Look at the database before anything is created or changed in it, and return what is going to be done.
+
+    Raises:
+        PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
+        ConfigurationError: What is parked would be dropped without a downgrade to base.
+    """
+    steps = planned_steps(environment, connection, command)
+    to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
+    if environment.options.purge and not to_base:
+        raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade to base only.")
+    pending = [step.revision.module for step in steps]
+    creates = [name for module in pending for name in getattr(module, "creates", ())]
+    if environment.options.purge:
+        parking.check_purge(connection, creates)
+    if not steps:
+        return steps
+    concerns = {getattr(module, "concerns_scores", None) for module in pending}
+    if command == "downgrade":
+        parking.check_downgrade(connection, creates, drops_key="indexes" in concerns, to_base=to_base)
+        if "indexes" in concerns:
+            preflight.check_downgrade(connection, may_commit=may_commit)
+        return steps
+    preflight.check_upgrade(
+        connection,
+        creates,
+        adopts_scores="adopts" in concerns,
+        indexes_scores="indexes" in concerns,
+        adopts_existing=environment.options.existing == "adopt",
+        may_commit=may_commit,
+    )
+    if "adopts" in concerns:
+        for warning in preflight.find_warnings(connection):
+            log.warning(warning)
+    return steps
+
+
+def current_heads() -> tuple[str, ...]:
+    """Return the revision that the database is at, as Alembic has it: none at base."""
+    return tuple(context.get_context().get_current_heads())
+
+
+def remaining_steps(
+    plan: list[RevisionStep], command: str, heads: tuple[str, ...], migrations: MigrationContext
+) -> Iterator[RevisionStep]:
+    """Yield what is left of a plan, and before a downgrade finish what an interrupted one has left undone.
+
+    Alembic would count ``+2`` or ``-1`` anew from where an attempt has stopped, and so go too far.
+    """
+    if command == "downgrade":
+        for head in heads:
+            for above in context.script.get_revision(head).nextrev:
+                with migrations.begin_transaction(_per_migration=True):
+                    module = context.script.get_revision(above).module
+                    getattr(module, "after_downgrade", lambda: None)()
+    yield from itertools.dropwhile(lambda step: set(step.from_revisions) != set(heads), plan)
+
+
+def migrate(environment: Environment, connection: sa.Connection, command: str, plan: list[RevisionStep]) -> None:
+    """Run the revisions of a plan, or what else the command does."""
+    given = {"connection": connection, **environment.settings(command)}
+    if command in MIGRATING:
+        given["fn"] = functools.partial(remaining_steps, plan, command)
+    context.configure(**given)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_online(environment: Environment) -> None:
+    """Migrate, or inspect, a database."""
+    command = running_command()
+    with connect(environment, command) as connection:
+        explained = functools.partial(errors_explained, environment, connection)
+        if connection.in_transaction():
+            # It belongs to its owner: we don't commit, and leave its settings as they are.
+            with explained("The database refused a statement", "Roll the transaction back."):
+                run_inside_transaction(environment, connection, command)
+        elif command in (*CREATING, *MIGRATING):
+            refuse_autocommit(connection)
+            with (
+                explained("The database refused a statement", "Nothing has changed."),
+                locks.only_migration(connection.engine, environment.patience),
+                timeouts_restored(connection),
+            ):
+                run_with_retries(environment, connection, command)
+        else:
+            with explained("The database refused a statement", "Nothing has changed."):
+                migrate(environment, connection, command, [])
+
+
+@contextmanager
+def limits_where_there_are_none(connection: sa.Connection) -> Iterator[None]:
+    """Limit what statements may wait and take in somebody's transaction, where its owner has set no limits."""
+    unlimited = [name for name in operations.TIMEOUTS if connection.exec_driver_sql(f"show {name}").scalar_one() == "0"]
+
+    def restore() -> None:
+        for name in unlimited:
+            connection.exec_driver_sql(f"set local {name} = 0")
+
+    for name in unlimited:
+        connection.exec_driver_sql(f"set local {name} = '{LIMITS[name]}'")
+    try:
+        yield
+    except MomentumError:
+        restore()
+        raise
+    # After an error of the server's the rollback, without which the transaction can do nothing more, restores them.
+    restore()
+
+
+def run_inside_transaction(environment: Environment, connection: sa.Connection, command: str) -> None:
+    """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
+    if environment.options.purge:
+        raise ConfigurationError("purge=yes commits, and the connection was handed in inside a transaction.")
+    with limits_where_there_are_none(connection):
+        plan = check_before(environment, connection, command, may_commit=False) if command in MIGRATING else []
+        if command in CREATING:
+            connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
+        migrate(environment, connection, command, plan)
+        if command == "upgrade" and environment.options.verify:
+            verify.check(connection)
+
+
+def run_with_retries(environment: Environment, connection: sa.Connection, command: str) -> None:
+    """Migrate, each revision in its own transaction, and try again where a lock could not be had in time."""
+
+    def create_schema() -> None:
+        connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
+
+    def look() -> None:
+        plan.extend(check_before(environment, connection, command, may_commit=True))
+
+    plan: list[RevisionStep] = []
+    patience = environment.patience
+    explained = functools.partial(errors_explained, environment, connection)
+    patience.start()
+    if command in MIGRATING:
+        patience.run(connection, look, statement_timeout=locks.READING_TIMEOUT)
+    with explained(
+        f"The {command} stopped" if command in MIGRATING else "The database refused a statement",
+        "Its revision is not done, the ones before it stand; mend the cause, then run the command again.",
+    ):
+        if command in CREATING:
+            patience.run(connection, create_schema)
+        patience.run(connection, lambda: migrate(environment, connection, command, plan))
+    if command == "downgrade" and not current_heads():
+        if environment.options.purge:
+            with explained("The purge stopped", "The rest is parked; run the command again."):
+                parking.purge(connection, patience)
+        else:
+            with explained("What is parked could not be counted", "The downgrade is done."):
+                parking.log_parked(connection, patience)
+    if command == "upgrade" and environment.options.verify:
+        patience.run(connection, lambda: verify.check(connection))

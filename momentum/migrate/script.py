@@ -1,0 +1,105 @@
+"""The SQL of a migration for psql and other tools, as ``--sql`` asks for it, with guards where no program looks."""
+
+import functools
+from typing import Any
+
+from alembic import context
+from alembic.runtime.migration import RevisionStep
+
+from momentum import inventory
+from momentum.errors import ConfigurationError
+from momentum.migrate import operations
+from momentum.migrate.environment import LIMITS, Environment
+
+# The session's note in a script made with --sql that it may go on.
+ACCEPTED = "momentum.script_accepted"
+REFUSE = f"""if current_setting('{ACCEPTED}', true) is distinct from 'yes' then
+    raise exception 'this script was refused where it begins';
+  end if;"""
+
+
+def write_script(environment: Environment) -> None:
+    """Write the SQL of a migration to standard output, for psql and other tools."""
+    if environment.options.purge:
+        raise ConfigurationError("purge=yes counts what it drops, and so needs the database: leave out --sql.")
+    start = context.get_starting_revision_argument()
+    given = {"dialect_opts": {"paramstyle": "named"}, "literal_binds": True, **environment.settings("upgrade")}
+    context.configure(dialect_name="postgresql", **given)
+    steps = context.get_context().opts["fn"]
+    context.configure(
+        dialect_name="postgresql", fn=lambda *heads: [guarded(step, environment) for step in steps(*heads)], **given
+    )
+    revision = context.script.get_revision(start) if isinstance(start, str) else None
+    # Alembic makes the version table where a script starts at the base; an online downgrade leaves an empty one.
+    remove = "" if revision else f"drop table if exists {inventory.PRIVATE_SCHEMA}.alembic_version;\n  "
+    for setting in operations.timeouts(*LIMITS.values()):
+        context.execute(setting)
+    # Withdrawn first: an earlier script of the same session may have been accepted.
+    context.execute(f"do $withdraw$ begin perform set_config('{ACCEPTED}', 'no', false); end $withdraw$")
+    context.execute(
+        guard(revision.revision if revision else None, f"{remove}perform set_config('{ACCEPTED}', 'yes', false);")
+    )
+    if revision is None:
+        context.execute(f"create schema if not exists {inventory.PRIVATE_SCHEMA}")
+    with context.begin_transaction():
+        context.run_migrations()
+    for name in operations.TIMEOUTS:
+        context.execute(f"reset {name}")
+
+
+def guarded(step: RevisionStep, environment: Environment) -> RevisionStep:
+    """Put the guard into a step's transaction too: a psql that goes on after an error would go on with the next one."""
+    migrate = step.migration_fn
+
+    @functools.wraps(migrate)
+    def migrate_guarded(**arguments: Any) -> None:
+        lower = next(iter(step.from_revisions if step.is_upgrade else step.to_revisions), None)
+        context.get_context().opts |= {"protection": protection(lower), "guard": guard(lower, REFUSE)}
+        for setting in environment.settings("upgrade")["timeouts"]:
+            context.execute(setting)
+        context.execute(guard(next(iter(step.from_revisions), None), REFUSE))
+        migrate(**arguments)
+
+    step.migration_fn = migrate_guarded
+    return step
+
+
+def protection(expected: str | None) -> str:
+    """Return SQL after which nothing can be written, unless the script was accepted and came to a revision.
+
+    For what stands outside of the transactions, and so outside of their guards.
+    """
+    return f"""
+do $protect$
+declare
+  found text;
+begin
+  if to_regclass('{inventory.PRIVATE_SCHEMA}.alembic_version') is not null then
+    execute 'select version_num from {inventory.PRIVATE_SCHEMA}.alembic_version' into found;
+  end if;
+  if current_setting('{ACCEPTED}', true) is distinct from 'yes' or found is distinct from '{expected}' then
+    perform set_config('default_transaction_read_only', 'on', false);
+  end if;
+end
+$protect$"""
+
+
+def guard(expected: str | None, then: str) -> str:
+    """Return SQL that fails unless the database is at a revision, and does something more if it is."""
+    version_table = f"{inventory.PRIVATE_SCHEMA}.alembic_version"
+    literal = f"'{expected}'" if expected else "null"
+    return f"""
+do $guard$
+declare
+  found text;
+begin
+  if to_regclass('{version_table}') is not null then
+    execute 'select string_agg(version_num, '', '') from {version_table}' into found;
+  end if;
+  if found is distinct from {literal} then
+    raise exception 'this script needs a database at revision %, and this one is at %', coalesce({literal}, 'base'),
+      coalesce(found, 'base');
+  end if;
+  {then}
+end
+$guard$"""
