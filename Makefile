@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ types: $(INSTALLED) ## Check the types
 
 pgtap: install ## Run the tests inside the database only
 	$(BIN)/pytest sql/pgtap
+
+pgtap-sql: $(INSTALLED) ## Write the files of sql/pgtap/ that compare the catalog with the models
+	@$(BIN)/python -m tools.pgtap_sql
 
 verify: $(INSTALLED) ## Compare the database at MOMENTUM_DATABASE_URL or DATABASE_URL with what the migrations make
 	@$(BIN)/python -m momentum.verify

@@ -29,7 +29,7 @@ LAYERS = [
     {"types"},
     {"base"},
     {"mixins"},
-    {"deletion", "models"},
+    {"deletion", "grants", "models"},
     {"command", "connect", "scores"},
     {"inventory"},
     {"verify"},

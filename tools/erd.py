@@ -34,6 +34,11 @@ def type_of(column: sa.Column[object]) -> str:
     return written.replace("timestamp with time zone", "timestamptz")
 
 
+def in_lower_case(sql: str) -> str:
+    """Return SQL in lower case, apart from its literals and quoted names."""
+    return re.sub(r"""('[^']*'|"[^"]*")|[^'"]+""", lambda part: part[1] or part[0].lower(), sql)
+
+
 def keys_of(column: sa.Column[object]) -> list[str]:
     """Return which keys a column belongs to: PK, FK, UK. The view has none; what identifies its rows is not a key."""
     if column.table is VIEW:

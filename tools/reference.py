@@ -10,7 +10,7 @@ from sqlalchemy.schema import CreateIndex, SchemaItem
 from momentum.base import Base, auth_users
 from momentum.scores import TABLE_NAME
 from tests.migrating import REVISIONS
-from tools.erd import POSTGRES, README, ROOT, TABLES, VIEW, keys_of, type_of
+from tools.erd import POSTGRES, README, ROOT, TABLES, VIEW, in_lower_case, keys_of, type_of
 
 DOCS = ROOT / "docs"
 # README.md's sections that are a page each.
@@ -62,8 +62,7 @@ def write_rule(rule: sa.Constraint) -> str:
 
 def write_index(index: sa.Index) -> str:
     """Return what an index is over, as SQL has it."""
-    written = str(CreateIndex(index).compile(dialect=POSTGRES))
-    over = re.sub(r"[^']+|'[^']*'", lambda part: part[0] if "'" in part[0] else part[0].lower(), written)
+    over = in_lower_case(str(CreateIndex(index).compile(dialect=POSTGRES)))
     return ("unique index " if index.unique else "index ") + over[over.index("(") :]
 
 
