@@ -126,7 +126,7 @@ def documents() -> dict[Path, str]:
         kind = "table" if table.metadata is Base.metadata else "view"
         source = model.__module__.replace(".", "/") + ".py"
         files[FOLDER / f"test_{table.name}_catalog.sql"] = write_file(kind, table, model.__name__, source)
-    return files
+    return dict(sorted(files.items()))
 
 
 def main() -> None:

@@ -3,7 +3,7 @@ begin;
 
 select plan(8);
 
--- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
 -- session's own user only, so the role is set around the statement alone; the exception takes back the role together
 -- with what the statement did.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
@@ -22,7 +22,7 @@ exception when others then
 end
 $$;
 
--- Whom the relations belong to: the role that migrates.
+-- The owner of the relations: the role that migrates.
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
@@ -117,7 +117,7 @@ select matches(
   'a search by user and days is a search in the unique index'
 );
 
--- Whoever holds the public key must get nowhere. A view can't be truncated, whoever asks.
+-- Anyone who holds the public key must get nowhere. No role can truncate a view.
 select results_eq(
   $$
     select pg_temp.attempt('anon', statement)

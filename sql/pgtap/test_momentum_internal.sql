@@ -3,7 +3,7 @@ begin;
 
 select plan(17);
 
--- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
 -- session's own user only, so the role is set around the statement alone; the exception takes back the role together
 -- with what the statement did.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
@@ -22,11 +22,11 @@ exception when others then
 end
 $$;
 
--- Whom the relations belong to: the role that migrates.
+-- The owner of the relations: the role that migrates.
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
--- Whoever could write the version table or score_table could make the next migration or backfill touch the wrong table.
+-- With a changed version table or score_table the next migration or backfill would touch the wrong table.
 select is(
   (
     select

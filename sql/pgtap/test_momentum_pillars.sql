@@ -3,7 +3,7 @@ begin;
 
 select plan(14);
 
--- Says how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
+-- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
 -- session's own user only, so the role is set around the statement alone; the exception takes back the role together
 -- with what the statement did.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
@@ -22,7 +22,7 @@ exception when others then
 end
 $$;
 
--- Whom the relations belong to: the role that migrates.
+-- The owner of the relations: the role that migrates.
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
@@ -102,7 +102,7 @@ select throws_ok(
   'two pillars never share a key'
 );
 
--- Whoever holds the public key must get nowhere, and TRUNCATE is the action that row level security does not stop.
+-- Anyone who holds the public key must get nowhere, and TRUNCATE is the action that row level security does not stop.
 select set_eq(
   $$
     select pg_temp.attempt('anon', statement)
@@ -118,7 +118,7 @@ select set_eq(
   'anon is refused every action on public.momentum_pillars'
 );
 
--- Signed-in users have the privileges that the policies of later will need; until then row security shows them no row,
+-- Signed-in users have the privileges that later policies will need; until then row security shows them no row,
 -- not even their own.
 select set_eq(
   $$
