@@ -1,21 +1,23 @@
-"""${message}."""
-# The rules of a revision, kept by tests/test_house.py, tests/scenarios/test_lock_budget.py and `make lint`:
-# - One change; under 300 lines; imports alembic and sqlalchemy only, never momentum: it must mean the same in ten years.
-# - Names every schema in full, and every constraint through op.f().
-# - A new table: op.take_back_or_create_table on the way up, op.park_table on the way down. No way down drops a row.
-# - A new table revokes all from public, anon and authenticated, then grants what README.md says, row level security on.
-# - Anything that `creates` names must not be in the database before; the preflight looks.
-#
-# How it runs (momentum/migrate/run.py and locks.py), so that no client has to wait for it:
-# - One migration at a time, by an advisory lock on a connection of its own. Each revision is a transaction of its own.
-# - Its statements wait 0.3 to 2 seconds for a lock and take a minute at most, then the whole revision is tried again.
-#   So it changes catalogs only: nothing that reads or writes all rows of a table.
-# - What takes longer blocks no client and goes through op.execute_patiently, outside of any transaction: CONCURRENTLY, or
-#   a DO block that commits page by page. It must bear being run again: a kill can come at any moment. It has a revision of
-#   its own. What it drops on the way back it drops in after_downgrade(), which runs when the version is gone.
-# - Nothing takes ACCESS EXCLUSIVE on auth.users or on a score table that was adopted. A foreign key to auth.users belongs
-#   into CREATE TABLE; on a table with rows it is added NOT VALID and validated in the next revision.
-# - tests/scenarios/lock_budget.txt says what each revision locks; a new one is added there on purpose.
+<%!
+import re
+
+
+def finished(steps):
+    """Return the steps without the comments in which Alembic asks for a look."""
+    return re.sub(r"(?m)^ *# ###.*\n?", "", steps).strip()
+%><%
+parts = config.attributes.get("momentum_revisions", {}).get(up_revision, {})
+%>"""${message[0].upper()}${message[1:]}."""
+
+# How each kind of change goes up and back, and why: docs/changing_the_schema.md. In short, and kept by tests:
+# - One change; under 300 lines; imports alembic and sqlalchemy only, never momentum: it must mean the same in ten
+#   years. It names every schema in full, and every constraint through op.f(). `creates` names what it adds to public.
+# - Neither way drops a table or a column: op.park_table, op.park_column, and op.take_back_or_... the other way.
+# - It changes catalogs only. What reads or writes all rows has a revision of its own, outside of transactions, blocks
+#   no client, and bears being run again, because a kill can come at any moment. What that drops on the way back it
+#   drops in after_downgrade(), which runs when the version is gone.
+# - Nothing takes ACCESS EXCLUSIVE on auth.users or on an adopted score table; tests/scenarios/lock_budget.txt has the
+#   locks of each revision.
 
 from collections.abc import Sequence
 
@@ -28,14 +30,25 @@ branch_labels: str | Sequence[str] | None = ${repr(branch_labels)}
 depends_on: str | Sequence[str] | None = ${repr(depends_on)}
 
 # The relations that this revision adds to public.
-creates: tuple[str, ...] = ()
+creates: tuple[str, ...] = ${repr(parts.get("creates", ()))}
+% if parts.get("parks"):
+# The columns that it parks, which a purge may so drop.
+parks: tuple[str, ...] = ${repr(parts["parks"])}
+% endif
 
 
 def upgrade() -> None:
-    """Say what the change is for."""
-    ${upgrades if upgrades else "pass"}
+    """${parts.get("upgrade", "Say what the change is for.")}"""
+    ${finished(upgrades) if upgrades else "pass"}
 
 
 def downgrade() -> None:
-    """Say what stays where."""
-    ${downgrades if downgrades else "pass"}
+    """${parts.get("downgrade", "Say what stays where.")}"""
+    ${finished(downgrades) if downgrades else "pass"}
+% if parts.get("after_downgrade"):
+
+
+def after_downgrade() -> None:
+    """Undo what blocks no client, when the revision's version is gone."""
+    ${finished(parts["after_downgrade"])}
+% endif

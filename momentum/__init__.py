@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from momentum.base import Base as Base
     from momentum.deletion import live as live
     from momentum.deletion import soft_delete as soft_delete
-    from momentum.migrate.autogenerate import hide_momentum_tables as hide_momentum_tables
     from momentum.migrate.config import alembic_config as alembic_config
+    from momentum.migrate.filters import hide_momentum_tables as hide_momentum_tables
     from momentum.models import DailyMomentumScore as DailyMomentumScore
     from momentum.models import HabitIndex as HabitIndex
     from momentum.models import MomentumEvent as MomentumEvent
@@ -28,7 +28,7 @@ _MODULES = {
     "MomentumPillar": "momentum.models",
     "MotivationJournal": "momentum.models",
     "alembic_config": "momentum.migrate.config",
-    "hide_momentum_tables": "momentum.migrate.autogenerate",
+    "hide_momentum_tables": "momentum.migrate.filters",
     "live": "momentum.deletion",
     "soft_delete": "momentum.deletion",
 }

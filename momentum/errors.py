@@ -37,6 +37,10 @@ class MigrationError(MomentumError):
     """A revision failed; its transaction was rolled back, and the revisions before it stand."""
 
 
+class RevisionError(MomentumError):
+    """A change of the models can't be written as a revision that loses nothing; no file has been written."""
+
+
 class VerificationError(MomentumError):
     """A migrated database is not what its revision makes; nothing is rolled back."""
 

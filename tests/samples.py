@@ -2,6 +2,7 @@
 
 import datetime
 import uuid
+from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -268,7 +269,7 @@ def add_user(connection: Connection) -> uuid.UUID:
     return user
 
 
-def tables(connection: Connection) -> dict[str, str]:
+def tables(connection: Connection, names: Iterable[str] = ROWS) -> dict[str, str]:
     """Return the tables of ours and the score table with their schema; of two of a name, the one that is not parked."""
     found = connection.execute(
         sa.text("""
@@ -278,15 +279,18 @@ def tables(connection: Connection) -> dict[str, str]:
             where c.relname = any(:names) and c.relkind in ('r', 'p')
             order by n.nspname <> 'momentum_internal'
         """),
-        {"names": list(ROWS)},
+        {"names": list(names)},
     )
     return {row[0]: row[1] for row in found}
 
 
-def write_rows(connection: Connection, user: uuid.UUID, ordinal: int) -> None:
+def write_rows(
+    connection: Connection, user: uuid.UUID, ordinal: int, rows: Mapping[str, Mapping[str, str]] = ROWS
+) -> None:
     """Write a row into each table that is there and not parked."""
-    standing = {name: table for name, table in tables(connection).items() if not table.startswith("momentum_internal.")}
-    for name, values in ROWS.items():
+    found = tables(connection, rows)
+    standing = {name: table for name, table in found.items() if not table.startswith("momentum_internal.")}
+    for name, values in rows.items():
         if name in standing:
             columns = connection.scalars(
                 sa.text("select attname from pg_attribute where attrelid = to_regclass(:table) and attnum > 0"),

@@ -9,8 +9,9 @@ from alembic.config import Config
 
 from momentum import inventory
 from momentum.migrate import locks, operations
-from momentum.migrate.autogenerate import include_our_objects, write_finished_revisions
+from momentum.migrate.autogenerate import PLUGINS, write_finished_revisions
 from momentum.migrate.config import Options, read_options
+from momentum.migrate.filters import OurObjects
 from momentum.models import Base
 
 # The version table is in the private schema: in public it could be read and written with Supabase's anon key.
@@ -63,7 +64,8 @@ class Environment:
             # Alembic would make the version table for `check` and `downgrade` too.
             "dont_mutate": command not in CREATING,
             "target_metadata": Base.metadata,
-            "include_object": include_our_objects,
+            "include_object": OurObjects(context.script),
+            "autogenerate_plugins": PLUGINS,
             "process_revision_directives": write_finished_revisions,
             "compare_server_default": True,
             "transaction_per_migration": True,

@@ -1,26 +1,47 @@
 """Alembic operations of this project, which revisions use as ``op.park_table`` and so on.
 
-A downgrade parks the tables that it would otherwise drop: it moves them into ``momentum_internal``, where nobody but
-the owner sees them, with their rows, indexes, keys, triggers, grants and policies. An upgrade takes them back. That
-loses no row, and unlike a DROP it takes no lock on auth.users. In the same way an upgrade with ``-x existing=adopt``
-parks what the app's earlier migrations have made under our names, as ``predecessor_...``.
+A revision parks the tables and columns that it would otherwise drop. A parked table is in ``momentum_internal``, where
+nobody but the owner sees it, with its rows, indexes, keys, triggers, grants and policies; a parked column is called
+``parked_<name>``, and nothing else of it has changed. The way in the other direction takes them back. That loses no
+value, and unlike a DROP it takes no lock on auth.users. In the same way an upgrade with ``-x existing=adopt`` parks the
+tables that the app's earlier migrations have made under our names, as ``predecessor_...``.
 """
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
+from alembic.operations.ops import CreateIndexOp
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex
 
-from momentum.errors import MigrationError
-from momentum.inventory import PREDECESSOR_PREFIX, PRIVATE_SCHEMA
+from momentum.errors import MigrationError, RevisionError
+from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
 from momentum.migrate.locks import Patience, can_be_retried, milliseconds
 
 TIMEOUTS = ("lock_timeout", "statement_timeout")
 
 # Seconds between two attempts of what blocks no client.
 PAUSE = 0.5
+
+# The seconds that cleaning up after a failure may take, even if the run's deadline is nearer.
+CLEANING_UP = 10
+
+# With named parameters a per cent sign is written as itself.
+DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+# Defaults that are the same for every row, so that adding the column changes the catalog only.
+CONSTANT = re.compile(
+    r"\(*(e?'(''|[^'])*'|[-+]?\d+(\.\d+)?|true|false|null)\)*(::[\w \"\[\](),.]+)?", flags=re.IGNORECASE
+)
+# Defaults that the server works out once for all rows that are there.
+STABLE = re.compile(r"now\(\)|current_timestamp|current_date|current_user|statement_timestamp\(\)", flags=re.IGNORECASE)
+
+VALID_INDEX = sa.text("select indisvalid from pg_catalog.pg_index where indexrelid = to_regclass(:name)")
 
 
 def render_sql(steps: Callable[[Operations], None]) -> str:
@@ -32,6 +53,69 @@ def render_sql(steps: Callable[[Operations], None]) -> str:
     context = MigrationContext.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, opts=options)
     steps(Operations(context))
     return buffer.getvalue()
+
+
+def execute_text(operations: Operations, sql: str) -> None:
+    """Execute SQL as it is: unescaped, a colon before a word would be taken for a parameter."""
+    operations.execute(sa.text(sql.replace(":", "\\:")))
+
+
+def execute_block(operations: Operations, name: str, body: str) -> None:
+    """Execute a DO block, so that the server takes a decision online and in scripts made with ``--sql`` alike."""
+    execute_text(operations, f"\ndo ${name}$\n{body}\n${name}$")
+
+
+def quoted(name: str) -> str:
+    """Return a name as an identifier, in quotes where it needs them."""
+    return str(DIALECT.identifier_preparer.quote(name))
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Return a name as an identifier with its schema."""
+    return f"{quoted(schema or 'public')}.{quoted(name)}"
+
+
+def literal(value: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def check_addable(column: sa.Column[Any], name: str) -> None:
+    """Refuse a column that could not be added to a table with rows, parked, and taken back in moments.
+
+    Args:
+        column: The column.
+        name: Its name with its table and schema, for the message.
+
+    Raises:
+        RevisionError: With what to do instead.
+    """
+    default = column.server_default
+    text = ""
+    if isinstance(default, sa.DefaultClause):
+        text = default.arg if isinstance(default.arg, str) else str(default.arg.compile(dialect=DIALECT))
+        constant = isinstance(default.arg, str) or CONSTANT.fullmatch(text)
+    if len(PARKED_PREFIX + column.name) > DIALECT.max_identifier_length:
+        raise RevisionError(
+            f"{name} has too long a name: as a parked column it would be {PARKED_PREFIX}{column.name}; shorten it to "
+            f"{DIALECT.max_identifier_length - len(PARKED_PREFIX)} characters."
+        )
+    if isinstance(default, sa.Computed | sa.Identity) or column.computed is not None or column.identity is not None:
+        raise RevisionError(
+            f"{name} is a generated column, which the server would compute for every row under a lock that keeps "
+            "everybody out; make it a plain column, fill it in pages, and keep it with a trigger."
+        )
+    if not column.nullable and not (default is not None and constant):
+        raise RevisionError(
+            f"{name} is NOT NULL without a constant default, which rows that are there, or are written while it is "
+            "parked, could not keep; make it nullable first, fill it in a revision of its own, then add a check NOT "
+            "VALID that it is not null, and validate that in the revision after."
+        )
+    if default is not None and not constant and not STABLE.fullmatch(text):
+        raise RevisionError(
+            f"{name} has the default {text}, which the server would work out for every row under a lock that keeps "
+            "everybody out; add the column without it, then set the default in a revision of its own."
+        )
 
 
 @Operations.register_operation("take_back_or_create_table")
@@ -89,8 +173,7 @@ begin
 {render_sql(operation.create).strip()}
 end
 $take_back_or_create$"""
-    # Unescaped, a colon before a word would be taken for a parameter.
-    operations.execute(sa.text(sql.replace(":", "\\:")))
+    execute_text(operations, sql)
 
 
 @Operations.register_operation("park_table")
@@ -119,6 +202,277 @@ def park_table(operations: Operations, operation: ParkTable) -> None:
     operations.execute(f"alter table {operation.schema}.{operation.name} set schema {PRIVATE_SCHEMA}")
     if operation.schema == "public":
         operations.invoke(RestorePredecessor(operation.name))
+
+
+@Operations.register_operation("take_back_or_add_column")
+class TakeBackOrAddColumn(MigrateOperation):
+    """Take back a parked column, or add it where none is parked."""
+
+    def __init__(self, table: str, column: sa.Column[Any], schema: str) -> None:
+        self.table = table
+        self.column = column
+        self.schema = schema
+
+    @classmethod
+    def take_back_or_add_column(
+        cls, operations: Operations, table: str, column: sa.Column[Any], *, schema: str = "public"
+    ) -> None:
+        """Give a parked column its name back, with all its values, or add the column.
+
+        The server takes the decision in a DO block, as for tables.
+
+        Args:
+            operations: Alembic's ``op``.
+            table: The table's name.
+            column: The column. Its index, unique key or foreign key is made by other operations.
+            schema: The table's schema.
+
+        Raises:
+            RevisionError: The column could not be added without a look at every row, or could not be parked.
+        """
+        name = f"{schema}.{table}.{column.name}"
+        check_addable(column, name)
+        if column.foreign_keys or column.index or column.unique or column.primary_key:
+            raise RevisionError(
+                f"{name} brings a key or an index along; make these by operations of their own: op.create_foreign_key "
+                "with postgresql_not_valid, op.create_index_concurrently, op.create_unique_constraint_concurrently."
+            )
+        operations.invoke(cls(table, column, schema))
+
+
+@Operations.implementation_for(TakeBackOrAddColumn)
+def take_back_or_add_column(operations: Operations, operation: TakeBackOrAddColumn) -> None:
+    """Carry out the operation."""
+    table, column = qualified(operation.schema, operation.table), operation.column
+    parked = PARKED_PREFIX + column.name
+    sql_type = column.type.compile(DIALECT)
+
+    def add(to: Operations) -> None:
+        to.add_column(operation.table, column, schema=operation.schema)
+
+    execute_block(
+        operations,
+        "take_back_or_add_column",
+        f"""declare
+  found constant regtype := (
+    select atttypid from pg_catalog.pg_attribute
+    where attrelid = to_regclass({literal(table)}) and attname = {literal(parked)} and not attisdropped
+  );
+begin
+  if found <> {literal(sql_type)}::regtype then
+    raise exception
+      'the parked column % of % is of type %, and % is expected; drop it, if nobody needs its values',
+      {literal(parked)}, {literal(table)}, found, {literal(sql_type)};
+  end if;
+  if found is not null then
+    alter table {table} rename column {quoted(parked)} to {quoted(column.name)};
+    return;
+  end if;
+
+{render_sql(add).strip()}
+end""",
+    )
+
+
+@Operations.register_operation("park_column")
+class ParkColumn(MigrateOperation):
+    """Park a column instead of dropping it."""
+
+    def __init__(self, table: str, name: str, schema: str) -> None:
+        self.table = table
+        self.name = name
+        self.schema = schema
+
+    @classmethod
+    def park_column(cls, operations: Operations, table: str, name: str, *, schema: str = "public") -> None:
+        """Rename a column to ``parked_<name>``, and change nothing else.
+
+        Its values, default, NOT NULL, checks, indexes and its place in the table stay. Rows that are written while it
+        is parked get its default.
+
+        Args:
+            operations: Alembic's ``op``.
+            table: The table's name.
+            name: The column's name.
+            schema: The table's schema.
+        """
+        operations.invoke(cls(table, name, schema))
+
+
+@Operations.implementation_for(ParkColumn)
+def park_column(operations: Operations, operation: ParkColumn) -> None:
+    """Carry out the operation."""
+    table = qualified(operation.schema, operation.table)
+    parked = PARKED_PREFIX + operation.name
+    execute_text(operations, f"alter table {table} rename column {quoted(operation.name)} to {quoted(parked)}")
+
+
+@Operations.register_operation("create_index_concurrently")
+class CreateIndexConcurrently(CreateIndexOp):
+    """Make an index on a table that may hold rows, while clients go on."""
+
+    @classmethod
+    def create_index_concurrently(
+        cls,
+        operations: Operations,
+        index_name: str,
+        table_name: str,
+        columns: Sequence[str | sa.TextClause | sa.ColumnElement[Any]],
+        *,
+        schema: str = "public",
+        unique: bool = False,
+        **kw: Any,
+    ) -> None:
+        """Make an index with CONCURRENTLY, outside of any transaction; an unfinished one of the name is dropped first.
+
+        Args:
+            operations: Alembic's ``op``.
+            index_name: The index's name.
+            table_name: The table's name.
+            columns: The columns or expressions.
+            schema: The table's schema.
+            unique: Whether the index is unique.
+            kw: Further arguments that ``op.create_index`` takes, such as ``postgresql_where``.
+        """
+        operations.invoke(cls(index_name, table_name, columns, schema=schema, unique=unique, **kw))
+
+
+@Operations.implementation_for(CreateIndexConcurrently)
+def create_index_concurrently(operations: Operations, operation: CreateIndexConcurrently) -> None:
+    """Carry out the operation."""
+    context = operations.get_context()
+    index = operation.to_index(context)
+    name = qualified(operation.schema, str(operation.index_name))
+    if context._in_external_transaction:
+        # CONCURRENTLY can't be part of a transaction, and this one belongs to its owner.
+        execute_text(operations, str(CreateIndex(index).compile(dialect=DIALECT)))
+        return
+    index.dialect_options["postgresql"]["concurrently"] = True
+    if not context.as_sql and operations.get_bind().scalar(VALID_INDEX, {"name": name}):
+        return
+    # An interrupted attempt leaves an invalid index.
+    operations.invoke(ExecutePatiently(f"drop index concurrently if exists {name}", 0))
+    try:
+        operations.invoke(ExecutePatiently(str(CreateIndex(index).compile(dialect=DIALECT)), 0))
+    except sa.exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            # An invalid unique index would go on refusing rows.
+            operations.invoke(ExecutePatiently(f"drop index concurrently if exists {name}", CLEANING_UP))
+        raise
+
+
+@Operations.register_operation("drop_index_concurrently")
+class DropIndexConcurrently(MigrateOperation):
+    """Drop an index of a table that may hold rows, while clients go on."""
+
+    def __init__(self, index_name: str, schema: str) -> None:
+        self.index_name = index_name
+        self.schema = schema
+
+    @classmethod
+    def drop_index_concurrently(cls, operations: Operations, index_name: str, *, schema: str = "public") -> None:
+        """Drop an index with CONCURRENTLY, outside of any transaction.
+
+        Args:
+            operations: Alembic's ``op``.
+            index_name: The index's name.
+            schema: The index's schema.
+        """
+        operations.invoke(cls(index_name, schema))
+
+
+@Operations.implementation_for(DropIndexConcurrently)
+def drop_index_concurrently(operations: Operations, operation: DropIndexConcurrently) -> None:
+    """Carry out the operation."""
+    name = qualified(operation.schema, operation.index_name)
+    if operations.get_context()._in_external_transaction:
+        execute_text(operations, f"drop index if exists {name}")
+    else:
+        operations.invoke(ExecutePatiently(f"drop index concurrently if exists {name}", 0))
+
+
+@Operations.register_operation("create_unique_constraint_concurrently")
+class CreateUniqueConstraintConcurrently(MigrateOperation):
+    """Make a unique key on a table that may hold rows, while clients go on."""
+
+    def __init__(self, name: str, table: str, columns: Sequence[str], schema: str) -> None:
+        self.name = name
+        self.table = table
+        self.columns = columns
+        self.schema = schema
+
+    @classmethod
+    def create_unique_constraint_concurrently(
+        cls, operations: Operations, name: str, table: str, columns: Sequence[str], *, schema: str = "public"
+    ) -> None:
+        """Make the key's index with CONCURRENTLY, then the constraint over it.
+
+        Args:
+            operations: Alembic's ``op``.
+            name: The constraint's name.
+            table: The table's name.
+            columns: The columns.
+            schema: The table's schema.
+        """
+        operations.invoke(cls(name, table, columns, schema))
+
+
+@Operations.implementation_for(CreateUniqueConstraintConcurrently)
+def create_unique_constraint_concurrently(
+    operations: Operations, operation: CreateUniqueConstraintConcurrently
+) -> None:
+    """Carry out the operation."""
+    name, schema = operation.name, operation.schema
+    operations.invoke(CreateIndexConcurrently(name, operation.table, operation.columns, schema=schema, unique=True))
+    table = qualified(schema, operation.table)
+    execute_text(operations, f"alter table {table} add constraint {quoted(name)} unique using index {quoted(name)}")
+
+
+@Operations.register_operation("validate_constraint")
+class ValidateConstraint(MigrateOperation):
+    """Validate a check or a foreign key that was added NOT VALID, while clients go on."""
+
+    def __init__(self, name: str, table: str, schema: str, tolerate_rows: bool) -> None:
+        self.name = name
+        self.table = table
+        self.schema = schema
+        self.tolerate_rows = tolerate_rows
+
+    @classmethod
+    def validate_constraint(
+        cls, operations: Operations, name: str, table: str, *, schema: str = "public", tolerate_rows: bool = False
+    ) -> None:
+        """Look whether all rows keep a rule that has bound only new ones so far.
+
+        Args:
+            operations: Alembic's ``op``.
+            name: The constraint's name.
+            table: The table's name.
+            schema: The table's schema.
+            tolerate_rows: Whether rows that break the rule leave it NOT VALID, with a warning, instead of failing: on
+                the way down, where they may have been written while there was no such rule.
+        """
+        operations.invoke(cls(name, table, schema, tolerate_rows))
+
+
+@Operations.implementation_for(ValidateConstraint)
+def validate_constraint(operations: Operations, operation: ValidateConstraint) -> None:
+    """Carry out the operation."""
+    table, name = qualified(operation.schema, operation.table), operation.name
+    sql = f"alter table {table} validate constraint {quoted(name)}"
+    if operation.tolerate_rows:
+        sql = f"""
+do $validate_constraint$
+begin
+  {sql};
+exception when check_violation or foreign_key_violation then
+  raise warning 'rows of % break %, which so binds new rows only', {literal(table)}, {literal(name)};
+end
+$validate_constraint$"""
+    if operations.get_context()._in_external_transaction:
+        execute_text(operations, sql)
+    else:
+        operations.invoke(ExecutePatiently(sql, 0))
 
 
 @Operations.register_operation("park_predecessor")

@@ -1,53 +1,67 @@
-"""What a downgrade drops, and what it leaves in ``momentum_internal``: to name it, and to drop that when asked to."""
+"""Parked tables and columns: to name them, and to drop them when asked to; and what a downgrade itself drops."""
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from momentum.base import NAMING_CONVENTION
 from momentum.errors import PreflightError
 from momentum.inventory import (
+    PARKED_PREFIX,
     PREDECESSOR_ROWS,
     PRIVATE_SCHEMA,
     SCORE_KEYS,
     SCORE_RECORD,
     SUPERSEDED,
-    TABLES,
     TRIGGER_FUNCTION,
     VERSION_TABLE,
     VIEW,
     private,
 )
 from momentum.migrate.locks import READING_TIMEOUT, Patience
+from momentum.migrate.operations import quoted
 from momentum.migrate.preflight import adopted_table, recorded_table
+from momentum.models import Base
 from momentum.scores import TABLE_NAME
 from momentum.wording import counted
 
-# Each before the tables that it refers to. Nothing else in the schema is dropped.
-PARKED = (PREDECESSOR_ROWS, SUPERSEDED, TABLE_NAME, *reversed(TABLES))
+# The records of the migrations, which go when nothing else is left.
+RECORDS = (PREDECESSOR_ROWS, SUPERSEDED)
 
 # What a DROP would refuse to drop along: https://www.postgresql.org/docs/current/catalog-pg-depend.html
 DEPENDENTS = """
 with recursive targets as (
-  select 'pg_catalog.pg_class'::regclass::oid as classid, to_regclass(relation)::oid as objid, relation, position
+  select
+    'pg_catalog.pg_class'::regclass::oid as classid, to_regclass(relation)::oid as objid, 0 as subid, relation, position
   from unnest(cast(:relations as text[])) with ordinality as given (relation, position)
   where to_regclass(relation) is not null
   union all
-  select tableoid, oid, :schema || '.set_updated_at', cardinality(cast(:relations as text[])) + 1
+  select 'pg_catalog.pg_class'::regclass, attrelid, attnum, format('%s.%I', relation, attname), 0
+  from unnest(cast(:tables as text[]), cast(:columns as text[])) as given (relation, name)
+  inner join pg_catalog.pg_attribute on attrelid = to_regclass(relation) and attname = name and not attisdropped
+  union all
+  select tableoid, oid, 0, :schema || '.set_updated_at', cardinality(cast(:relations as text[])) + 1
   from pg_catalog.pg_proc
   where pronamespace = to_regnamespace(:schema) and proname = 'set_updated_at' and pronargs = 0
 ), dropped as (
-  select classid, objid, relation, position from targets
+  select classid, objid, subid, relation, position from targets
   union
   -- What is part of something, or can't be without it, goes with it.
-  select d.classid, d.objid, p.relation, p.position
+  select d.classid, d.objid, d.objsubid, p.relation, p.position
   from dropped as p
-  inner join pg_catalog.pg_depend as d on d.refclassid = p.classid and d.refobjid = p.objid
+  inner join pg_catalog.pg_depend as d
+    on d.refclassid = p.classid and d.refobjid = p.objid and (p.subid = 0 or d.refobjsubid = p.subid)
   where d.deptype <> 'n'
 )
 select distinct format('%s %s depends on %s', named.type, named.identity, p.relation) as dependent
 from dropped as p
-inner join pg_catalog.pg_depend as d on d.refclassid = p.classid and d.refobjid = p.objid and d.deptype = 'n'
+inner join pg_catalog.pg_depend as d
+  on
+    d.refclassid = p.classid and d.refobjid = p.objid and (p.subid = 0 or d.refobjsubid = p.subid)
+    and d.deptype = 'n'
 -- Instead of a view's rule the view is named, which it is part of.
 left join pg_catalog.pg_depend as whole
   on whole.classid = d.classid and whole.objid = d.objid and whole.objsubid = d.objsubid and whole.deptype = 'i'
@@ -57,7 +71,10 @@ cross join lateral pg_catalog.pg_identify_object(
 where
   -- One that goes with a target after it would still be there.
   not exists (
-    select from dropped as q where q.classid = d.classid and q.objid = d.objid and q.position <= p.position
+    select from dropped as q
+    where
+      q.classid = d.classid and q.objid = d.objid and (q.subid = 0 or q.subid = d.objsubid)
+      and q.position <= p.position
   )
   -- A partition has its key from the whole table, which is named.
   and not exists (
@@ -70,25 +87,104 @@ order by dependent
 log = logging.getLogger("momentum.migrations")
 
 
-def find_parked(connection: Connection, patience: Patience) -> dict[str, int]:
-    """Return the parked tables, with the number of their rows."""
+@dataclass(frozen=True)
+class Parkable:
+    """Tables and columns that the migrations may have parked.
+
+    Attributes:
+        tables: The names of the tables, each before the ones that it refers to.
+        columns: Each column with its table, as they are called when they are not parked.
+    """
+
+    tables: tuple[str, ...]
+    columns: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, scripts: ScriptDirectory) -> "Parkable":
+        """Return what the revisions may have parked: what is in the models, and what was in earlier ones.
+
+        Args:
+            scripts: The revisions. ``creates`` of a revision names its tables, and ``parks`` the columns that it takes
+                away, as ``table.column``.
+        """
+        modules = [revision.module for revision in scripts.walk_revisions()]
+        created = [name for module in modules for name in reversed(getattr(module, "creates", ()))]
+        keys = tuple(f"{kind}_" for kind in NAMING_CONVENTION)
+        tables = [name for name in created if name != VIEW and not name.startswith(keys)]
+        parks = {tuple(name.split(".")) for module in modules for name in getattr(module, "parks", ())}
+        columns = {(table.name, column.name) for table in Base.metadata.sorted_tables for column in table.columns}
+        return cls((TABLE_NAME, *tables), frozenset(columns | parks))
+
+
+def find_parked(connection: Connection, parkable: Parkable, *, at_base: bool) -> dict[str, str]:
+    """Return the parked tables and columns, each with the statement that drops it.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        parkable: What may be parked.
+        at_base: Whether the database is at base, where the records of the migrations are of no use any more.
+    """
+    names = [*(RECORDS if at_base else ()), *parkable.tables]
+    tables = connection.scalars(
+        text("""
+            select name
+            from unnest(cast(:names as text[])) with ordinality as given (name, position)
+            inner join pg_catalog.pg_class as c on c.relname = name and c.relkind = 'r'
+            where c.relnamespace = to_regnamespace(:schema)
+            order by position
+        """),
+        {"names": names, "schema": PRIVATE_SCHEMA},
+    )
+    found = {private(name): f"drop table if exists {private(name)}" for name in tables}
+    for table, column in find_parked_columns(connection, parkable):
+        found[f"{table}.{column}"] = f"alter table {table} drop column if exists {quoted(column)}"
+    return found
+
+
+def find_parked_columns(connection: Connection, parkable: Parkable) -> list[tuple[str, str]]:
+    """Return the parked columns of tables that are not parked themselves, each with its table."""
+    rows = connection.execute(
+        text("""
+            select c.relname as table, a.attname as column
+            from pg_catalog.pg_class as c
+            inner join pg_catalog.pg_attribute as a on c.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+            where
+              c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and c.relname = any(:tables)
+              and starts_with(a.attname, :prefix)
+            order by c.relname, a.attnum
+        """),
+        {"tables": list(parkable.tables), "prefix": PARKED_PREFIX},
+    )
+    return [
+        (f"public.{row.table}", row.column)
+        for row in rows
+        # A column of somebody else's may be called so too.
+        if (row.table, row.column.removeprefix(PARKED_PREFIX)) in parkable.columns
+    ]
+
+
+def count_parked(
+    connection: Connection, parkable: Parkable, patience: Patience, *, at_base: bool
+) -> dict[str, tuple[str, str]]:
+    """Return the parked tables and columns, each with how much it holds and the statement that drops it."""
     found = {}
 
     def count() -> None:
-        for name in PARKED:
-            relation = private(name)
-            if connection.scalar(text("select to_regclass(:relation)"), {"relation": relation}) is not None:
-                found[relation] = connection.execute(text(f"select count(*) from {relation}")).scalar_one()
+        for name, statement in find_parked(connection, parkable, at_base=at_base).items():
+            table, column = (name, "*") if "drop table" in statement else name.rsplit(".", 1)
+            quoted_column = column if column == "*" else quoted(column)
+            held: int = connection.execute(text(f"select count({quoted_column}) from {table}")).scalar_one()
+            found[name] = (counted(held, "row" if column == "*" else "value"), statement)
 
     patience.run(connection, count, statement_timeout=READING_TIMEOUT)
     return found
 
 
-def log_parked(connection: Connection, patience: Patience) -> None:
+def log_parked(connection: Connection, parkable: Parkable, patience: Patience) -> None:
     """Say what a database at base still holds, and how to remove it."""
-    parked = find_parked(connection, patience)
+    parked = count_parked(connection, parkable, patience, at_base=True)
     if parked:
-        held = ", ".join(f"{relation} ({counted(rows, 'row')})" for relation, rows in parked.items())
+        held = ", ".join(f"{name} ({amount})" for name, (amount, _) in parked.items())
         log.info(
             "Parked: %s; beside them %s holds their trigger function set_updated_at and an empty alembic_version.",
             held,
@@ -97,22 +193,38 @@ def log_parked(connection: Connection, patience: Patience) -> None:
         log.info("The next upgrade takes them back; a downgrade to base with purge=yes drops them for good.")
 
 
-def find_dependents(connection: Connection, created: Collection[str] = ()) -> list[str]:
+def find_dependents(
+    connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool = True
+) -> list[str]:
     """Return what others made that keeps a purge from dropping something, each with what it depends on.
 
     Args:
         connection: A connection; nothing is written through it, and no table is locked.
+        parkable: What may be parked.
         created: The relations in ``public`` that revisions have made, which a downgrade parks or drops before.
+        at_base: Whether the database is going to be at base then.
     """
-    standing = {name: f"public.{name}" for name in PARKED if name in created}
-    scores = recorded_table(connection)
+    standing = {name: f"public.{name}" for name in parkable.tables if name in created}
+    scores = recorded_table(connection) if at_base else None
     if scores and not adopted_table(connection):
         standing[TABLE_NAME] = scores
     # In the order in which they are dropped.
     relations = [f"public.{VIEW}"] if VIEW in created else []
-    relations.append(private(SCORE_RECORD))
-    relations += [standing.get(name, private(name)) for name in (*PARKED, VERSION_TABLE)]
-    return list(connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": PRIVATE_SCHEMA}))
+    relations += [private(SCORE_RECORD)] if at_base else []
+    names = [*RECORDS, *parkable.tables, VERSION_TABLE] if at_base else parkable.tables
+    relations += [standing.get(name, private(name)) for name in names]
+    columns = [(f"public.{table}", f"{PARKED_PREFIX}{column}") for table, column in sorted(parkable.columns)]
+    return list(
+        connection.scalars(
+            text(DEPENDENTS),
+            {
+                "relations": relations,
+                "tables": [table for table, _ in columns],
+                "columns": [column for _, column in columns],
+                "schema": PRIVATE_SCHEMA if at_base else None,
+            },
+        )
+    )
 
 
 def check_downgrade(connection: Connection, created: Collection[str], *, drops_key: bool, to_base: bool) -> None:
@@ -137,7 +249,9 @@ def check_downgrade(connection: Connection, created: Collection[str], *, drops_k
         if record and (drops_key or record.unique_index is None):
             relations.append(f"{adopted.partition('.')[0]}.{SCORE_KEYS[record.layout]}")
     # The trigger function stays in its schema.
-    dependents = connection.scalars(text(DEPENDENTS), {"relations": relations, "schema": None}).all()
+    dependents = connection.scalars(
+        text(DEPENDENTS), {"relations": relations, "tables": [], "columns": [], "schema": None}
+    ).all()
     if dependents:
         raise PreflightError(
             f"Nothing has changed, because the downgrade would stop where others depend on what it drops: "
@@ -145,44 +259,56 @@ def check_downgrade(connection: Connection, created: Collection[str], *, drops_k
         )
 
 
-def check_purge(connection: Connection, created: Collection[str] = ()) -> None:
+def check_purge(
+    connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool = True
+) -> None:
     """Refuse a purge that would stop halfway, with some tables dropped, because others depend on one of the rest.
 
     Args:
         connection: A connection; nothing is written through it.
+        parkable: What may be parked.
         created: The relations in ``public`` that revisions have made, which a downgrade parks or drops before.
+        at_base: Whether the database is going to be at base then.
 
     Raises:
         PreflightError: Others depend on what would be dropped.
     """
-    if dependents := find_dependents(connection, created):
+    if dependents := find_dependents(connection, parkable, created, at_base=at_base):
         raise PreflightError(
             f"Nothing is dropped as long as others depend on it: {', '.join(dependents)}; drop those first, then run "
             "the command again."
         )
 
 
-def purge(connection: Connection, patience: Patience) -> None:
-    """Drop what is parked, one table a transaction: the only thing here that loses a row.
+def purge(connection: Connection, parkable: Parkable, patience: Patience, *, at_base: bool) -> None:
+    """Drop what is parked, one table or column a transaction: the only thing here that loses a row or a value.
 
-    A drop locks auth.users for a moment, and so is given up and tried again where it can't have that lock in time.
+    A drop may lock auth.users for a moment, and so is given up and tried again where it can't have that lock in time.
 
     Args:
-        connection: A connection to a database at base.
+        connection: A connection.
+        parkable: What may be parked.
         patience: How often and how long to try.
+        at_base: Whether the database is at base, where the migrations' own schema goes as well.
 
     Raises:
         PreflightError: Others depend on what is parked; nothing is dropped.
         sqlalchemy.exc.DBAPIError: A table could not be dropped; those before it are gone, and the rest is untouched.
     """
-    parked = find_parked(connection, patience)
-    for relation, rows in parked.items():
-        log.info("To be dropped: %s (%s)", relation, counted(rows, "row"))
+    parked = count_parked(connection, parkable, patience, at_base=at_base)
+    for name, (held, _) in parked.items():
+        log.info("To be dropped: %s (%s)", name, held)
     # The downgrade, and counting, may have taken long enough for others to make something.
-    patience.run(connection, lambda: check_purge(connection))
-    for relation in parked:
-        execute(connection, patience, f"drop table if exists {relation}")
-        log.info("Dropped: %s", relation)
+    patience.run(connection, lambda: check_purge(connection, parkable, at_base=at_base))
+    for name, (_, statement) in parked.items():
+        execute(connection, patience, statement)
+        log.info("Dropped: %s", name)
+    if at_base:
+        drop_private_schema(connection, patience)
+
+
+def drop_private_schema(connection: Connection, patience: Patience) -> None:
+    """Drop what is left of the migrations at base, and their schema unless others have put something there."""
     execute(connection, patience, f"drop table if exists {private(VERSION_TABLE)}")
     execute(connection, patience, f"drop function if exists {private(TRIGGER_FUNCTION)}()")
     left = connection.scalar(

@@ -148,16 +148,17 @@ def check_before(
 
     Raises:
         PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
-        ConfigurationError: What is parked would be dropped without a downgrade to base.
+        ConfigurationError: An upgrade was asked to drop what is parked.
     """
     steps = planned_steps(environment, connection, command)
     to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
-    if environment.options.purge and not to_base:
-        raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade to base only.")
+    if environment.options.purge and command != "downgrade":
+        raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade only.")
+    parkable = parking.Parkable.of(context.script)
     pending = [step.revision.module for step in steps]
     creates = [name for module in pending for name in getattr(module, "creates", ())]
     if environment.options.purge:
-        parking.check_purge(connection, creates)
+        parking.check_purge(connection, parkable, creates, at_base=to_base)
     if not steps:
         return steps
     concerns = {getattr(module, "concerns_scores", None) for module in pending}
@@ -288,12 +289,13 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
         if command in CREATING:
             patience.run(connection, create_schema)
         patience.run(connection, lambda: migrate(environment, connection, command, plan))
-    if command == "downgrade" and not current_heads():
+    if command == "downgrade":
+        parkable, at_base = parking.Parkable.of(context.script), not current_heads()
         if environment.options.purge:
             with explained("The purge stopped", "The rest is parked; run the command again."):
-                parking.purge(connection, patience)
-        else:
+                parking.purge(connection, parkable, patience, at_base=at_base)
+        elif at_base:
             with explained("What is parked could not be counted", "The downgrade is done."):
-                parking.log_parked(connection, patience)
+                parking.log_parked(connection, parkable, patience)
     if command == "upgrade" and environment.options.verify:
         patience.run(connection, lambda: verify.check(connection))

@@ -18,8 +18,10 @@ from tests.alembic_program import error_of, program, text_of
 from tests.catalog import snapshot
 from tests.migrating import (
     HISTORY,
+    SCRIPTS,
     current,
     database_with_scores,
+    execute,
     fetch,
     migrate_to,
     rows_of,
@@ -125,24 +127,39 @@ def test_purge_of_a_database_that_was_never_migrated_does_nothing(supabase_url: 
 @pytest.mark.parametrize(
     ("at", "command", "said"),
     [
-        ("head", ["upgrade", "head"], "a downgrade to base only"),
-        ("base", ["upgrade", "head"], "a downgrade to base only"),
-        ("head", ["downgrade", "-1"], "a downgrade to base only"),
-        ("head", ["downgrade", HISTORY[1]], "a downgrade to base only"),
+        ("head", ["upgrade", "head"], "a downgrade only"),
+        ("base", ["upgrade", "head"], "a downgrade only"),
         ("head", ["downgrade", f"{HEAD}:base", "--sql"], "leave out --sql"),
         ("base", ["downgrade", f"{HEAD}:base", "--sql"], "leave out --sql"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_purge_is_for_a_downgrade_to_base_only(
-    url: sa.URL, tmp_path: Path, at: str, command: list[str], said: str
-) -> None:
+def test_purge_is_for_a_downgrade_only(url: sa.URL, tmp_path: Path, at: str, command: list[str], said: str) -> None:
     migrate_to(url, HEAD if at == "head" else "base")
     before = snapshot(url)
     done = program("-x", "purge=yes", *command, home=tmp_path, MOMENTUM_DATABASE_URL=text_of(url))
     assert said in error_of(done, 2)
     assert done.stdout == ""
     assert snapshot(url) == before
+
+
+def test_a_purge_on_the_way_keeps_what_the_rest_of_the_way_needs(server: Server) -> None:
+    """It drops the tables that the downgrade has parked, and no record."""
+    url = database_with_scores(server, "legacy.seed", predecessors=True)
+    with engine_of(url).begin() as connection:
+        user = add_user(connection)
+        write_rows(connection, user, 0)
+    before, kept = snapshot(url), rows_of(url)["daily_engagement_scores"]
+    migrate_to(url, HEAD, existing="adopt")
+    alembic.command.downgrade(alembic_config(url, purge=True), "a3b86e04c17d")
+    private = "select relname from pg_class where relnamespace = to_regnamespace('momentum_internal') and relkind = 'r'"
+    assert not {"habit_index", "motivation_journal"} & set(fetch(url, private))
+    assert {"score_table", "superseded_scores", "predecessor_rows"} <= set(fetch(url, private))
+    assert execute(url, "select count(*) from public.momentum_events") == 1
+    migrate_to(url, "base")
+    assert visible(snapshot(url)) == visible(before)
+    assert rows_of(url)["daily_engagement_scores"] == kept
+    server.drop_database(url)
 
 
 @pytest.mark.parametrize("word", ["", "true", "YES"])
@@ -290,7 +307,7 @@ INDEPENDENTS = {
     "nothing": "",
     "what belongs to a table": (
         "create index on {events} (created_at); create statistics public.theirs on user_id, date from {journal};"
-        " create policy theirs_policy on {journal} using (id in (select id from {habits}));"
+        " create policy theirs_policy on {habits} using (id in (select id from {events}));"
         " alter table {pillars} add column number bigint generated always as identity"
     ),
     "a key of a table of ours to one that is dropped later": (
@@ -390,14 +407,16 @@ def test_purge_finds_what_the_server_would_refuse_and_nothing_else(url: sa.URL) 
     """Each kind is made and looked for, and everything dropped, in a transaction that is rolled back."""
     migrate_to(url, "base")
     names = places(url)
-    statements = [f"drop table if exists momentum_internal.{name}" for name in (*parking.PARKED, "alembic_version")]
+    parkable = parking.Parkable.of(SCRIPTS)
+    names_of_tables = (*parking.RECORDS, *parkable.tables, "alembic_version")
+    statements = [f"drop table if exists momentum_internal.{name}" for name in names_of_tables]
     statements.append("drop function momentum_internal.set_updated_at()")
 
     def outcome(connection: sa.Connection, setup: str) -> tuple[list[str], str | None]:
         code = None
         with connection.begin() as transaction:
             execute_script(connection, setup.format(**names))
-            found = parking.find_dependents(connection)
+            found = parking.find_dependents(connection, parkable)
             try:
                 for statement in statements:
                     connection.exec_driver_sql(statement)

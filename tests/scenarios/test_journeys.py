@@ -3,8 +3,6 @@
 import io
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from shutil import copytree
 
 import alembic.command
 import pytest
@@ -27,7 +25,7 @@ import momentum.migrate.operations
 import momentum.models
 from momentum.base import Base
 from momentum.errors import NotMigratedError
-from momentum.migrate.config import SCORES, SCRIPTS, alembic_config
+from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
 from tests.catalog import differences, dump, snapshot
 from tests.migrating import (
@@ -303,21 +301,6 @@ def test_check_notices_a_drift(url: sa.URL, drift: str) -> None:
     run(url, drift)
     with pytest.raises(CommandError, match="New upgrade operations detected"):
         alembic.command.check(alembic_config(url))
-
-
-def test_autogenerate_renders_a_column_that_the_models_have_and_the_database_lacks(url: sa.URL, tmp_path: Path) -> None:
-    run(url, "alter table public.momentum_pillars drop column description")
-    config = alembic_config(url)
-    config.set_main_option("script_location", str(copytree(SCRIPTS, tmp_path / "alembic")))
-    alembic.command.revision(config, "add description", autogenerate=True)
-    (written,) = (tmp_path / "alembic" / "versions").glob("*add_description.py")
-    text = written.read_text()
-    compile(text, written, "exec")
-    comment = Base.metadata.tables["momentum_pillars"].columns["description"].comment
-    column = f"sa.Column('description', sa.Text(), nullable=True, comment='{comment}')"
-    assert f"op.add_column('momentum_pillars', {column})" in text
-    assert "op.drop_column('momentum_pillars', 'description')" in text
-    assert len([line for line in text.splitlines() if line.startswith("    op.")]) == 2
 
 
 COMMENT = "100 % of :it, '' %s %(x)s $1 \\ é"

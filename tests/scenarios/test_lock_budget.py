@@ -6,7 +6,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import alembic.command
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
 
 from momentum.migrate.config import alembic_config
 from momentum.testing import Server
@@ -130,6 +131,7 @@ class Recorder:
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
+        self.config: Callable[..., Config] = alembic_config
         self.engine = engine_of(url)
         self.held: Locks = {}
         self.names: dict[int, str] = {}
@@ -159,7 +161,7 @@ class Recorder:
 
     def step(self, direction: str, target: str) -> None:
         """Carry out one revision."""
-        config = alembic_config(self.url, existing="adopt", verify="no")
+        config = self.config(self.url, existing="adopt", verify="no")
         config.attributes["on_version_apply"] = self.before_commit
         getattr(alembic.command, direction)(config, target)
 
@@ -191,7 +193,8 @@ class Recorder:
             for relation, mode in connection.execute(sa.text("delete from budget.held returning *")).all():
                 self.note(relation, mode)
             self.look(connection)
-        slug = next(Path(r.path).stem.partition("_")[2] for r in REVISIONS if r.revision == revision)
+        slugs = {each.revision: Path(each.path).stem.partition("_")[2] for each in REVISIONS}
+        slug = slugs.get(revision, revision)
         return sorted(
             (slug, self.names.get(relation, "?") + (" (new)" if relation not in before else ""), WORDS[mode])
             for relation, mode in self.held.items()

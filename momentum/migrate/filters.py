@@ -1,0 +1,95 @@
+"""Filters of autogenerate: it sees only our objects here, and none of them in another service's environment."""
+
+import re
+
+from alembic.runtime.environment import IncludeObjectFn, NameFilterType
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, Table
+from sqlalchemy.schema import ColumnCollectionConstraint, SchemaItem
+
+from momentum.base import external_metadata
+from momentum.inventory import PARKED_PREFIX, PRIVATE_SCHEMA, SCORE_KEYS
+from momentum.models import Base
+from momentum.scores import SCHEMAS, TABLE_NAME
+
+# What the models map and what they refer to. A table without a schema stands in the first of the search path.
+DECLARED = {
+    (table.schema or "public", table.name)
+    for metadata in (Base.metadata, external_metadata)
+    for table in metadata.tables.values()
+}
+
+
+def hide_momentum_tables(include_object: IncludeObjectFn | None = None) -> IncludeObjectFn:
+    """Return an ``include_object`` for ``context.configure`` that hides this package's tables from autogenerate.
+
+    Hidden are the tables of the models, the view, ``auth.users``, the private schema, and the score table with its key
+    where the service has no model of its own of it. Autogenerate would otherwise drop what it finds in the database and
+    not in the service's models.
+
+    Args:
+        include_object: The service's own function, which is asked about everything else.
+    """
+
+    def include(
+        obj: SchemaItem, name: str | None, kind: NameFilterType, reflected: bool, compare_to: SchemaItem | None
+    ) -> bool:
+        if isinstance(obj, Table) and is_our_table(obj, found=reflected):
+            return False
+        if isinstance(obj, Index) and reflected and is_our_key(obj):
+            return False
+        return include_object is None or include_object(obj, name, kind, reflected, compare_to)
+
+    return include
+
+
+def is_our_table(table: Table, *, found: bool) -> bool:
+    """Return whether a table is ours; the score table counts where it was found in the database and no model has it."""
+    schema = table.schema or "public"
+    return (
+        (schema, table.name) in DECLARED
+        or schema == PRIVATE_SCHEMA
+        or (found and schema in SCHEMAS and table.name == TABLE_NAME)
+    )
+
+
+def is_our_key(index: Index) -> bool:
+    """Return whether an index is the key that the migrations give a score table."""
+    return index.table is not None and index.table.name == TABLE_NAME and index.name in SCORE_KEYS.values()
+
+
+class OurObjects:
+    """Filter through which autogenerate sees our tables only, and of these no parked column: it would drop the others.
+
+    Args:
+        scripts: The revisions, which name the tables that no model has any more.
+    """
+
+    def __init__(self, scripts: ScriptDirectory) -> None:
+        made = {name for revision in scripts.walk_revisions() for name in getattr(revision.module, "creates", ())}
+        self._tables = made | set(Base.metadata.tables)
+
+    def __call__(
+        self, obj: SchemaItem, name: str | None, kind: NameFilterType, reflected: bool, compare_to: SchemaItem | None
+    ) -> bool:
+        """Return whether autogenerate is to compare an object; Alembic calls it for each."""
+        del compare_to
+        if kind == "table":
+            return name in self._tables
+        return not (reflected and any(column.startswith(PARKED_PREFIX) for column in columns_of(obj)))
+
+
+def columns_of(obj: SchemaItem) -> set[str]:
+    """Return the names of the columns that an object is, or is about; of a check or an expression, every word."""
+    match obj:
+        case Column():
+            return {obj.name}
+        case CheckConstraint():
+            return set(re.findall(r"\w+", str(obj.sqltext)))
+        case ForeignKeyConstraint():
+            return set(obj.column_keys)
+        case ColumnCollectionConstraint():
+            return set(obj.columns.keys())
+        case Index():
+            return {word for each in obj.expressions for word in re.findall(r"\w+", str(each).rpartition(".")[2])}
+    return set()

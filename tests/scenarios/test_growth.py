@@ -1,0 +1,209 @@
+"""The path is open: revisions of each kind of change on top of head keep every promise that the real ones keep."""
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import pytest
+import sqlalchemy as sa
+
+from momentum.errors import MomentumError, PreflightError
+from momentum.inventory import PARKED_PREFIX
+from momentum.testing import Server
+from tests.catalog import snapshot
+from tests.growth import NEW_VALUES, ROWS, Growth, grow
+from tests.migrate.test_script import psql
+from tests.migrating import HISTORY, current, database_with_scores, fetch, run
+from tests.samples import add_user, tables, write_rows
+from tests.scenarios.test_lock_budget import WORDS, Recorder
+from tests.server import engine_of
+
+pytestmark = pytest.mark.slow
+
+HEAD = HISTORY[-1]
+
+Values = dict[tuple[str, str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def growth(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Growth]:
+    """The history with the next revisions on top."""
+    with pytest.MonkeyPatch.context() as patch, server.database() as url:
+        yield grow(url, tmp_path_factory.mktemp("growth") / "alembic", patch)
+
+
+def values_of(url: sa.URL) -> Values:
+    """Return every value by table, key and column, under the names that parked tables and columns have had before."""
+    found: Values = {}
+    with engine_of(url).connect() as connection:
+        for name, table in tables(connection, ROWS).items():
+            for row in connection.scalars(sa.text(f"select to_jsonb(t) from {table} as t")):
+                for column, value in row.items():
+                    key = str(row.get("id") or (row["user_id"], row.get("score_ts"), row.get("score_date")))
+                    found[name, key, column.removeprefix(PARKED_PREFIX)] = value
+    return found
+
+
+def lost(before: Values, after: Values) -> Values:
+    """Return the values that are not there any more; a null may have been filled."""
+    return {key: value for key, value in before.items() if value is not None and after.get(key) != value}
+
+
+def write(url: sa.URL, ordinal: int) -> None:
+    """Write a row into each table that stands, as clients at that revision would."""
+    with engine_of(url).begin() as connection:
+        write_rows(connection, add_user(connection), ordinal, ROWS)
+
+
+@pytest.mark.parametrize("scores", ["fresh", "legacy.seed", "public.production"])
+def test_no_value_is_lost_at_any_stop(server: Server, growth: Growth, scores: str) -> None:
+    url = database_with_scores(server, scores)
+    top, stops = growth.history[-1], growth.history[growth.history.index(HEAD) :]
+    # The whole way, then step by step, then from each revision to head and back.
+    journey = [top, "base", *stops, *stops[::-1], top]
+    journey += [stop for revision in stops[1:-1] for stop in (HEAD, revision)]
+    seen: Values = {}
+    for ordinal, stop in enumerate(journey):
+        growth.migrate(url, stop)
+        now = values_of(url)
+        assert not lost(seen, now), f"values are gone at stop {ordinal}, {stop}"
+        write(url, ordinal)
+        seen = values_of(url)
+    new = {(table, column) for table, columns in NEW_VALUES.items() for column in columns}
+    assert new <= {(table, column) for table, _, column in seen}, "nothing was ever written into what is new"
+    assert len(seen) > 500
+    server.drop_database(url)
+
+
+def test_each_revision_leaves_nothing_behind(url: sa.URL, growth: Growth) -> None:
+    """Apart from what is parked or private, and from the validity of a rule: no row can have broken it meanwhile."""
+
+    def visible() -> list[str]:
+        facts = [fact for fact in snapshot(url) if not re.search(rf"momentum_internal|\b{PARKED_PREFIX}", fact)]
+        # A column's number depends on the parked ones before it.
+        facts = [re.sub(r"^(column \| \S+) \| \d+", r"\1", fact) for fact in facts]
+        return [re.sub(r"^(constraint \| \S+ \| \S+) \| [tf]|( NOT VALID)$", r"\1", fact) for fact in facts]
+
+    for below, revision in pairwise(growth.history[growth.history.index(HEAD) :]):
+        before = visible()
+        growth.migrate(url, revision)
+        after = snapshot(url)
+        growth.migrate(url, below)
+        assert visible() == before, f"{revision} leaves something behind"
+        growth.migrate(url, revision)
+        assert snapshot(url) == after, f"the second upgrade to {revision} makes something else than the first"
+
+
+def test_the_migrations_and_the_models_agree_after_a_journey(url: sa.URL, growth: Growth) -> None:
+    for stop in (growth.history[-1], "base", growth.history[-1]):
+        growth.migrate(url, stop)
+    alembic.command.check(growth.config(url))
+
+
+def script(growth: Growth, direction: str, revisions: str) -> str:
+    """Return what Alembic writes with --sql."""
+    config = growth.config("postgresql://unused@localhost/unused")
+    config.output_buffer = io.StringIO()
+    getattr(alembic.command, direction)(config, revisions, sql=True)
+    return config.output_buffer.getvalue()
+
+
+def test_scripts_do_the_same(server: Server, growth: Growth) -> None:
+    top = growth.history[-1]
+    with server.database() as url, server.database() as online:
+        write(url, 1)
+        growth.migrate(online, top)
+        for direction, revisions, there in (
+            ("upgrade", f"{HEAD}:{top}", top),
+            ("downgrade", f"{top}:{HEAD}", HEAD),
+            ("upgrade", f"{HEAD}:{top}", top),
+        ):
+            before = values_of(url)
+            done = psql(url, script(growth, direction, revisions))
+            assert done.returncode == 0, done.stderr
+            assert current(url) == there
+            assert not lost(before, values_of(url))
+            write(url, 2 if direction == "downgrade" else 3 + len(before))
+        assert snapshot(url) == snapshot(online)
+
+
+def test_nothing_locks_clients_out(url: sa.URL, growth: Growth) -> None:
+    recorder = Recorder(url)
+    recorder.config = growth.config
+    stops = growth.history[growth.history.index(HEAD) :]
+    write(url, 1)
+    ways = [("upgrade", above, above) for above in stops[1:]]
+    ways += [("downgrade", below, above) for below, above in list(pairwise(stops))[::-1]]
+    held = {
+        (direction, Path(growth.scripts.get_revision(revision).path).name, relation, mode)
+        for direction, target, revision in ways
+        for _, relation, mode in recorder.locks(direction, target, revision)
+    }
+    for direction, file, relation, mode in held:
+        said = f"{direction} {file} takes {mode} on {relation}"
+        if relation == "auth.users":
+            assert WORDS.index(mode) <= WORDS.index("SHARE ROW EXCLUSIVE"), said
+        assert "daily_engagement_scores" not in relation, said
+    assert len(held) > 20, "the recorder saw next to nothing"
+
+
+def test_purge_drops_parked_columns_and_tables_new_ones_included(url: sa.URL, growth: Growth) -> None:
+    for ordinal, stop in enumerate(growth.history[growth.history.index(HEAD) :]):
+        growth.migrate(url, stop)
+        write(url, ordinal)
+    run(url, "alter table public.habit_index add column parked_at timestamptz")
+    run(url, "create table momentum_internal.theirs ()")
+    top = growth.history[-1]
+    parked = (
+        "select attname from pg_attribute where attrelid = to_regclass(:table) and attname like 'parked%' order by 1"
+    )
+    assert fetch(url, parked, table="public.motivation_journal") == ["parked_energy", "parked_motivation_type"]
+    run(url, "create view public.theirs as select parked_energy from public.motivation_journal")
+    with pytest.raises(
+        PreflightError, match=r"view public\.theirs depends on public\.motivation_journal\.parked_energy"
+    ):
+        growth.migrate(url, top, purge=True)
+    run(url, "drop view public.theirs")
+    before = values_of(url)
+    growth.migrate(url, top, purge=True)
+    assert fetch(url, parked, table="public.motivation_journal") == []
+    assert fetch(url, parked, table="public.habit_index") == ["parked_at"], "a column of somebody else's was dropped"
+    gone = {(table, column) for table, _, column in lost(before, values_of(url))}
+    goals = {(table, column) for table, _, column in before if table == "momentum_goals"}
+    assert (
+        gone
+        == {("motivation_journal", "energy"), ("motivation_journal", "motivation_type"), ("habit_index", "other_id")}
+        | goals
+    )
+    # The way back makes them again, empty.
+    for stop in (HEAD, top, "base"):
+        growth.migrate(url, stop)
+    growth.migrate(url, "base", purge=True)
+    left = fetch(url, "select relname from pg_class where relnamespace = to_regnamespace('momentum_internal')")
+    assert left == ["theirs"]
+
+
+def test_generated_files_pass_the_linters(growth: Growth) -> None:
+    """Once the hooks of alembic.ini have run, which a program that calls Alembic doesn't have."""
+    new = [growth.scripts.get_revision(revision).path for revision in growth.history if revision not in HISTORY]
+    settings = ["--quiet", "--config", "pyproject.toml"]
+    for arguments in (["check", "--fix"], ["format"], ["check", "--no-fix"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *arguments, *settings, *new]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or "--fix" in arguments, done.stdout
+
+
+def test_an_upgrade_in_a_transaction_of_somebody_else_makes_the_same(url: sa.URL, growth: Growth) -> None:
+    config = growth.config("")
+    with engine_of(url).begin() as connection:
+        config.attributes["connection"] = connection
+        connection.execute(sa.text("select 1"))
+        with pytest.raises(MomentumError, match="commits in between"):
+            # One of the revisions fills rows page by page.
+            alembic.command.upgrade(config, "head")
