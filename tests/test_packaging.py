@@ -93,10 +93,10 @@ def test_the_wheel_holds_the_package_and_the_migrations(wheel: Path) -> None:
     expected |= {f"momentum/_{name}" for name in files_below("alembic")}
     files = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
     assert names == expected | {f"{DIST_INFO}/{name}" for name in files}
-    needed = {"momentum/py.typed", "momentum/testing/supabase.sql", "momentum/_alembic/env.py"}
+    needed = {"momentum/py.typed", "momentum/_alembic/env.py"}
     needed |= {f"momentum/_alembic/versions/{path.name}" for path in (ROOT / "alembic" / "versions").glob("*.py")}
-    fingerprints = (ROOT / "momentum" / "verify" / "fingerprints").iterdir()
-    needed |= {f"momentum/verify/fingerprints/{path.name}" for path in fingerprints}
+    needed |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "momentum").rglob("*.sql")}
+    needed |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "momentum").rglob("fingerprints/*.txt")}
     assert needed <= names, "without these an installed package can't migrate, verify or be typed"
 
 
