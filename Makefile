@@ -61,7 +61,7 @@ db-stop: $(INSTALLED) ## Stop the local database; its data stay
 lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions and the links of docs/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum/testing/supabase.sql
+	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum
 	@$(BIN)/python -m tools.exported_sql $(EXPORTED)
 	$(BIN)/sqlfluff lint --disable-progress-bar --config tools/exported_sql.cfg $(EXPORTED)
 	$(BIN)/squawk --reporter gcc $(EXPORTED)/*.sql

@@ -1,11 +1,15 @@
+-- Facts about an adopted score table: what the view and the backfill rest on.
 with tables (key, oid, kind) as (
   select
     case when format('%I.%I', n.nspname, c.relname) = :relation then :score_table else 'table ' || :superseded end,
-    c.oid, c.relkind
+    c.oid,
+    c.relkind
   from pg_catalog.pg_class as c
   inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
   where format('%I.%I', n.nspname, c.relname) in (:relation, :superseded)
-), indexes (name, value) as (
+),
+
+indexes (name, value) as (
   select
     format('%I.%I', n.nspname, c.relname),
     concat_ws(
@@ -15,7 +19,7 @@ with tables (key, oid, kind) as (
       case when i.indimmediate then 'immediate' else 'deferrable' end,
       case when i.indpred is null then 'of all rows' else 'partial' end,
       'over ' || (
-        select string_agg(d.part, ' and ' order by d.part collate "C" desc)
+        select string_agg(d.part, ' and ' order by d.part collate "C" desc) -- noqa: RF02, RF03
         from generate_series(1, i.indnkeyatts) as k, pg_get_indexdef(i.indexrelid, k, false) as d (part)
       )
     )
@@ -24,24 +28,40 @@ with tables (key, oid, kind) as (
   inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
   inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
   where t.key = :score_table
+),
+
+facts (key, value) as (
+  select
+    key,
+    case kind when 'r' then 'table' else 'no plain table' end
+  from tables
+  where key = :score_table
+  union all
+  select
+    t.key || ', column ' || quote_ident(a.attname),
+    format_type(a.atttypid, null)
+  from tables as t
+  inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+  where a.attname = any(:columns)
+  union all
+  -- The unique index is the recorded one, or, where the table brought its own, any that serves, whatever its name.
+  (
+    select
+      :score_table || ', unique index',
+      value
+    from indexes
+    where
+      name = :unique_index
+      or (
+        cast(:unique_index as text) is not null and not :created_index
+        and value like 'unique, %' and split_part(value, ', over ', 2) = :user_and_day
+      )
+    order by value <> 'unique, valid, immediate, of all rows, over ' || :user_and_day, name <> :unique_index, name
+    limit 1
+  )
 )
-select key, case kind when 'r' then 'table' else 'no plain table' end as value
-from tables
-where key = :score_table
-union all
-select t.key || ', column ' || quote_ident(a.attname), format_type(a.atttypid, null)
-from tables as t
-inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
-where a.attname = any(:columns)
-union all
-(
-  select :score_table || ', unique index', value
-  from indexes
-  where name = :unique_index
-    or (
-      cast(:unique_index as text) is not null and not :created_index
-      and value like 'unique, %' and split_part(value, ', over ', 2) = :user_and_day
-    )
-  order by value <> 'unique, valid, immediate, of all rows, over ' || :user_and_day, name <> :unique_index, name
-  limit 1
-)
+
+select
+  key,
+  value
+from facts

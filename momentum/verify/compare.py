@@ -80,16 +80,6 @@ PINNED = {
 }
 
 FACTS = (FOLDER / "facts.sql").read_text(encoding="utf-8")
-
-# Where the schema of a table of ours was there before, service_role may look in, by whatever way.
-SHARED_SCHEMA_FACTS = """
-select cast(:key as text) as key, 'USAGE' as value
-from pg_catalog.pg_namespace as n
-cross join pg_catalog.pg_roles as r
-where n.nspname = :schema and r.rolname = 'service_role' and has_schema_privilege(r.oid, n.oid, 'usage')
-"""
-
-# The unique index is the recorded one, or, where the table brought its own, any that serves, whatever its name.
 ADOPTED_FACTS = (FOLDER / "adopted.sql").read_text(encoding="utf-8")
 
 
@@ -286,9 +276,8 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
         functions=list(FUNCTIONS),
         relations=[*RELATIONS, FRESH_TABLE] if fresh else list(RELATIONS),
         superseded=SUPERSEDED,
+        shared_schema=FRESH_SCHEMA if fresh and not record.get("created_schema") else None,
     )
-    if fresh and not record.get("created_schema"):
-        facts |= read(connection, SHARED_SCHEMA_FACTS, key=USAGE_OF_FRESH_SCHEMA, schema=FRESH_SCHEMA)
     if fresh:
         facts[RECORD] = ", ".join(str(record.get(told)) for told in ("relation", "layout", "unique_index"))
         facts[RECORD] += ", index created" if record.get("created_index") else ", index not created"
