@@ -84,7 +84,7 @@ pgtap-sql: $(INSTALLED) ## Write the files of sql/pgtap/ that compare the catalo
 verify: $(INSTALLED) ## Compare the database at MOMENTUM_DATABASE_URL or DATABASE_URL with what the migrations make
 	@$(BIN)/python -m momentum.verify
 
-fingerprints: $(INSTALLED) ## Write momentum/verify/fingerprints/ anew: what each revision makes
+fingerprints: $(INSTALLED) ## Write momentum/verify/fingerprints/ again: the facts about our objects at head
 	@$(BIN)/python -m tools.fingerprints
 
 check: $(INSTALLED) ## Check that the models and the migrations agree

@@ -19,6 +19,8 @@ SCORE_RECORD = "score_table"
 SUPERSEDED = "superseded_scores"
 PREDECESSOR_ROWS = "predecessor_rows"
 TRIGGER_FUNCTION = "set_updated_at"
+PRIVATE_TABLES = (VERSION_TABLE, SCORE_RECORD, SUPERSEDED, PREDECESSOR_ROWS)
+PRIVATE_FUNCTIONS = (TRIGGER_FUNCTION,)
 
 # What the name of a parked column, and of a parked predecessor of a table or view, begins with.
 PARKED_PREFIX = "parked_"

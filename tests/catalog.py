@@ -84,7 +84,7 @@ def snapshot(url: sa.URL, *, of: str = "") -> list[str]:
 
 
 def differences(url: sa.URL) -> list[str]:
-    """Return in what a database differs from what its revision makes, as ``momentum.verify.compare`` names it."""
+    """Return the differences between a database and what head makes, as ``momentum.verify.compare`` names them."""
     with engine_of(url).connect() as connection:
         return verify.differences(connection)
 

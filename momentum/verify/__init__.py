@@ -1,1 +1,1 @@
-"""How a migrated database is compared with what its revision makes."""
+"""Comparison of a migrated database with what the migrations make."""

@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(
     epilog="Exit codes: 0 as expected; 1 something differs; 2 usage or configuration; 3 database unreachable, not "
-    "migrated, or at a revision which this version doesn't know; 130 interrupted."
+    "migrated, or at a revision that this version doesn't compare; 130 interrupted."
 )
 def verify(
     database_url: Annotated[
@@ -37,16 +37,16 @@ def verify(
         ),
     ] = None,
 ) -> int:
-    """Compare a database with what the migrations make of it, and print what differs, one line each.
+    """Compare a database with what the migrations make, and print the differences, one per line.
 
-    It is read-only. Missing is what should be there, unexpected what should not, changed what should be otherwise.
+    It is read-only. A fact is missing if it should be there, unexpected if not, and changed if it should be different.
     """
     url = find_url(database_url, option="--database-url", env_file=env_file)
     print(f"Database: {describe(url)}", file=sys.stderr)
     try:
         with connection_errors(url), create_engine(url, application_name="momentum-verify").connect() as connection:
             connection = connection.execution_options(postgresql_readonly=True)
-            # Whoever holds a lock on a whole table is changing it: then there is nothing to compare yet.
+            # A session that holds a lock on a whole table is changing it: then there is nothing to compare yet.
             connection.execute(text("set lock_timeout = '10s'"))
             revision = read_revision(connection)
             found = differences(connection)

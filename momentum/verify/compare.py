@@ -1,11 +1,13 @@
-"""What a migrated database is like, compared with what the migrations make: ``python -m momentum.verify``.
+"""Comparison of a migrated database with what the migrations make: ``python -m momentum.verify``.
 
 ``alembic check`` sees tables, columns and keys. It doesn't see views, row level security, grants, functions, triggers,
-or whether a constraint or an index is valid. So each revision has a fingerprint in ``fingerprints/``: what the
-catalogs say of our objects after it, one fact a line. It is the same on every server from PostgreSQL 15 on.
+or whether a constraint or an index is valid. So the last revision has a fingerprint for each kind of score table in
+``fingerprints/``: the facts about our objects in the catalogs, one per line. It is the same on every server from
+PostgreSQL 15 on.
 
 Only what the migrations made is compared, and of an adopted score table only what the view and the backfill rest on.
-Left to whoever runs the database are storage parameters, statistics targets and publications.
+Storage parameters, statistics targets and publications are left to the owner of the database, and parked columns wait
+for the next upgrade: none of these is compared.
 """
 
 import logging
@@ -18,6 +20,21 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from momentum.errors import NotMigratedError, VerificationError
+from momentum.inventory import (
+    FRESH_SCHEMA,
+    PREDECESSOR_PREFIX,
+    PREDECESSOR_ROWS,
+    PREDECESSORS,
+    PRIVATE_FUNCTIONS,
+    PRIVATE_SCHEMA,
+    PRIVATE_TABLES,
+    SCORE_RECORD,
+    SUPERSEDED,
+    TABLES,
+    VERSION_TABLE,
+    VIEW,
+    private,
+)
 from momentum.scores import LAYOUTS, TABLE_NAME
 from momentum.wording import counted
 
@@ -29,42 +46,22 @@ log = logging.getLogger("momentum.migrations")
 FOLDER = Path(__file__).parent
 FINGERPRINTS = FOLDER / "fingerprints"
 
-# What the migrations make, wherever they have come that far.
-SCHEMAS = ("momentum_internal",)
-FUNCTIONS = ("momentum_internal.set_updated_at",)
-SUPERSEDED = "momentum_internal.superseded_scores"
-PREDECESSOR_ROWS = "momentum_internal.predecessor_rows"
-RELATIONS = (
-    "momentum_internal.alembic_version",
-    "momentum_internal.score_table",
-    PREDECESSOR_ROWS,
-    SUPERSEDED,
-    "public.momentum_pillars",
-    "public.momentum_events",
-    "public.motivation_journal",
-    "public.habit_index",
-    "public.daily_momentum_scores",
-)
-# Only beside one of these is the table of their rows made, and stays when they are put back.
-PREDECESSORS = tuple(
-    f"predecessor_{table}" for table in ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
-)
-# What they make beside those where they found no score table.
-FRESH_SCHEMA = "legacy"
+# What the migrations always make, and what they make where they find no score table.
+RELATIONS = (*map(private, PRIVATE_TABLES), *(f"public.{name}" for name in (*TABLES, VIEW)))
 FRESH_TABLE = f"{FRESH_SCHEMA}.{TABLE_NAME}"
 USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
 
 # An adopted table is called this in facts, so that one fingerprint serves wherever it stands.
 SCORE_TABLE = "score table"
 
-# What must be recorded of it, so that there is something to compare.
+# Columns of its record without which there is nothing to compare.
 RECORDED = ("relation", "layout", "created_table")
-RECORD = "table momentum_internal.score_table, row"
+RECORD = f"table {private(SCORE_RECORD)}, row"
 
 # A fact's key says what it belongs to: `table public.habit_index, column id, comment` is one of the column's.
 PART = ", "
 
-# What keeps a fact on one line.
+# Escapes that keep a fact on one line.
 ESCAPED = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
 
 # Settings that change how the server writes an expression or a name.
@@ -84,48 +81,47 @@ ADOPTED_FACTS = (FOLDER / "adopted.sql").read_text(encoding="utf-8")
 
 
 def differences(connection: "Connection") -> list[str]:
-    """Return how a database differs from what the revision that it is at makes, one readable line a difference.
+    """Return the differences between a database and what its revision makes, one readable line each.
 
-    Nothing is written and nothing of the session changes, be the connection inside a transaction or not.
+    Nothing is written, and the session stays as it was, inside a transaction or not.
 
     Args:
         connection: A connection as the owner of ``momentum_internal``, not in AUTOCOMMIT.
 
     Raises:
-        NotMigratedError: The database is at no revision, or at one that this version doesn't know.
+        NotMigratedError: The database is at no revision, or at one without a fingerprint in this version.
     """
+    names = {path.name for path in FINGERPRINTS.iterdir()}
     with pinned(connection):
         revision = read_revision(connection)
-        known = {path.name for path in FINGERPRINTS.glob(f"{revision}.*")}
-        if not known:
+        known = sorted({name.partition(".")[0] for name in names})
+        if revision not in known:
             raise NotMigratedError(
-                f"The database is at revision {revision}, of which this version has no fingerprint; use the version "
-                "that migrated it."
+                f"The database is at revision {revision}; this version of the package compares revision "
+                f"{' or '.join(known)} only: upgrade the database, or use the version that migrated it."
             )
-        record = {} if f"{revision}.txt" in known else read_record(connection)
+        record = read_record(connection)
         name = fingerprint_name(revision, record)
-        if name not in known or (record and not record.keys() >= set(RECORDED)):
-            told = ", ".join(f"{column} {value}" for column, value in record.items()) or "none"
-            return [
-                f"changed: the row of momentum_internal.score_table: found {told}, expected {', '.join(RECORDED)} of "
-                f"the score table at revision {revision}"
-            ]
+        if name not in names or not record.keys() >= set(RECORDED):
+            recorded = ", ".join(f"{column} {value}" for column, value in record.items()) or "none"
+            return [f"changed: {RECORD}: found {recorded}, expected {', '.join(RECORDED)} of the score table"]
         found = read_facts(connection, record)
-        has_predecessors = any(relation_exists(connection, name) for name in PREDECESSORS)
+        has_predecessors = any(relation_exists(connection, f"{PREDECESSOR_PREFIX}{table}") for table in PREDECESSORS)
     expected = read_fingerprint(name)
     if record.get("created_table") and not record.get("created_schema"):
         # The schema was there before and is somebody else's; what rests on it is that service_role may look in.
         ours = f"schema {FRESH_SCHEMA}"
         expected = {k: v for k, v in expected.items() if object_of(k) != ours or k == USAGE_OF_FRESH_SCHEMA}
     if not has_predecessors:
-        expected = {k: v for k, v in expected.items() if object_of(k) != f"table {PREDECESSOR_ROWS}"}
+        # The record of their rows is made with them, and dropped when they are put back.
+        expected = {k: v for k, v in expected.items() if object_of(k) != f"table {private(PREDECESSOR_ROWS)}"}
     return compare(expected, found)
 
 
 def check(connection: "Connection") -> None:
-    """Look at a database after an upgrade, and log each difference.
+    """Compare a database after an upgrade, and log each difference.
 
-    A revision without a fingerprint, one that is being written for example, is let through with a warning.
+    A revision without a fingerprint, such as one before head or one that is being written, passes with a warning.
 
     Args:
         connection: A connection as ``differences`` wants it.
@@ -143,7 +139,7 @@ def check(connection: "Connection") -> None:
     if found:
         raise VerificationError(
             f"The database differs from what its revision makes, in {counted(len(found), 'place')} "
-            "that the log names; mend that, or migrate with verify=no."
+            "that the log names; fix that, or migrate with verify=no."
         )
 
 
@@ -205,7 +201,7 @@ def read_revision(connection: "Connection") -> str:
         NotMigratedError: It is at none, or at several.
     """
     revisions: list[str] = []
-    if relation_exists(connection, "alembic_version"):
+    if relation_exists(connection, VERSION_TABLE):
         # As JSON, because the column itself may be missing.
         sql = "select to_jsonb(v) ->> 'version_num' from momentum_internal.alembic_version as v order by 1"
         revisions += filter(None, connection.scalars(text(sql)))
@@ -220,8 +216,8 @@ def read_revision(connection: "Connection") -> str:
 
 
 def read_record(connection: "Connection") -> dict[str, Any]:
-    """Return what the migrations recorded of the score table, empty before they have come that far."""
-    if not relation_exists(connection, "score_table"):
+    """Return what the migrations recorded of the score table, or nothing where the record is lost."""
+    if not relation_exists(connection, SCORE_RECORD):
         return {}
     # As JSON, so that a column which is missing is a difference and no error.
     record = connection.scalar(text("select to_jsonb(s) from momentum_internal.score_table as s"))
@@ -229,24 +225,22 @@ def read_record(connection: "Connection") -> dict[str, Any]:
 
 
 def relation_exists(connection: "Connection", name: str) -> bool:
-    """Tell whether there is such a relation in the private schema."""
+    """Return whether there is a relation of that name in the private schema."""
     found = connection.scalar(
         text("""
             select exists (
               select from pg_catalog.pg_class as c
               inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
-              where n.nspname = 'momentum_internal' and c.relname = :name
+              where n.nspname = :schema and c.relname = :name
             )
         """),
-        {"name": name},
+        {"schema": PRIVATE_SCHEMA, "name": name},
     )
     return bool(found)
 
 
 def fingerprint_name(revision: str, record: Mapping[str, Any]) -> str:
-    """Return the file of a revision's fingerprint: with a layout in its name where the score table is known."""
-    if not record:
-        return f"{revision}.txt"
+    """Return the file of a revision's fingerprint, by where the score table came from."""
     return f"{revision}.{'fresh' if record.get('created_table') else record.get('layout')}.txt"
 
 
@@ -272,10 +266,10 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
     facts = read(
         connection,
         FACTS,
-        schemas=[*SCHEMAS, FRESH_SCHEMA] if record.get("created_schema") else list(SCHEMAS),
-        functions=list(FUNCTIONS),
+        schemas=[PRIVATE_SCHEMA, FRESH_SCHEMA] if record.get("created_schema") else [PRIVATE_SCHEMA],
+        functions=list(map(private, PRIVATE_FUNCTIONS)),
         relations=[*RELATIONS, FRESH_TABLE] if fresh else list(RELATIONS),
-        superseded=SUPERSEDED,
+        superseded=private(SUPERSEDED),
         shared_schema=FRESH_SCHEMA if fresh and not record.get("created_schema") else None,
     )
     if fresh:
@@ -299,7 +293,7 @@ def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> d
         connection,
         ADOPTED_FACTS,
         score_table=SCORE_TABLE,
-        superseded=SUPERSEDED,
+        superseded=private(SUPERSEDED),
         relation=record["relation"],
         columns=list(layout.columns),
         unique_index=record.get("unique_index"),

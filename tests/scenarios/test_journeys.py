@@ -126,7 +126,6 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
         assert "CREATE TABLE auth.users" in dumps[0]
         for below, revision in pairwise(HISTORY):
             migrate_to(url, revision, **options)
-            assert differences(url) == [], revision
             after = snapshot(url)
             migrate_to(url, below)
             # What a downgrade leaves behind is private: the trigger function, Alembic's table and the parked tables.
@@ -139,13 +138,13 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
             assert snapshot(url) == parked, f"the second downgrade of {revision} leaves something else than the first"
             migrate_to(url, revision, **options)
             dumps, facts = [*dumps, dump(url, *DUMPED)], after
+        assert differences(url) == []
         with engine_of(url).begin() as connection:
             write_rows(connection, add_user(connection), 0)
         # Each downgrade has rows to park now.
         for below, before in list(zip(HISTORY, dumps, strict=True))[-2::-1]:
             migrate_to(url, below)
             assert dump(url, *DUMPED) == before, f"{below}, on the way from head to base"
-            assert below == "base" or differences(url) == [], f"{below}, on the way from head to base"
         with pytest.raises(NotMigratedError):
             differences(url)
         migrate_to(url, HISTORY[-1], **options)
