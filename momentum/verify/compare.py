@@ -22,6 +22,7 @@ from sqlalchemy import text
 from momentum.errors import NotMigratedError, VerificationError
 from momentum.inventory import (
     FRESH_SCHEMA,
+    PARKED_PREFIX,
     PREDECESSOR_PREFIX,
     PREDECESSOR_ROWS,
     PREDECESSORS,
@@ -270,6 +271,7 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
         functions=list(map(private, PRIVATE_FUNCTIONS)),
         relations=[*RELATIONS, FRESH_TABLE] if fresh else list(RELATIONS),
         superseded=private(SUPERSEDED),
+        parked_prefix=PARKED_PREFIX,
         shared_schema=FRESH_SCHEMA if fresh and not record.get("created_schema") else None,
     )
     if fresh:

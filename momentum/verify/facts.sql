@@ -20,7 +20,35 @@ functions as (
   where format('%I.%I', n.nspname, p.proname) = any(:functions)
 ),
 
-objects (class, oid, part, owner, acl, key, value) as (
+-- Columns that a downgrade has parked wait for the next upgrade, with the constraints and indexes that involve them, and
+-- are not compared. A policy, trigger or rule that involves them is: it decides what clients see and write meanwhile.
+parked_columns (class, oid, part) as (
+  select
+    'pg_class'::regclass,
+    r.oid,
+    a.attnum
+  from relations as r
+  inner join pg_catalog.pg_attribute as a on r.oid = a.attrelid and starts_with(a.attname, :parked_prefix)
+  where r.relkind in ('r', 'p')
+),
+
+parked (class, oid, part) as (
+  select
+    class,
+    oid,
+    part
+  from parked_columns
+  union
+  select
+    d.classid,
+    d.objid,
+    d.objsubid
+  from parked_columns as p
+  inner join pg_catalog.pg_depend as d on p.class = d.refclassid and p.oid = d.refobjid and p.part = d.refobjsubid
+  where d.classid in ('pg_constraint'::regclass, 'pg_class'::regclass)
+),
+
+found (class, oid, part, owner, acl, key, value) as (
   select
     'pg_namespace'::regclass,
     n.oid,
@@ -174,6 +202,15 @@ objects (class, oid, part, owner, acl, key, value) as (
   inner join pg_catalog.pg_rewrite as w on r.oid = w.ev_class and w.rulename <> '_RETURN'
 ),
 
+objects as (
+  select f.*
+  from found as f
+  where not exists (
+    select from parked as p
+    where p.class = f.class and p.oid = f.oid and p.part = f.part
+  )
+),
+
 grants (key, grantee, privilege, grantable) as (
   select
     o.key,
@@ -230,10 +267,11 @@ facts (key, value) as (
   union all
   -- A primary or unique key is listed as a constraint; its index may have a comment of its own.
   select
-    r.key || ', constraint ' || quote_ident(c.conname) || ', index, comment',
+    o.key || ', index, comment',
     d.description
-  from relations as r
-  inner join pg_catalog.pg_constraint as c on r.oid = c.conrelid and c.contype in ('p', 'u', 'x')
+  from objects as o
+  inner join pg_catalog.pg_constraint as c
+    on o.class = 'pg_constraint'::regclass and o.oid = c.oid and c.contype in ('p', 'u', 'x')
   inner join pg_catalog.pg_description as d on d.classoid = 'pg_class'::regclass and c.conindid = d.objoid
   union all
   select

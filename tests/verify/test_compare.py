@@ -57,6 +57,22 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
             "unexpected: table public.motivation_journal, column question: text",
         ],
     ),
+    "a column that head has is parked": (
+        "alter table public.momentum_events rename event_ts to parked_event_ts",
+        [
+            "missing: table public.momentum_events, column event_ts: timestamp with time zone not null default now()",
+            "missing: table public.momentum_events, index ix_momentum_events_user_id_event_ts: CREATE INDEX",
+        ],
+    ),
+    "a column's name begins nearly like that of a parked one": (
+        "alter table public.habit_index add parkedness text",
+        [f"unexpected: {HABITS}, column parkedness: text"],
+    ),
+    "a policy lets rows through by a parked column": (
+        "alter table public.habit_index add parked_open boolean default true; "
+        "create policy open on public.habit_index using (parked_open)",
+        [f"unexpected: {HABITS}, policy open: permissive for all to public using (parked_open)"],
+    ),
     "a column is wider": (
         "alter table public.habit_index alter habit_score type numeric(6, 2)",
         [f"changed: {HABITS}, column habit_score: found numeric(6,2) not null, expected numeric(5,2) not null"],
@@ -686,6 +702,41 @@ def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
         )
         assert verify.differences(fresh) == []
         transaction.rollback()
+
+
+# Columns that a later revision added and its downgrade parked: they are renamed, and nothing else changes.
+PARKED = """
+alter table {table} add mood text collate "C" not null default 'calm' constraint ck_mood check (mood <> '');
+alter table {table} add mood_pillar_id uuid constraint fk_mood references public.momentum_pillars (id);
+alter table {table} add constraint uq_mood unique (user_id, mood);
+create index ix_mood on {table} (user_id) include (mood);
+create index ix_lower_mood on {table} (lower(mood));
+create index ix_calm on {table} (user_id) where mood = 'calm';
+comment on column {table}.mood is 'How it was.';
+comment on constraint ck_mood on {table} is 'Why?';
+comment on constraint uq_mood on {table} is 'Why?';
+comment on index {schema}.uq_mood is 'Why?';
+comment on index {schema}.ix_calm is 'Why?';
+grant select (mood), update (mood) on {table} to anon;
+alter table {table} rename mood to parked_mood;
+alter table {table} rename mood_pillar_id to parked_mood_pillar_id;
+"""
+
+
+@pytest.mark.parametrize(
+    "table", ["public.motivation_journal", "legacy.daily_engagement_scores", "momentum_internal.superseded_scores"]
+)
+def test_parked_columns_make_no_difference(fresh: sa.Connection, seed: sa.Connection, table: str) -> None:
+    connection = seed if table == "momentum_internal.superseded_scores" else fresh
+    assert_named(connection, (PARKED.format(table=table, schema=table.partition(".")[0]), []))
+
+
+def test_a_key_that_refers_to_a_parked_column_makes_no_difference(fresh: sa.Connection) -> None:
+    parked = """
+        alter table public.momentum_pillars add parked_twin_id uuid unique;
+        alter table public.habit_index add foreign key (pillar_id) references public.momentum_pillars (parked_twin_id);
+    """
+    assert_named(fresh, (parked, []))
 
 
 def test_a_key_that_the_seeds_layout_brought_may_have_any_name(server: Server) -> None:
