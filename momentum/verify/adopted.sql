@@ -1,4 +1,4 @@
--- Facts about an adopted score table: what the view and the backfill rest on.
+-- Facts about an adopted score table: the columns and the unique key on which the view and the backfill rest.
 with tables (key, oid, kind) as (
   select
     case when format('%I.%I', n.nspname, c.relname) = :relation then :score_table else 'table ' || :superseded end,
@@ -33,7 +33,7 @@ indexes (name, value) as (
 facts (key, value) as (
   select
     key,
-    case kind when 'r' then 'table' else 'no plain table' end
+    case kind when 'r' then 'table' else 'not a plain table' end
   from tables
   where key = :score_table
   union all

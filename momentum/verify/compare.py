@@ -52,7 +52,7 @@ RELATIONS = (*map(private, PRIVATE_TABLES), *(f"public.{name}" for name in (*TAB
 FRESH_TABLE = f"{FRESH_SCHEMA}.{TABLE_NAME}"
 USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
 
-# An adopted table is called this in facts, so that one fingerprint serves wherever it stands.
+# The name of an adopted table in facts, the same in any schema.
 SCORE_TABLE = "score table"
 
 # Columns of its record without which there is nothing to compare.
@@ -145,12 +145,12 @@ def check(connection: "Connection") -> None:
 
 
 def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Return the differences of two sets of facts as lines.
+    """Return the differences between two sets of facts as lines.
 
-    What belongs to a missing or unexpected object is not told of as well. Objects of which nothing is expected are not
-    ours (yet), such as the app's own tables that have a name of ours.
+    Facts that belong to a missing or unexpected object are left out. Objects of which nothing is expected are not ours
+    (yet), such as the app's own tables under one of our names.
     """
-    # A function's name without its arguments: of the same name there should be one only.
+    # A function's name without its arguments: there should be only one of that name.
     ours = {object_of(key).partition("(")[0] for key in expected}
     found = {key: value for key, value in found.items() if object_of(key).partition("(")[0] in ours}
     lines = []
@@ -167,19 +167,19 @@ def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
 
 
 def object_of(key: str) -> str:
-    """Return what a fact is about: a schema, table, view or function."""
+    """Return the schema, table, view or function that a fact belongs to."""
     return key.partition(PART)[0]
 
 
 def owners_of(key: str) -> Iterator[str]:
-    """Yield what a fact belongs to, the object first, such as a table and its column."""
+    """Yield everything that a fact belongs to, the object first, such as a table and its column."""
     parts = key.split(PART)
     return (PART.join(parts[:length]) for length in range(1, len(parts)))
 
 
 @contextmanager
 def pinned(connection: "Connection") -> Iterator[None]:
-    """Hold the settings that change how the server writes facts, and leave the session as it was."""
+    """Pin the settings that change how the server writes facts, and leave the session as it was."""
     owned = not connection.in_transaction()
     savepoint = connection.begin_nested()
     try:
@@ -196,10 +196,10 @@ def pinned(connection: "Connection") -> Iterator[None]:
 
 
 def read_revision(connection: "Connection") -> str:
-    """Return the revision that a database is at.
+    """Return a database's revision.
 
     Raises:
-        NotMigratedError: It is at none, or at several.
+        NotMigratedError: It has none, or several.
     """
     revisions: list[str] = []
     if relation_exists(connection, VERSION_TABLE):
@@ -217,7 +217,7 @@ def read_revision(connection: "Connection") -> str:
 
 
 def read_record(connection: "Connection") -> dict[str, Any]:
-    """Return what the migrations recorded of the score table, or nothing where the record is lost."""
+    """Return the row that the migrations recorded about the score table, or nothing where it is lost."""
     if not relation_exists(connection, SCORE_RECORD):
         return {}
     # As JSON, so that a column which is missing is a difference and no error.
@@ -257,11 +257,11 @@ def write_fingerprint(facts: Mapping[str, str]) -> str:
 
 
 def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the catalogs say of our objects that are there.
+    """Return the facts in the catalogs about our objects.
 
     Args:
         connection: A connection with the settings pinned.
-        record: What the migrations recorded of the score table.
+        record: The row that the migrations recorded about the score table.
     """
     fresh = bool(record.get("created_table"))
     facts = read(
@@ -275,7 +275,7 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
         shared_schema=FRESH_SCHEMA if fresh and not record.get("created_schema") else None,
     )
     if fresh:
-        facts[RECORD] = ", ".join(str(record.get(told)) for told in ("relation", "layout", "unique_index"))
+        facts[RECORD] = ", ".join(str(record.get(column)) for column in ("relation", "layout", "unique_index"))
         facts[RECORD] += ", index created" if record.get("created_index") else ", index not created"
     elif record:
         facts[RECORD] = ", ".join(
@@ -289,7 +289,7 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
 
 
 def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the view and the backfill rest on in an adopted score table."""
+    """Return the facts about an adopted score table on which the view and the backfill rest."""
     layout = next(known for known in LAYOUTS if known.name == record["layout"])
     return read(
         connection,

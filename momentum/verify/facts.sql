@@ -1,4 +1,4 @@
--- Facts about our objects: what each is, as far as the catalogs say it. A fact's key begins with its object's key.
+-- Facts about our objects, one per row: its key, which begins with the key of the object it belongs to, and its value.
 with relations as (
   select
     c.*,
@@ -20,8 +20,8 @@ functions as (
   where format('%I.%I', n.nspname, p.proname) = any(:functions)
 ),
 
--- Columns that a downgrade has parked wait for the next upgrade, with the constraints and indexes that involve them, and
--- are not compared. A policy, trigger or rule that involves them is: it decides what clients see and write meanwhile.
+-- Columns that a downgrade has parked wait for the next upgrade, with the constraints and indexes that involve them:
+-- they are not compared. Policies, triggers and rules that involve them are: these decide what clients see and write.
 parked_columns (class, oid, part) as (
   select
     'pg_class'::regclass,
@@ -197,7 +197,10 @@ found (class, oid, part, owner, acl, key, value) as (
     null,
     null,
     r.key || ', rule ' || quote_ident(w.rulename),
-    pg_get_ruledef(w.oid) || case w.ev_enabled when 'O' then '' else ', not enabled as usual' end
+    pg_get_ruledef(w.oid)
+    || case w.ev_enabled
+      when 'O' then '' when 'D' then ', disabled' when 'R' then ', on replicas only' else ', on replicas too'
+    end
   from relations as r
   inner join pg_catalog.pg_rewrite as w on r.oid = w.ev_class and w.rulename <> '_RETURN'
 ),
@@ -232,7 +235,10 @@ facts (key, value) as (
   -- Any role may own our objects, as long as it owns the private schema too.
   select
     o.key,
-    'owned by ' || case when o.owner = n.nspowner then 'owner' else quote_ident(pg_get_userbyid(o.owner)) end
+    'owned by '
+    || case
+      when o.owner = n.nspowner then 'the owner of momentum_internal' else quote_ident(pg_get_userbyid(o.owner))
+    end
   from objects as o
   left join pg_catalog.pg_namespace as n on n.nspname = 'momentum_internal'
   where o.value is null
@@ -275,14 +281,14 @@ facts (key, value) as (
   inner join pg_catalog.pg_description as d on d.classoid = 'pg_class'::regclass and c.conindid = d.objoid
   union all
   select
-    r.key || ', heir ' || i.inhrelid::regclass,
-    'its rows are among these'
+    r.key || ', child ' || i.inhrelid::regclass,
+    'its rows are rows of this table too'
   from relations as r
   inner join pg_catalog.pg_inherits as i on r.oid = i.inhparent
   union all
   select
-    r.key || ', ancestor ' || i.inhparent::regclass,
-    'these rows are among its own'
+    r.key || ', parent ' || i.inhparent::regclass,
+    'rows of this table are its rows too'
   from relations as r
   inner join pg_catalog.pg_inherits as i on r.oid = i.inhrelid
   union all
@@ -296,7 +302,7 @@ facts (key, value) as (
         'row level security',
         case when r.relrowsecurity then 'enabled' else 'disabled' end
         || case when r.relforcerowsecurity then ', forced on the owner' else ', not forced on the owner' end,
-        'kept', case r.relpersistence when 'p' then 'permanently' when 'u' then 'unlogged' else 'temporarily' end,
+        'persistence', case r.relpersistence when 'p' then 'permanent' when 'u' then 'unlogged' else 'temporary' end,
         'replica identity',
         case r.relreplident when 'd' then 'default' when 'n' then 'nothing' when 'f' then 'full' else 'an index' end
       )

@@ -1,4 +1,4 @@
-"""What differs from what the migrations make is named, and nothing else is."""
+"""Every difference from what the migrations make is named, and nothing else."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ RECORD = "table momentum_internal.score_table"
 FUNCTION = "function momentum_internal.set_updated_at()"
 INVALIDATE = "update pg_index set indisvalid = false where indexrelid = '{}'::regclass"
 
-# What somebody may do to a migrated database, and the beginning of each line that tells of it.
+# Changes of a migrated database, each with the beginnings of the lines that name it.
 DRIFTS: dict[str, tuple[str, list[str]]] = {
     "a column is added": (
         "alter table public.habit_index add mood text; comment on column public.habit_index.mood is 'How it is.'",
@@ -208,7 +208,10 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
         "alter view public.daily_momentum_scores alter score set default 5",
         [f"changed: {VIEW}, column score: found numeric default 5, expected numeric"],
     ),
-    "the view is dropped": ("drop view public.daily_momentum_scores", [f"missing: {VIEW}: owned by owner"]),
+    "the view is dropped": (
+        "drop view public.daily_momentum_scores",
+        [f"missing: {VIEW}: owned by the owner of momentum_internal"],
+    ),
     "everybody may read the view": (
         "grant select on public.daily_momentum_scores to public",
         [f"unexpected: {VIEW}, grant to public: SELECT"],
@@ -373,29 +376,29 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
     "a table belongs to somebody else": (
         "alter table public.habit_index owner to anon",
-        [f"changed: {HABITS}: found owned by anon, expected owned by owner"],
+        [f"changed: {HABITS}: found owned by anon, expected owned by the owner of momentum_internal"],
     ),
     "a function belongs to somebody else": (
         "grant create on schema momentum_internal to anon; "
         "alter function momentum_internal.set_updated_at() owner to anon; "
         "revoke create on schema momentum_internal from anon",
-        [f"changed: {FUNCTION}: found owned by anon, expected owned by owner"],
+        [f"changed: {FUNCTION}: found owned by anon, expected owned by the owner of momentum_internal"],
     ),
     "the view belongs to somebody else": (
         "alter view public.daily_momentum_scores owner to anon",
-        [f"changed: {VIEW}: found owned by anon, expected owned by owner"],
+        [f"changed: {VIEW}: found owned by anon, expected owned by the owner of momentum_internal"],
     ),
     "a table doesn't survive a crash": (
         "alter table public.motivation_journal set unlogged",
-        ["changed: table public.motivation_journal, kept: found unlogged, expected permanently"],
+        ["changed: table public.motivation_journal, persistence: found unlogged, expected permanent"],
     ),
     "replicas see whole rows": (
         "alter table public.habit_index replica identity full",
         [f"changed: {HABITS}, replica identity: found full, expected default"],
     ),
-    "a table has an heir": (
+    "a table has a child": (
         "create table public.mood () inherits (public.habit_index)",
-        [f"unexpected: {HABITS}, heir public.mood: its rows are among these"],
+        [f"unexpected: {HABITS}, child public.mood: its rows are rows of this table too"],
     ),
     "a right of all is missing": (
         # As far as the server knows it.
@@ -410,24 +413,27 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
     "there are two functions": (
         "create function momentum_internal.set_updated_at(integer) returns integer language sql as 'select 1'",
-        ["unexpected: function momentum_internal.set_updated_at(integer): owned by owner"],
+        ["unexpected: function momentum_internal.set_updated_at(integer): owned by the owner of momentum_internal"],
     ),
     "the record names another table": (
         "update momentum_internal.score_table set relation = 'public.daily_engagement_scores'",
         [f"changed: {RECORD}, row: found public.daily_engagement_scores, seed, "],
     ),
-    "a table is dropped": ("drop table public.habit_index", [f"missing: {HABITS}: owned by owner"]),
+    "a table is dropped": (
+        "drop table public.habit_index",
+        [f"missing: {HABITS}: owned by the owner of momentum_internal"],
+    ),
     "a table is a view": (
         "alter table public.habit_index rename to habits; "
         "create view public.habit_index as select * from public.habits",
-        [f"missing: {HABITS}: owned by owner"],
+        [f"missing: {HABITS}: owned by the owner of momentum_internal"],
     ),
 }
 
 SEED_KEY = "legacy.uq_daily_engagement_scores_user_id_utc_day"
 SUPERSEDED = "table momentum_internal.superseded_scores"
 
-# The same where a score table in the seed's layout was adopted. It is called so wherever it stands.
+# The same where a score table in the seed's layout was adopted. It has this name in any schema.
 SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
     "the unique key is dropped": (f"drop index {SEED_KEY}", ["missing: score table, unique index: unique, valid"]),
     "the unique key is invalid": (
@@ -455,7 +461,10 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
     "a column has another type": (
         "drop view public.daily_momentum_scores; alter table legacy.daily_engagement_scores alter score type integer",
-        ["changed: score table, column score: found integer, expected numeric", f"missing: {VIEW}: owned by owner"],
+        [
+            "changed: score table, column score: found integer, expected numeric",
+            f"missing: {VIEW}: owned by the owner of momentum_internal",
+        ],
     ),
     "a column has another name": (
         "alter table legacy.daily_engagement_scores rename score to points",
@@ -486,7 +495,7 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
     "superseded scores are gone": (
         "drop table momentum_internal.superseded_scores",
-        [f"missing: {SUPERSEDED}: owned by owner"],
+        [f"missing: {SUPERSEDED}: owned by the owner of momentum_internal"],
     ),
 }
 
@@ -527,7 +536,7 @@ PRODUCTION_DRIFTS: dict[str, tuple[str, list[str]]] = {
         "alter table public.daily_engagement_scores rename to old_scores; "
         "create view public.daily_engagement_scores as select * from public.old_scores",
         [
-            "changed: score table: found no plain table, expected table",
+            "changed: score table: found not a plain table, expected table",
             "missing: score table, unique index: unique, valid",
             f"changed: {VIEW}, query: found SELECT user_id, final_score AS score, score_date, "
             "breakdown AS pillar_breakdown FROM public.old_scores s;",
@@ -612,8 +621,14 @@ def test_the_bookkeeping_of_predecessors_belongs_to_them(fresh: sa.Connection, p
     rows = "table momentum_internal.predecessor_rows"
     grant = "grant all on momentum_internal.predecessor_rows to service_role"
     assert_named(production, (grant, [f"unexpected: {rows}, grant to service_role: DELETE, INSERT"]))
-    assert_named(production, ("drop table momentum_internal.predecessor_rows", [f"missing: {rows}: owned by owner"]))
-    # Where there are none, what stands there under that name is nothing of ours.
+    assert_named(
+        production,
+        (
+            "drop table momentum_internal.predecessor_rows",
+            [f"missing: {rows}: owned by the owner of momentum_internal"],
+        ),
+    )
+    # Where there are none, a table of that name is not ours.
     assert_named(fresh, ("create table momentum_internal.predecessor_rows (id uuid)", []))
 
 
@@ -633,8 +648,8 @@ def test_a_key_that_we_made_for_the_production_layout_has_its_name(server: Serve
 # All of them take a minute: `MOMENTUM_MUTATIONS=all pytest tests/verify/test_compare.py`.
 ALL_MUTATIONS = os.environ.get("MOMENTUM_MUTATIONS") == "all"
 
-# Of the first two either value may be right: they say what there was before, which can't be seen any more. What else
-# somebody puts into the private schema is not ours.
+# Of the first two either value may be right: they record an earlier state, which can't be seen any more. Anything else
+# in the private schema is not ours.
 NO_DIFFERENCE = {
     "score_table.created_schema: row changed",
     "score_table.granted_usage: row changed",
@@ -903,7 +918,7 @@ def test_a_revision_that_is_being_written_passes_with_a_warning(
     assert caplog.messages == [f"Not verified: {refusal('0123456789ab')}"]
 
 
-def test_whoever_migrates_is_the_owner(server: Server) -> None:
+def test_any_role_that_migrates_is_the_owner(server: Server) -> None:
     role = "momentum_migrator"
     with server.database(migrated=False) as url:
         own = url.set(username=role, password="secret")
@@ -1111,4 +1126,4 @@ def test_an_interrupt_is_one_line(
 def test_help_lists_the_options_and_the_exit_codes() -> None:
     done = command("--help", COLUMNS="200", NO_COLOR="1", TERM="dumb")
     assert done.returncode == 0
-    assert all(told in done.stdout for told in ("--database-url", "--env-file", "1 something differs"))
+    assert all(part in done.stdout for part in ("--database-url", "--env-file", "1 something differs"))
