@@ -21,6 +21,7 @@ from momentum.inventory import (
     VIEW,
     private,
 )
+from momentum.migrate.dependents import dependents_of
 from momentum.migrate.locks import READING_TIMEOUT, Patience
 from momentum.migrate.operations import quoted
 from momentum.migrate.preflight import adopted_table, recorded_table
@@ -30,59 +31,6 @@ from momentum.wording import counted
 
 # The records of the migrations, which go when nothing else is left.
 RECORDS = (PREDECESSOR_ROWS, SUPERSEDED)
-
-# What a DROP would refuse to drop along: https://www.postgresql.org/docs/current/catalog-pg-depend.html
-DEPENDENTS = """
-with recursive targets as (
-  select
-    'pg_catalog.pg_class'::regclass::oid as classid, to_regclass(relation)::oid as objid, 0 as subid, relation, position
-  from unnest(cast(:relations as text[])) with ordinality as given (relation, position)
-  where to_regclass(relation) is not null
-  union all
-  select 'pg_catalog.pg_class'::regclass, attrelid, attnum, format('%s.%I', relation, attname), 0
-  from unnest(cast(:tables as text[]), cast(:columns as text[])) as given (relation, name)
-  inner join pg_catalog.pg_attribute on attrelid = to_regclass(relation) and attname = name and not attisdropped
-  union all
-  select tableoid, oid, 0, :schema || '.set_updated_at', cardinality(cast(:relations as text[])) + 1
-  from pg_catalog.pg_proc
-  where pronamespace = to_regnamespace(:schema) and proname = 'set_updated_at' and pronargs = 0
-), dropped as (
-  select classid, objid, subid, relation, position from targets
-  union
-  -- What is part of something, or can't be without it, goes with it.
-  select d.classid, d.objid, d.objsubid, p.relation, p.position
-  from dropped as p
-  inner join pg_catalog.pg_depend as d
-    on d.refclassid = p.classid and d.refobjid = p.objid and (p.subid = 0 or d.refobjsubid = p.subid)
-  where d.deptype <> 'n'
-)
-select distinct format('%s %s depends on %s', named.type, named.identity, p.relation) as dependent
-from dropped as p
-inner join pg_catalog.pg_depend as d
-  on
-    d.refclassid = p.classid and d.refobjid = p.objid and (p.subid = 0 or d.refobjsubid = p.subid)
-    and d.deptype = 'n'
--- Instead of a view's rule the view is named, which it is part of.
-left join pg_catalog.pg_depend as whole
-  on whole.classid = d.classid and whole.objid = d.objid and whole.objsubid = d.objsubid and whole.deptype = 'i'
-cross join lateral pg_catalog.pg_identify_object(
-  coalesce(whole.refclassid, d.classid), coalesce(whole.refobjid, d.objid), coalesce(whole.refobjsubid, d.objsubid)
-) as named
-where
-  -- One that goes with a target after it would still be there.
-  not exists (
-    select from dropped as q
-    where
-      q.classid = d.classid and q.objid = d.objid and (q.subid = 0 or q.subid = d.objsubid)
-      and q.position <= p.position
-  )
-  -- A partition has its key from the whole table, which is named.
-  and not exists (
-    select from pg_catalog.pg_depend as part
-    where part.classid = d.classid and part.objid = d.objid and part.deptype = 'P'
-  )
-order by dependent
-"""
 
 log = logging.getLogger("momentum.migrations")
 
@@ -214,17 +162,7 @@ def find_dependents(
     names = [*RECORDS, *parkable.tables, VERSION_TABLE] if at_base else parkable.tables
     relations += [standing.get(name, private(name)) for name in names]
     columns = [(f"public.{table}", f"{PARKED_PREFIX}{column}") for table, column in sorted(parkable.columns)]
-    return list(
-        connection.scalars(
-            text(DEPENDENTS),
-            {
-                "relations": relations,
-                "tables": [table for table, _ in columns],
-                "columns": [column for _, column in columns],
-                "schema": PRIVATE_SCHEMA if at_base else None,
-            },
-        )
-    )
+    return dependents_of(connection, relations, columns=columns, schema=PRIVATE_SCHEMA if at_base else None)
 
 
 def check_downgrade(connection: Connection, created: Collection[str], *, drops_key: bool, to_base: bool) -> None:
@@ -249,10 +187,7 @@ def check_downgrade(connection: Connection, created: Collection[str], *, drops_k
         if record and (drops_key or record.unique_index is None):
             relations.append(f"{adopted.partition('.')[0]}.{SCORE_KEYS[record.layout]}")
     # The trigger function stays in its schema.
-    dependents = connection.scalars(
-        text(DEPENDENTS), {"relations": relations, "tables": [], "columns": [], "schema": None}
-    ).all()
-    if dependents:
+    if dependents := dependents_of(connection, relations):
         raise PreflightError(
             f"Nothing has changed, because the downgrade would stop where others depend on what it drops: "
             f"{', '.join(dependents)}; drop those first, then run the command again."

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
 from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, required_columns
+from momentum.migrate.dependents import dependents_of
 from momentum.models import Base
 from momentum.scores import (
     PRODUCTION_LAYOUT,
@@ -154,13 +155,20 @@ def check_collisions(
         if len(predecessors) == len(in_the_way):
             advice = "existing=adopt parks them and copies their rows; or " + advice
         raise PreflightError(f"Already there, and not made by these migrations: {found}; {advice}.")
-    for name in predecessors:
-        if name in PREDECESSORS:
-            check_predecessor(connection, name, may_commit=may_commit)
+    tables = [name for name in predecessors if name in PREDECESSORS]
+    for name in tables:
+        check_predecessor(connection, name, may_commit=may_commit)
+    # All predecessors are parked sooner or later, and so they may depend on each other.
+    along = [f"public.{name}" for name in PREDECESSORS]
+    if dependents := dependents_of(connection, [f"public.{name}" for name in tables], along=along):
+        raise PreflightError(
+            f"Others depend on tables that would be parked, and would go on with those: {', '.join(dependents)}; drop "
+            "what depends on them, and make it again over the new tables."
+        )
 
 
 def check_predecessor(connection: Connection, name: str, *, may_commit: bool) -> None:
-    """Refuse an earlier version of a table of ours whose rows could not be copied, or that others rest on."""
+    """Refuse an earlier version of a table of ours whose rows could not be copied."""
     relation = f"public.{name}"
     found = read_columns(connection, relation)
     table = Base.metadata.tables[name]
@@ -191,60 +199,6 @@ def check_predecessor(connection: Connection, name: str, *, may_commit: bool) ->
         raise PreflightError(
             f"{relation} has no unique key on id, so its rows could not be told apart; rename or move the table, then "
             "try again."
-        )
-    dependents = connection.scalars(
-        text("""
-            with parked as (
-              select c.oid as relation, c.reltype
-              from pg_catalog.pg_class as c
-              where c.oid = to_regclass(:relation)
-            ), dependents as (
-              -- Views.
-              select 'pg_catalog.pg_class'::regclass as classid, r.ev_class as objid
-              from parked
-              inner join pg_catalog.pg_depend as d on d.refobjid = relation
-              inner join pg_catalog.pg_rewrite as r on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
-              where d.refclassid = 'pg_catalog.pg_class'::regclass and r.ev_class <> relation
-              union
-              -- Functions with a body that is parsed, or that return its rows or take them.
-              select d.classid, d.objid
-              from parked
-              inner join pg_catalog.pg_depend as d
-                on (d.refclassid, d.refobjid) in (
-                  ('pg_catalog.pg_class'::regclass, relation), ('pg_catalog.pg_type'::regclass, reltype)
-                )
-              where d.classid = 'pg_catalog.pg_proc'::regclass
-              union
-              -- Policies and foreign keys of other tables, so far as these are not parked as well.
-              select d.classid, d.objid
-              from parked
-              inner join pg_catalog.pg_depend as d on d.refobjid = relation
-              inner join pg_catalog.pg_policy as p on d.classid = 'pg_catalog.pg_policy'::regclass and d.objid = p.oid
-              inner join pg_catalog.pg_class as c on p.polrelid = c.oid
-              where
-                d.refclassid = 'pg_catalog.pg_class'::regclass
-                and not (c.relnamespace = 'public'::regnamespace and c.relname = any(:predecessors))
-              union
-              select 'pg_catalog.pg_class'::regclass, c.oid
-              from parked
-              inner join pg_catalog.pg_constraint as f on f.contype = 'f' and f.confrelid = relation
-              inner join pg_catalog.pg_class as c on f.conrelid = c.oid
-              where not (c.relnamespace = 'public'::regnamespace and c.relname = any(:predecessors))
-              union
-              select 'pg_catalog.pg_class'::regclass, i.inhrelid
-              from parked
-              inner join pg_catalog.pg_inherits as i on i.inhparent = relation
-            )
-            select (pg_identify_object(classid, objid, 0)).identity as dependent
-            from dependents
-            order by dependent
-        """),
-        {"relation": relation, "predecessors": list(PREDECESSORS)},
-    ).all()
-    if dependents:
-        raise PreflightError(
-            f"{', '.join(dependents)} would go on with {relation} after it is parked; drop what rests on it, and make "
-            "it again over the new table."
         )
     check_owner(connection, relation, "could not park it")
     if not may_commit:

@@ -233,6 +233,22 @@ def test_what_would_go_on_with_the_parked_table_is_named(url: sa.URL, dependent:
     assert snapshot(url) == before
 
 
+def test_the_apps_tables_may_depend_on_each_other_in_whatever_order_they_are_adopted(url: sa.URL) -> None:
+    run(
+        url,
+        """
+        alter table public.habit_index add pillar_id uuid references public.momentum_pillars (id);
+        create policy pillars on public.habit_index using (exists (select from public.momentum_pillars));
+        alter table public.momentum_pillars add latest_id uuid references public.momentum_events (id);
+        """,
+    )
+    before = visible(snapshot(url))
+    migrate_to(url, HISTORY[2], existing="adopt")
+    up(url)
+    down(url)
+    assert visible(snapshot(url)) == before
+
+
 def test_what_hangs_on_the_apps_tables_is_parked_and_put_back_with_them(url: sa.URL) -> None:
     run(
         url,
