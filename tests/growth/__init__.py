@@ -161,7 +161,7 @@ class Growth:
         here, there = self.history.index(current(url)), self.history.index(revision)
         command = alembic.command.upgrade if there > here else alembic.command.downgrade
         if there != here or options:
-            command(self.config(url, **{"verify": False, **options}), revision)
+            command(self.config(url, **options), revision)
 
 
 def copy_of_models() -> sa.MetaData:

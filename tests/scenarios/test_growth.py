@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from momentum.errors import MomentumError, PreflightError
 from momentum.inventory import PARKED_PREFIX
 from momentum.testing import Server
-from tests.catalog import snapshot
+from tests.catalog import differences, snapshot
 from tests.growth import NEW_VALUES, ROWS, Growth, grow
 from tests.migrate.test_script import psql
 from tests.migrating import HISTORY, current, database_with_scores, fetch, run
@@ -98,6 +98,8 @@ def test_each_revision_leaves_nothing_behind(url: sa.URL, growth: Growth) -> Non
         assert visible() == before, f"{revision} leaves something behind"
         growth.migrate(url, revision)
         assert snapshot(url) == after, f"the second upgrade to {revision} makes something else than the first"
+    growth.migrate(url, HEAD)
+    assert differences(url) == [], "what is parked is none of verify's business"
 
 
 def test_the_migrations_and_the_models_agree_after_a_journey(url: sa.URL, growth: Growth) -> None:
