@@ -20,7 +20,8 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Report, cli
-from momentum.connect.engine import as_text, create_engine
+from momentum.connect.engine import create_engine
+from momentum.connect.url import as_text
 from momentum.testing import Server
 from tests import processes
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run

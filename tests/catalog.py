@@ -5,7 +5,7 @@ import subprocess
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.verify import compare as verify
 from tests.server import engine_of, find_program
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text, create_engine, parse_url
+from momentum.connect.engine import create_engine
+from momentum.connect.url import as_text, parse_url
 from momentum.testing import Server, running_server
 
 _SERVER = pytest.StashKey[Server]()

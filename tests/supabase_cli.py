@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapper
 import momentum
 from momentum import Base, errors
 from momentum.backfill.cli import app
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.errors import MomentumError
 from momentum.migrate.config import Options
 from momentum.testing import Server

@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import __version__
-from momentum.connect.engine import as_text
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text
 from tests.migrating import HISTORY, current, fetch, run
 
 ROOT = Path(__file__).parents[1]

@@ -27,8 +27,9 @@ import psycopg
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, run_backfill
-from momentum.connect.engine import as_text, create_engine, execute_script
+from momentum.connect.engine import create_engine, execute_script
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text
 from momentum.testing import Server, running_server
 from momentum.testing.servers import migrate
 from tools.scaling import WATCH

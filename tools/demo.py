@@ -8,8 +8,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text, create_engine
+from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text
 from momentum.testing import running_server
 from tests.fixture import DAYS, USERS, load_fixture
 

@@ -22,8 +22,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text, create_engine
+from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text
 from momentum.testing import Server, running_server
 
 PATH = Path(__file__).parents[1] / "docs" / "scaling.md"

@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 import psycopg
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text, create_engine, execute_script
+from momentum.connect.engine import create_engine, execute_script
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text
 from momentum.migrate.locks import LONGEST_LOCK_TIMEOUT
 from momentum.testing import Server, running_server
 from tests.samples import LEGACY_SCORES, PRODUCTION_SCORES

@@ -302,8 +302,7 @@ def backfill(
     from momentum.backfill.faults import Retries
     from momentum.backfill.session import Limits
     from momentum.backfill.settings import Settings
-    from momentum.connect.engine import EnvFile, find_url
-    from momentum.connect.supabase import check_service_role_key
+    from momentum.connect.env_file import EnvFile, check_service_role_key, find_url
 
     with ExitStack() as stack:
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
@@ -440,7 +439,7 @@ class Outputs:
     def write_page(self, path: Path, report: "Report", settings: "Settings", url: "URL", resume: str | None) -> None:
         """Write the page of a run."""
         from momentum.backfill.page import write_page
-        from momentum.connect.engine import describe
+        from momentum.connect.url import describe
 
         write_page(path, page_of(report, settings, describe(url), self.largest, resume))
 
@@ -458,7 +457,8 @@ def execute(url: "URL", settings: "Settings", display: Display, outputs: Outputs
     """
     from momentum.backfill.fill import Observers
     from momentum.backfill.run import run_backfill
-    from momentum.connect.engine import create_engine, describe
+    from momentum.connect.engine import create_engine
+    from momentum.connect.url import describe
 
     display.log(f"Database {describe(url)}, {settings.days}, {'dry run' if settings.dry_run else 'backfill'}.")
     with errors_say_what_was_committed(url, display, stopped):
@@ -485,7 +485,8 @@ def take_back(
 ) -> int:
     """Undo a run, print what came of it and return the exit code that it deserves."""
     from momentum.backfill.undo import run_undo
-    from momentum.connect.engine import create_engine, describe
+    from momentum.connect.engine import create_engine
+    from momentum.connect.url import describe
 
     display.log(f"Database {describe(url)}, undoing {manifest}.")
     with errors_say_what_was_committed(url, display, stopped):

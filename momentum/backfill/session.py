@@ -15,7 +15,8 @@ from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func,
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.faults import Fault, Retries, classify
-from momentum.connect.engine import describe, reason
+from momentum.connect.engine import reason
+from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
 
 Result = TypeVar("Result")

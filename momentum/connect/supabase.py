@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from momentum.connect.environment import SERVICE_ROLE_KEY
 from momentum.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
-
-    from momentum.connect.engine import EnvFile
 
 # Projects' databases stand at db.<reference>.supabase.co, poolers at <region>.pooler.supabase.com.
 HOST = re.compile(r"(.+\.)?supabase\.(co|com|in|net)")
@@ -99,45 +96,6 @@ def require_tls(url: "URL") -> "URL":
     if not is_supabase(url) or sslmode in STRICT_TLS or verifies:
         return url
     return url.update_query_dict({"sslmode": "require"})
-
-
-def check_service_role_key(url: "URL", env_file: "EnvFile", environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse a database of Supabase's unless the operator holds its project's service-role key.
-
-    The key is looked at and sent nowhere: the database's own user does the work. No connection is made here. Nothing is
-    asked for a database that is not Supabase's.
-
-    Args:
-        url: The database that is going to be changed.
-        env_file: Where the key stands, beside SUPABASE_URL.
-        environ: The environment, which beats the env file.
-
-    Raises:
-        ConfigurationError: The key is missing, not a service-role key, another project's or expired. The message says
-            which, and repeats no part of the key.
-    """
-    if not is_supabase(url):
-        return
-    project = project_of(url)
-    if project is None:
-        raise ConfigurationError(
-            "The database's URL doesn't tell which Supabase project it belongs to, so that its service-role key cannot "
-            "be checked; through a pooler the user is postgres.REFERENCE."
-        )
-    values = {**env_file.values, **{name: text for name, text in environ.items() if text}}
-    key = values.get(SERVICE_ROLE_KEY, "").strip()
-    if not key:
-        raise ConfigurationError(
-            f"Supabase project {project} may be changed by who holds its service-role key only: write it as "
-            f"{SERVICE_ROLE_KEY} into {env_file}."
-        )
-    named = project_named(values.get("SUPABASE_URL", ""))
-    if named not in (None, project):
-        raise ConfigurationError(
-            f"SUPABASE_URL is of project {named}, and the database is of project {project}; they belong together."
-        )
-    if reason := objection_to_key(key, project, datetime.datetime.now(datetime.UTC)):
-        raise ConfigurationError(f"{SERVICE_ROLE_KEY} {reason}; take the service-role key of project {project}.")
 
 
 def objection_to_key(key: str, project: str, now: datetime.datetime) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic.config import Config
 from sqlalchemy import URL
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError
 from momentum.migrate.locks import ATTEMPTS, SECONDS
 

@@ -13,6 +13,8 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 
 from momentum import inventory
 from momentum.connect import engine as database
+from momentum.connect import env_file
+from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import locks, operations, parking, preflight
 from momentum.migrate.environment import CREATING, LIMITS, MIGRATING, Environment
@@ -52,7 +54,7 @@ def find_url(environment: Environment, command: str) -> sa.URL:
     given, option = environment.options.url, "-x url="
     if given is None and (given := environment.config.get_main_option("sqlalchemy.url")) is not None:
         option = "sqlalchemy.url"
-    return database.find_url(given, option=option, use_env_file=command != "downgrade")
+    return env_file.find_url(given, option=option, use_env_file=command != "downgrade")
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def connect(environment: Environment, command: str) -> Iterator[sa.Connection]:
             "An asynchronous engine or connection was handed in; hand in a synchronous one, inside of run_sync."
         )
     if handed_in is not None:
-        database.refuse_transaction_pooler(handed_in.engine.url)
+        refuse_transaction_pooler(handed_in.engine.url)
     if isinstance(handed_in, sa.Connection):
         yield handed_in
     elif handed_in is not None:
@@ -76,9 +78,9 @@ def connect(environment: Environment, command: str) -> Iterator[sa.Connection]:
             yield connection
     else:
         url = find_url(environment, command)
-        database.refuse_transaction_pooler(url)
+        refuse_transaction_pooler(url)
         if environment.on_command_line:
-            print(f"Database: {database.describe(url)}", file=sys.stderr)
+            print(f"Database: {describe(url)}", file=sys.stderr)
         engine = database.create_engine(url, application_name="momentum-migrations")
         with database.connection_errors(url), engine.connect() as connection:
             yield connection

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from momentum.connect.engine import as_text, create_engine, parse_url
+from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text, parse_url
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.testing.servers import apply_stand_in, migrate, running_server, start_embedded
 

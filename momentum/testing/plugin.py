@@ -33,7 +33,7 @@ def momentum_server() -> Iterator["Server"]:
 @pytest.fixture
 def momentum_database_url(momentum_server: "Server") -> Iterator[str]:
     """The URL (postgresql://...) of a migrated database of the test's own, with Supabase's roles and auth.users."""
-    from momentum.connect.engine import as_text
+    from momentum.connect.url import as_text
 
     with momentum_server.database() as url:
         yield as_text(url)
@@ -44,7 +44,8 @@ def momentum_session(momentum_database_url: str) -> Iterator["Session"]:
     """A SQLAlchemy session on the database of momentum_database_url; what it commits goes with the database."""
     from sqlalchemy.orm import Session
 
-    from momentum.connect.engine import create_engine, parse_url
+    from momentum.connect.engine import create_engine
+    from momentum.connect.url import parse_url
 
     with Session(create_engine(parse_url(momentum_database_url, "the fixture"), "momentum-testing")) as session:
         yield session

@@ -15,7 +15,8 @@ from typing import Any
 import alembic.command
 import sqlalchemy as sa
 
-from momentum.connect.engine import create_engine, describe, execute_script, parse_url
+from momentum.connect.engine import create_engine, execute_script
+from momentum.connect.url import describe, parse_url
 from momentum.errors import ConfigurationError
 from momentum.migrate.config import alembic_config
 

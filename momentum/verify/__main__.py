@@ -7,8 +7,10 @@ import typer
 from sqlalchemy import text
 
 from momentum.command import complain, run_app
-from momentum.connect.engine import connection_errors, create_engine, describe, find_url
+from momentum.connect.engine import connection_errors, create_engine
+from momentum.connect.env_file import find_url
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
+from momentum.connect.url import describe
 from momentum.verify.compare import differences, read_revision
 
 COMMAND = "python -m momentum.verify"

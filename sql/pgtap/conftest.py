@@ -7,7 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from momentum.connect.engine import as_text, create_engine
+from momentum.connect.engine import create_engine
+from momentum.connect.url import as_text
 from momentum.testing import install_pgtap
 from tests.server import shared_server
 

@@ -21,7 +21,8 @@ from momentum.backfill import DayRange, Observers, Report, Settings, display, ru
 from momentum.backfill.faults import Retries
 from momentum.backfill.fill import Failure, Filler, Progress, Row
 from momentum.backfill.session import Limits
-from momentum.connect.engine import as_text, create_engine
+from momentum.connect.engine import create_engine
+from momentum.connect.url import as_text
 from tests.backfilling import (
     DAY,
     ONE_DAY,

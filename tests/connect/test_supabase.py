@@ -1,7 +1,6 @@
-"""The env file of a Supabase project, the check of its service-role key, and TLS: all of it before any connection."""
+"""A Supabase project, its service-role key, and TLS: all of it before any connection."""
 
 import datetime
-import logging
 import os
 import re
 import socket
@@ -11,41 +10,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jwt
 import pytest
 from sqlalchemy import make_url
 
-from momentum.connect.engine import EnvFile, find_url
-from momentum.connect.supabase import (
-    check_service_role_key,
-    hosts,
-    is_supabase,
-    objection_to_key,
-    project_named,
-    project_of,
-    require_tls,
-)
-from momentum.errors import ConfigurationError
+from momentum.connect.supabase import hosts, is_supabase, objection_to_key, project_named, project_of, require_tls
 from tests import processes
 from tests.alembic_program import error_of, program
+from tests.connect.project import (
+    DIRECT,
+    GOOD,
+    OTHER,
+    PASSWORD,
+    POOLER,
+    POOLER_HOST,
+    PROJECT,
+    PROJECT_URL,
+    env_file,
+    token,
+)
 from tests.server import engine_of
 
-PROJECT, OTHER = "abcdefghijklmnopqrst", "zyxwvutsrqponmlkjihg"
-PASSWORD = "pa55-w%rd/@:"
-DIRECT = f"postgresql://postgres:pw@db.{PROJECT}.supabase.co:5432/postgres"
-POOLER_HOST = "aws-0-eu-central-1.pooler.supabase.com"
-POOLER = f"postgresql://postgres.{PROJECT}:pw@{POOLER_HOST}:5432/postgres"
 NOW = datetime.datetime(2026, 3, 5, 12, tzinfo=datetime.UTC)
 
 
-def token(**claims: object) -> str:
-    """Return a key of Supabase's as its JWT, signed with a secret that nobody here knows."""
-    whole = {"iss": "supabase", "ref": PROJECT, "role": "service_role", "iat": 1700000000, "exp": 4102444800}
-    given = {name: value for name, value in {**whole, **claims}.items() if value is not None}
-    return jwt.encode(given, "a secret of the project that is long enough for HS256", algorithm="HS256")
-
-
-GOOD = token()
 SECRET_KEY = "sb_secret_Xk3f9-Qw7_ZrT2mN8vLp4A_1b2c3d4e"
 
 
@@ -89,88 +76,10 @@ def test_hosts_are_read_without_their_ports() -> None:
     assert hosts(make_url("postgresql://three.:3/app")) == ["three"]
 
 
-def env_file(directory: Path, *lines: str, mode: int = 0o600) -> Path:
-    path = directory / "supabase.env"
-    path.touch(mode=mode)
-    path.chmod(mode)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def url_from(directory: Path, *lines: str) -> str:
-    path = env_file(directory, *lines)
-    url = find_url(None, option="--database-url", env_file=str(path), environ={})
-    assert url.drivername == "postgresql+psycopg"
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-PROJECT_URL = f"SUPABASE_URL=https://{PROJECT}.supabase.co"
-DB_PASSWORD = f"SUPABASE_DB_PASSWORD='{PASSWORD}'"
-WRITTEN = "pa55-w%25rd%2F%40%3A"
-
-
-@pytest.mark.parametrize(
-    ("lines", "url"),
-    [
-        ([PROJECT_URL, DB_PASSWORD], f"postgresql://postgres:{WRITTEN}@db.{PROJECT}.supabase.co:5432/postgres"),
-        (
-            [f"{PROJECT_URL}/", DB_PASSWORD, f"SUPABASE_DB_HOST={POOLER_HOST}"],
-            f"postgresql://postgres.{PROJECT}:{WRITTEN}@{POOLER_HOST}:5432/postgres",
-        ),
-        ([f"SUPABASE_DB_URL={POOLER}", PROJECT_URL, DB_PASSWORD], POOLER),
-        ([f"DATABASE_URL={DIRECT}", PROJECT_URL, DB_PASSWORD], DIRECT),
-        # As the dashboard prints it.
-        (
-            [f"SUPABASE_DB_URL={POOLER.replace(':pw@', ':[YOUR-PASSWORD]@')}", DB_PASSWORD],
-            POOLER.replace("pw", WRITTEN),
-        ),
-        ([f"SUPABASE_DB_URL={DIRECT.replace(':pw@', '@')}", DB_PASSWORD], DIRECT.replace("pw", WRITTEN)),
-    ],
-)
-def test_the_env_file_gives_the_url_or_what_makes_one(tmp_path: Path, lines: list[str], url: str) -> None:
-    assert url_from(tmp_path, *lines) == url
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [DB_PASSWORD],
-        [DB_PASSWORD, "SUPABASE_URL=https://api.example.com"],
-        [DB_PASSWORD, f"SUPABASE_URL={PROJECT}"],
-        [DB_PASSWORD, "SUPABASE_URL=http://127.0.0.1:54321"],
-    ],
-)
-def test_a_password_alone_makes_no_url(tmp_path: Path, lines: list[str]) -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        url_from(tmp_path, *lines)
-    assert str(refusal.value).startswith(f"SUPABASE_DB_PASSWORD in {tmp_path}/supabase.env needs SUPABASE_URL=https://")
-    assert "pa55" not in str(refusal.value)
-
-
-def test_a_password_that_was_never_filled_in_is_told(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"SUPABASE_DB_URL in .* has \[YOUR-PASSWORD\] for a password; fill it"
-    ):
-        url_from(tmp_path, f"SUPABASE_DB_URL={POOLER.replace(':pw@', ':[YOUR-PASSWORD]@')}")
-    without = DIRECT.replace(":pw@", "@")
-    assert url_from(tmp_path, f"SUPABASE_DB_URL={without}") == without, "libpq may know it from its password file"
-
-
 def test_supabase_url_has_the_reference_unless_the_project_has_a_domain_of_its_own() -> None:
     assert project_named(f" https://{PROJECT}.supabase.co/ ") == PROJECT
     assert project_named("https://api.example.com") is None
     assert project_named(f"https://{PROJECT}.supabase.co.example.com") is None
-
-
-def test_a_file_that_others_can_read_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for mode, warned in {0o600: False, 0o400: False, 0o640: True, 0o604: True, 0o644: True}.items():
-        file = EnvFile(str(env_file(tmp_path, f"DATABASE_URL={DIRECT}", mode=mode)))
-        with caplog.at_level(logging.WARNING, "momentum"):
-            caplog.clear()
-            find_url(None, option="-x url=", env_file=file, environ={})
-            assert file.values
-        said = f"The env file {file} can be read by other users of this machine; chmod 600 {file}."
-        assert caplog.messages == ([said] if warned else []), oct(mode)
 
 
 @pytest.mark.parametrize(
@@ -393,14 +302,3 @@ def test_a_connection_to_supabase_has_tls_or_more(
 def test_every_engine_of_ours_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGSSLMODE", raising=False)
     assert engine_of(make_url(DIRECT)).url.query["sslmode"] == "require"
-
-
-def test_the_key_and_its_file_are_looked_at_for_supabase_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = EnvFile(str(tmp_path / "missing"))
-    check_service_role_key(make_url("postgresql://postgres@127.0.0.1:54322/postgres"), missing, environ={})
-    with pytest.raises(ConfigurationError, match="There is no env file"):
-        check_service_role_key(make_url(DIRECT), missing, environ={})
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigurationError, match=rf"into {tmp_path}/.bee_secrets/supabase.env\.$"):
-        check_service_role_key(make_url(DIRECT), EnvFile(), environ={})
-    check_service_role_key(make_url(DIRECT), EnvFile(), environ={"SUPABASE_SERVICE_ROLE_KEY": f" {GOOD}\n"})

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from momentum.connect.engine import as_text, create_engine, describe
+from momentum.connect.engine import create_engine
+from momentum.connect.url import as_text, describe
 from momentum.errors import (
     ConfigurationError,
     DatabaseUnreachableError,

@@ -10,7 +10,7 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
 from tests.alembic_program import error_of, program

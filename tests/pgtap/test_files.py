@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.testing import install_pgtap
 from momentum.testing.servers import knock
 from tests.migrating import execute, run

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from momentum.connect.engine import as_text, execute_script
+from momentum.connect.engine import execute_script
+from momentum.connect.url import as_text
 from momentum.testing import Server, install_pgtap
 from tests.pgtap.mutations import Mutation, read_mutations
 from tests.pgtap.scripts import Scripts, read_scripts, run_script

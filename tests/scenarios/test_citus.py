@@ -20,8 +20,8 @@ from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.pages import EVERYBODY, KeyRange, Pages
 from momentum.backfill.preflight import is_distributed, look_at
-from momentum.connect.engine import as_text, parse_url
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text, parse_url
 from momentum.testing.servers import apply_stand_in, migrate
 from tests.migrating import execute, fetch, rows_of, run
 from tests.samples import add_user, write_rows

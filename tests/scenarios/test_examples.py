@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from examples import worker
 from examples.fastapi_service import app
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from tests.migrating import execute, fetch, run
 from tests.samples import add_users
 from tests.server import engine_of

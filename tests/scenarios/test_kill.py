@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import (

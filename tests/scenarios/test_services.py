@@ -33,7 +33,7 @@ from momentum import (
     soft_delete,
 )
 from momentum.base import external_metadata
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.errors import PreflightError
 from momentum.testing import Server
 from momentum.verify import compare as verify

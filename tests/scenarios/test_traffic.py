@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.testing import Server
 from tools.traffic import (
     DUPLICATES,

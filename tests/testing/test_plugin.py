@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.testing import Server
 from tests.scenarios.test_services import PROJECT
 from tests.testing.test_servers import names_of

@@ -9,7 +9,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text, parse_url
+from momentum.connect.url import as_text, parse_url
 from momentum.errors import ConfigurationError
 from momentum.testing import Server, install_pgtap, running_server, servers
 from momentum.testing.servers import MEMORY, apply_stand_in, place_in_memory

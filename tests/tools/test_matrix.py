@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.testing import Server
 from tools import matrix
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from momentum import grants
 from momentum.base import auth_users
-from momentum.connect.engine import as_text
+from momentum.connect.url import as_text
 from momentum.models import Base, MotivationJournal
 from momentum.testing import install_pgtap
 from tests.pgtap.scripts import run_script, without_transaction

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.engine import as_text, execute_script
+from momentum.connect.engine import execute_script
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.url import as_text
 from momentum.errors import NotMigratedError, VerificationError
 from momentum.migrate.config import SCORES
 from momentum.models import Base, DailyMomentumScore

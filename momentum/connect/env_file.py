@@ -1,0 +1,172 @@
+"""Where the database's URL and the operator's key come from: an option, the environment, the env file."""
+
+import datetime
+import logging
+import os
+import stat
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from momentum.connect.environment import DEFAULT_ENV_FILE, ENV_FILE_VARIABLES, SERVICE_ROLE_KEY, URL_VARIABLES
+from momentum.connect.supabase import database_url, is_supabase, objection_to_key, project_named, project_of
+from momentum.connect.url import parse_url
+from momentum.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+# What Supabase's dashboard writes where the password belongs.
+TO_FILL_IN = "[YOUR-PASSWORD]"
+
+log = logging.getLogger("momentum.database")
+
+
+class EnvFile:
+    """The operator's env file, read when a value of it is asked for.
+
+    Args:
+        name: The file if one was named; it must exist then. Otherwise the default one, if it exists.
+        warn: What is done with a warning.
+    """
+
+    def __init__(self, name: str | None = None, warn: Callable[[str], None] = log.warning) -> None:
+        self._name = name
+        self._warn = warn
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the file is.
+
+        Raises:
+            ConfigurationError: In a home directory that doesn't exist.
+        """
+        try:
+            return Path(DEFAULT_ENV_FILE if self._name is None else self._name).expanduser()
+        except RuntimeError:
+            raise ConfigurationError(f"There is no home directory for the env file {self._name}.") from None
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """What the file says, nothing if it does not exist and was not named.
+
+        Raises:
+            ConfigurationError: It was named and is missing, or cannot be read.
+        """
+        from dotenv import dotenv_values  # here, because most callers have no such file
+
+        # A line that it cannot read is skipped, as the shell would not; that needs no line of its own.
+        logging.getLogger("dotenv").setLevel(logging.ERROR)
+        try:
+            with self.path.open(encoding="utf-8") as stream:
+                if os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                    self._warn(f"The env file {self} can be read by other users of this machine; chmod 600 {self}.")
+                return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}
+        except FileNotFoundError:
+            if self._name is None:
+                return {}
+            raise ConfigurationError(f"There is no env file {self}; name another with --env-file.") from None
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from None
+
+    def url(self) -> "URL | None":
+        """Return the database's URL that the file has, or that its password and its project make.
+
+        Raises:
+            ConfigurationError: What it has is not the URL of a Postgres database, or makes none.
+        """
+        for name in ENV_FILE_VARIABLES:
+            if self.values.get(name):
+                url = parse_url(self.values[name], f"{name} in {self}")
+                if url.password not in (None, "", TO_FILL_IN):
+                    return url
+                if password := self.values.get("SUPABASE_DB_PASSWORD"):
+                    return url.set(password=password)
+                if url.password == TO_FILL_IN:
+                    raise ConfigurationError(
+                        f"{name} in {self} has {TO_FILL_IN} for a password; fill it in, or write it as "
+                        "SUPABASE_DB_PASSWORD."
+                    )
+                return url
+        if self.values.get("SUPABASE_DB_PASSWORD"):
+            return parse_url(database_url(self.values, str(self)), f"SUPABASE_DB_HOST in {self}")
+        return None
+
+
+def find_url(
+    given: str | None,
+    *,
+    option: str,
+    env_file: EnvFile | str | None = None,
+    use_env_file: bool = True,
+    environ: Mapping[str, str] = os.environ,
+) -> "URL":
+    """Return the URL from the option, the environment or the env file, the first of these that has one.
+
+    Args:
+        given: What the option says, if it was used. Empty is an error: where a script's variable was not set, no other
+            database may take its place.
+        option: What the option is called, such as ``-x url=``, for errors.
+        env_file: The env file, or its name if one was named; it must exist then. Otherwise the default one, if it
+            exists.
+        use_env_file: False where a URL from the env file would be too easy a way to a production database.
+        environ: The environment.
+
+    Raises:
+        ConfigurationError: No URL was found, or what was found is not one of Postgres.
+    """
+    if given is not None:
+        return parse_url(given, option)
+    for name in URL_VARIABLES:
+        if environ.get(name):
+            return parse_url(environ[name], name)
+    ways = [f"{option} or set {' or '.join(URL_VARIABLES)}"]
+    if use_env_file:
+        file = env_file if isinstance(env_file, EnvFile) else EnvFile(env_file)
+        if url := file.url():
+            return url
+        ways.append(f"write {ENV_FILE_VARIABLES[0]} into {file}")
+    raise ConfigurationError(f"No database URL: give {', or '.join(ways)}.")
+
+
+def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a database of Supabase's unless the operator holds its project's service-role key.
+
+    The key is looked at and sent nowhere: the database's own user does the work. No connection is made here. Nothing is
+    asked for a database that is not Supabase's.
+
+    Args:
+        url: The database that is going to be changed.
+        env_file: Where the key stands, beside SUPABASE_URL.
+        environ: The environment, which beats the env file.
+
+    Raises:
+        ConfigurationError: The key is missing, not a service-role key, another project's or expired. The message says
+            which, and repeats no part of the key.
+    """
+    if not is_supabase(url):
+        return
+    project = project_of(url)
+    if project is None:
+        raise ConfigurationError(
+            "The database's URL doesn't tell which Supabase project it belongs to, so that its service-role key cannot "
+            "be checked; through a pooler the user is postgres.REFERENCE."
+        )
+    values = {**env_file.values, **{name: text for name, text in environ.items() if text}}
+    key = values.get(SERVICE_ROLE_KEY, "").strip()
+    if not key:
+        raise ConfigurationError(
+            f"Supabase project {project} may be changed by who holds its service-role key only: write it as "
+            f"{SERVICE_ROLE_KEY} into {env_file}."
+        )
+    named = project_named(values.get("SUPABASE_URL", ""))
+    if named not in (None, project):
+        raise ConfigurationError(
+            f"SUPABASE_URL is of project {named}, and the database is of project {project}; they belong together."
+        )
+    if reason := objection_to_key(key, project, datetime.datetime.now(datetime.UTC)):
+        raise ConfigurationError(f"{SERVICE_ROLE_KEY} {reason}; take the service-role key of project {project}.")

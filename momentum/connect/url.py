@@ -1,0 +1,106 @@
+"""A database's URL as text: read, described and written without its password."""
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from momentum.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+TRANSACTION_POOLER_PORT = "6543"
+
+
+def parse_url(text: str, origin: str) -> "URL":
+    """Return a URL for psycopg 3 from ``postgresql://`` or ``postgres://``, which Supabase prints.
+
+    Args:
+        text: The URL as it was given.
+        origin: Where it was given, for the error, which never repeats the URL, because it may hold a password.
+
+    Raises:
+        ConfigurationError: It is not the URL of a Postgres database, or one for another driver.
+    """
+    try:
+        url = make_url(text.strip())
+    except (ArgumentError, ValueError):
+        url = None
+    known = ("postgresql", "postgres", "postgresql+psycopg")
+    if url is not None and url.drivername.startswith("postgresql+") and url.drivername not in known:
+        raise ConfigurationError(
+            f"The database URL from {origin} names another driver than psycopg, version 3, which is used here; write "
+            "it without one: postgresql://USER:PASSWORD@HOST:PORT/NAME."
+        )
+    if url is None or url.drivername not in known or not url.database:
+        raise ConfigurationError(
+            f"The database URL from {origin} is not one of Postgres; it reads "
+            "postgresql://USER:PASSWORD@HOST:PORT/NAME."
+        )
+    if "@" in (url.host or ""):
+        raise ConfigurationError(f"The database URL from {origin} has two @; one in the password is written %40.")
+    # The driver would take these from the query, and what we print before anything happens would not be true.
+    twice = [name for name, value in (("host", url.host), ("port", url.port)) if value and name in url.query]
+    twice += [name for name in ("dbname", "hostaddr") if name in url.query]
+    if twice:
+        raise ConfigurationError(
+            f"The database URL from {origin} says {' and '.join(twice)} in its query too; say it once, before the ?."
+        )
+    return url.set(drivername="postgresql+psycopg")
+
+
+def describe(url: "URL") -> str:
+    """Return host, port and database of a URL, never its user or password."""
+    hosts = [url.host] if url.host else ",".join(all_of(url, "host")).split(",")
+    ports = [str(url.port)] if url.port else ",".join(all_of(url, "port")).split(",")
+    servers = [f"[{host}]" if host.count(":") > 1 else host or "local socket" for host in hosts]
+    if len(ports) == 1 and not any(host.count(":") == 1 for host in hosts):
+        # One port for all of them; a host of several may also bring its own.
+        return f"{','.join(servers)}:{ports[0] or 5432}/{url.database}"
+    named = [f"{host}:{port}" if port else host for host, port in zip_longest(servers, ports, fillvalue="")]
+    return f"{','.join(named)}/{url.database}"
+
+
+def is_transaction_pooler(url: "URL") -> bool:
+    """Tell whether a URL leads to a transaction pooler, by its port, which is Supabase's."""
+    ports = [str(url.port), *",".join(all_of(url, "port")).split(",")]
+    ports += [host.rpartition(":")[2] for host in ",".join(all_of(url, "host")).split(",")]
+    return TRANSACTION_POOLER_PORT in ports
+
+
+def refuse_transaction_pooler(url: "URL") -> None:
+    """Refuse a URL that leads to a transaction pooler: it gives every transaction another session of the server.
+
+    Timeouts, advisory locks and CREATE INDEX CONCURRENTLY rest on a session.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    if is_transaction_pooler(url):
+        raise ConfigurationError(
+            f"Port {TRANSACTION_POOLER_PORT} is a transaction pooler, through which a database cannot be migrated; "
+            "use port 5432 of the same host, where sessions are kept."
+        )
+
+
+def all_of(url: "URL", name: str) -> tuple[str, ...]:
+    """Return every value of an option in a URL's query."""
+    value = url.query.get(name, ())
+    return (value,) if isinstance(value, str) else value
+
+
+def as_text(url: "URL") -> str:
+    """Return a URL as libpq and other programs read it, password included, which belongs into no log."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def redact(text: str, url: "URL") -> str:
+    """Return the first line of a text with the URL's passwords blotted out, should a library have echoed one."""
+    line = text.strip().partition("\n")[0]
+    for password in (url.password, *all_of(url, "password"), *all_of(url, "sslpassword")):
+        if password:
+            line = line.replace(password, "***").replace(quote(password, safe=""), "***")
+    return line

@@ -1,0 +1,74 @@
+"""The connection: its arguments, and what the driver's errors become."""
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import make_url
+
+from momentum.connect.engine import connect_arguments, connection_errors, execute_script
+from momentum.connect.url import parse_url
+from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
+from tests.server import engine_of
+
+SECRET = "s3cret"
+
+
+def errors_of(url: sa.URL, sql: str = "select 1") -> MomentumError:
+    engine = engine_of(url)
+    with pytest.raises(MomentumError) as raised, connection_errors(url), engine.connect() as connection:
+        connection.execute(sa.text(sql))
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert raised.value.__suppress_context__
+    return raised.value
+
+
+def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
+    unreachable = errors_of(parse_url(f"postgresql://me:{SECRET}@127.0.0.1:1/app", "a test"))
+    assert type(unreachable) is DatabaseUnreachableError
+    assert "127.0.0.1:1/app cannot be reached" in str(unreachable)
+    missing = errors_of(supabase_url.set(database="no_such_database"))
+    assert type(missing) is DatabaseUnreachableError
+    refused = errors_of(supabase_url, "select no_such_column")
+    assert type(refused) is MomentumError
+    assert 'column "no_such_column" does not exist' in str(refused)
+    lost = errors_of(supabase_url, "select pg_terminate_backend(pg_backend_pid())")
+    assert type(lost) is DatabaseUnreachableError
+    misspelt = errors_of(supabase_url.update_query_dict({"sslmod": SECRET}))
+    assert type(misspelt) is ConfigurationError
+    assert "sslmod" in str(misspelt)
+
+
+def test_a_connection_says_who_it_is_and_gives_up_in_time(supabase_url: sa.URL) -> None:
+    with engine_of(supabase_url).connect() as connection:
+        assert connection.scalar(sa.text("show application_name")) == "momentum-tests"
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        assert driver.info.get_parameters()["connect_timeout"] == "10"
+    own = supabase_url.update_query_dict({"application_name": "own", "connect_timeout": "3"})
+    with engine_of(own).connect() as connection:
+        assert connection.scalar(sa.text("show application_name")) == "own"
+
+
+@pytest.mark.parametrize(
+    ("text", "pooler"),
+    [
+        ("postgresql://me@db.example/app", False),
+        ("postgresql://me@db.example:5432/app", False),
+        ("postgresql://me@db.example:6543/app", True),
+        ("postgresql://me@/app?host=db.example&port=6543", True),
+        ("postgresql://me@/app?host=one:5432&host=two:6543", True),
+    ],
+)
+def test_no_statement_is_prepared_behind_a_transaction_pooler(text: str, pooler: bool) -> None:
+    arguments = connect_arguments(make_url(text), "momentum-tests")
+    assert arguments == {
+        "connect_timeout": 10,
+        "application_name": "momentum-tests",
+        **({"prepare_threshold": None} if pooler else {}),
+    }
+
+
+def test_a_script_is_executed_letter_by_letter(supabase_url: sa.URL) -> None:
+    with engine_of(supabase_url).begin() as connection:
+        execute_script(connection, "create table t (a text); insert into t values ('100 % :of %s %(x)s')")
+        assert connection.scalar(sa.text("select a from t")) == "100 % :of %s %(x)s"
