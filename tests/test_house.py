@@ -23,19 +23,25 @@ ROOT = SCRIPTS.parent
 SOURCES = sorted((ROOT / "momentum").rglob("*.py"))
 REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
 
-# A wing or module imports from the lines above its own, and within its own wing from the modules that stand above it.
+# From the ground up: a wing or module imports from lines below its own, and within itself.
 LAYERS = [
     {"errors", "wording"},
     {"types"},
     {"base"},
     {"mixins"},
     {"deletion", "grants", "models"},
-    {"command", "connect", "scores"},
+    {"scores"},
+    {"connect"},
+    {"command"},
     {"inventory"},
     {"verify"},
     {"migrate"},
     {"backfill"},
+    {"testing"},
 ]
+
+# The same for the modules of a wing. The wing's own `__init__` offers some of them, and is imported by none.
+WINGS = {"connect": ["environment", "url", "supabase", "env_file", "engine"]}
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -46,7 +52,9 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively; write the whole name, so that a search finds it"
             module = str(node.module)
-            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "momentum" else [module]
+            # `from momentum.connect import engine` names a module, too.
+            package = (ROOT / module.replace(".", "/") / "__init__.py").exists()
+            yield from (f"{module}.{alias.name}" for alias in node.names) if package else [module]
 
 
 def part_of(name: str) -> str | None:
@@ -64,16 +72,26 @@ def test_imports_run_one_way(path: Path) -> None:
         if part == "__init__":
             offered = ("base", "deletion", "migrate", "models")
             assert imported in offered, f"`import momentum` offers models and helpers for services, not {imported}"
-        elif part == "testing":
-            assert imported != "backfill", "other services use momentum.testing without the command"
-        else:
-            assert imported != "testing", f"{path.name} imports momentum.testing, which is for tests only"
-            assert part in rank, f"{path.name} has no place in LAYERS; give it one, so that imports stay one-way"
-            assert rank[imported] <= rank[part], f"{part} imports {imported}, which is above it; turn it round"
-            light = part in {*LAYERS[5], "backfill"} and imported in ("inventory", "models")
-            assert not light, (
-                f"{part} imports {imported}; programs that only connect or fill should not load the models"
-            )
+            continue
+        assert part in rank, f"{path.name} has no place in LAYERS; give it one, so that imports stay one-way"
+        assert imported == part or rank[imported] < rank[part], (
+            f"{part} imports {imported}, not below it; turn it round"
+        )
+        assert (part, imported) != ("testing", "backfill"), "other services use momentum.testing without the command"
+        light = part in {"scores", "connect", "command", "backfill"} and imported in {"inventory", "models"}
+        assert not light, f"{part} imports {imported}; programs that only connect or fill should not load the models"
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_imports_run_one_way_within_a_wing(wing: str) -> None:
+    order = WINGS[wing]
+    modules = {path.stem: path for path in (ROOT / "momentum" / wing).glob("*.py")}
+    assert set(modules) == {"__init__", *order}, f"each module of {wing} has its place in WINGS, and no other has one"
+    for position, name in enumerate(order):
+        prefix = f"momentum.{wing}."
+        named = [imported for imported in imports_of(modules[name]) if f"{imported}.".startswith(prefix)]
+        upwards = {imported.removeprefix(prefix).split(".")[0] for imported in named} - set(order[:position])
+        assert not upwards, f"{wing}/{name}.py imports {', '.join(upwards)}, not below it; turn it round"
 
 
 @pytest.mark.parametrize("path", [*SOURCES, SCRIPTS / "env.py"], ids=lambda path: str(path.relative_to(ROOT)))

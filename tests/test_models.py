@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+import momentum.connect
 from momentum import Base, DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal
 from momentum.errors import ReadOnlyError
 from momentum.testing import Server
@@ -378,6 +379,13 @@ def test_importing_the_package_loads_nothing_but_the_package() -> None:
     assert not loaded & {"sqlalchemy", "alembic", "psycopg", "typer", "rich"}
 
 
+def test_momentum_connect_offers_as_text_and_loads_sqlalchemy_no_sooner() -> None:
+    assert "sqlalchemy" not in modules_after("import momentum.connect, momentum.connect.environment")
+    assert momentum.connect.as_text(sa.make_url("postgresql+psycopg://me:pw@db/app")) == "postgresql://me:pw@db/app"
+    with pytest.raises(AttributeError, match=r"'momentum\.connect' has no attribute 'as_txt'"):
+        momentum.connect.as_txt  # noqa: B018
+
+
 @pytest.mark.slow
 def test_importing_the_models_loads_sqlalchemy_and_our_modules_only() -> None:
     """Nothing of Alembic, the command, the driver or the tests' servers; `make import-cost` has the figure."""
@@ -389,8 +397,6 @@ def test_importing_the_models_loads_sqlalchemy_and_our_modules_only() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    import momentum
-
     with pytest.raises(AttributeError, match="'momentum' has no attribute 'Momentum'"):
         momentum.Momentum  # noqa: B018
     assert set(momentum.__all__) == set(dir(momentum))

@@ -15,17 +15,17 @@ from momentum.errors import ConfigurationError, DatabaseUnreachableError, Moment
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
-# Seconds until an attempt to connect is given up, so that a wrong host is an error and not a wait.
+# Seconds after which an attempt to connect is given up: a wrong host is an error, not a wait.
 CONNECT_TIMEOUT = 10
 
-# A psycopg error with no SQLSTATE, or of class 08 or 57P, has lost its connection or never had one.
+# An error of psycopg's without an SQLSTATE, or of class 08 or 57P, has lost its connection or never had one.
 LOST_CONNECTION = ("08", "57P")
 
 INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
-    """Return what the driver is told when it connects, beside the URL; what the URL says itself is left to it.
+    """Return the driver's arguments besides the URL, which takes precedence.
 
     Behind a transaction pooler no statement is prepared, because the next transaction may have another session.
     """
@@ -35,26 +35,26 @@ def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
 
 
 def create_engine(url: "URL", application_name: str) -> "Engine":
-    """Return an engine that opens a connection when one is asked for and closes it after, with TLS to Supabase."""
+    """Return an engine that opens a connection for each use and closes it afterwards, with TLS to Supabase."""
     return sqlalchemy.create_engine(
         require_tls(url),
         poolclass=NullPool,
         hide_parameters=True,
-        # No column of ours is one, and to look for the type costs every engine a round trip.
+        # No column of ours is one, and looking for the type costs every engine a round trip.
         use_native_hstore=False,
         connect_args=connect_arguments(url, application_name),
     )
 
 
 def execute_script(connection: "Connection", sql: str) -> None:
-    """Execute a script of several statements, as it is: SQLAlchemy would look for parameters in it."""
+    """Execute a script of several statements as it is: SQLAlchemy would look for parameters in it."""
     driver_connection = connection.connection.driver_connection
     assert driver_connection is not None
     driver_connection.execute(sql)
 
 
 def lost_connection(error: DBAPIError) -> bool:
-    """Tell whether an error means that there is no connection (any more)."""
+    """Return whether an error means that there is no connection, or no longer one."""
     code = getattr(error.orig, "sqlstate", None)
     return error.connection_invalidated or code is None or code.startswith(LOST_CONNECTION)
 

@@ -28,7 +28,7 @@ class EnvFile:
 
     Args:
         name: The file if one was named; it must exist then. Otherwise the default one, if it exists.
-        warn: What is done with a warning.
+        warn: Called with each warning.
     """
 
     def __init__(self, name: str | None = None, warn: Callable[[str], None] = log.warning) -> None:
@@ -40,10 +40,10 @@ class EnvFile:
 
     @cached_property
     def path(self) -> Path:
-        """Where the file is.
+        """The file's path.
 
         Raises:
-            ConfigurationError: In a home directory that doesn't exist.
+            ConfigurationError: It is in a home directory that doesn't exist.
         """
         try:
             return Path(DEFAULT_ENV_FILE if self._name is None else self._name).expanduser()
@@ -52,14 +52,14 @@ class EnvFile:
 
     @cached_property
     def values(self) -> dict[str, str]:
-        """What the file says, nothing if it does not exist and was not named.
+        """The file's variables; none if it does not exist and was not named.
 
         Raises:
             ConfigurationError: It was named and is missing, or cannot be read.
         """
         from dotenv import dotenv_values  # here, because most callers have no such file
 
-        # A line that it cannot read is skipped, as the shell would not; that needs no line of its own.
+        # dotenv skips a line that it cannot read, and logs a warning for each; nobody asked for those.
         logging.getLogger("dotenv").setLevel(logging.ERROR)
         try:
             with self.path.open(encoding="utf-8") as stream:
@@ -74,10 +74,10 @@ class EnvFile:
             raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from None
 
     def url(self) -> "URL | None":
-        """Return the database's URL that the file has, or that its password and its project make.
+        """Return the database's URL from the file, or one made from its project and password.
 
         Raises:
-            ConfigurationError: What it has is not the URL of a Postgres database, or makes none.
+            ConfigurationError: It is not the URL of a Postgres database, or none can be made.
         """
         for name in ENV_FILE_VARIABLES:
             if self.values.get(name):
@@ -108,16 +108,16 @@ def find_url(
     """Return the URL from the option, the environment or the env file, the first of these that has one.
 
     Args:
-        given: What the option says, if it was used. Empty is an error: where a script's variable was not set, no other
+        given: The option's value, if it was used. Empty is an error: if a script's variable was not set, no other
             database may take its place.
-        option: What the option is called, such as ``-x url=``, for errors.
+        option: The option's name, such as ``-x url=``, for errors.
         env_file: The env file, or its name if one was named; it must exist then. Otherwise the default one, if it
             exists.
         use_env_file: False where a URL from the env file would be too easy a way to a production database.
         environ: The environment.
 
     Raises:
-        ConfigurationError: No URL was found, or what was found is not one of Postgres.
+        ConfigurationError: No URL was found, or it is not one of Postgres.
     """
     if given is not None:
         return parse_url(given, option)
@@ -129,7 +129,7 @@ def find_url(
         file = env_file if isinstance(env_file, EnvFile) else EnvFile(env_file)
         if url := file.url():
             return url
-        ways.append(f"write {ENV_FILE_VARIABLES[0]} into {file}")
+        ways.append(f"write {ENV_FILE_VARIABLES[0]} in {file}")
     raise ConfigurationError(f"No database URL: give {', or '.join(ways)}.")
 
 
@@ -141,8 +141,8 @@ def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, 
 
     Args:
         url: The database that is going to be changed.
-        env_file: Where the key stands, beside SUPABASE_URL.
-        environ: The environment, which beats the env file.
+        env_file: The file with the key and SUPABASE_URL.
+        environ: The environment, which takes precedence over the env file.
 
     Raises:
         ConfigurationError: The key is missing, not a service-role key, another project's or expired. The message says
@@ -153,15 +153,15 @@ def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, 
     project = project_of(url)
     if project is None:
         raise ConfigurationError(
-            "The database's URL doesn't tell which Supabase project it belongs to, so that its service-role key cannot "
+            "The database's URL doesn't say which Supabase project it belongs to, so its service-role key cannot "
             "be checked; through a pooler the user is postgres.REFERENCE."
         )
     values = {**env_file.values, **{name: text for name, text in environ.items() if text}}
     key = values.get(SERVICE_ROLE_KEY, "").strip()
     if not key:
         raise ConfigurationError(
-            f"Supabase project {project} may be changed by who holds its service-role key only: write it as "
-            f"{SERVICE_ROLE_KEY} into {env_file}."
+            f"Supabase project {project} may be changed only with its service-role key: write it as "
+            f"{SERVICE_ROLE_KEY} in {env_file}."
         )
     named = project_named(values.get("SUPABASE_URL", ""))
     if named not in (None, project):

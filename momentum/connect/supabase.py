@@ -1,4 +1,4 @@
-"""What is Supabase's own: which project a database belongs to, its URL, TLS, and the operator's service-role key."""
+"""A project on Supabase: which one a database belongs to, its URL, TLS, and its service-role key."""
 
 import datetime
 import os
@@ -11,13 +11,13 @@ from momentum.errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# Projects' databases stand at db.<reference>.supabase.co, poolers at <region>.pooler.supabase.com.
+# A project's database is at db.<reference>.supabase.co, its poolers are at <region>.pooler.supabase.com.
 HOST = re.compile(r"(.+\.)?supabase\.(co|com|in|net)")
 DIRECT_HOST = re.compile(r"db\.([a-z0-9]+)\.supabase\.(?:co|in|net)")
 POOLER_HOST = re.compile(r"(.+\.)?pooler\.supabase\.com")
 PROJECT_URL = re.compile(r"https://([a-z0-9]+)\.supabase\.(?:co|in|net)/?")
 
-# What asks for as much as sslmode=require, or for more.
+# sslmode=require, and the modes that ask for more.
 STRICT_TLS = ("require", "verify-ca", "verify-full")
 
 SECRET_KEY = re.compile(r"sb_secret_[\w-]+")
@@ -25,7 +25,7 @@ PUBLISHABLE_KEY = "sb_publishable_"
 
 
 def value_of(url: "URL", name: str, variable: str) -> str:
-    """Return an option from a URL's query, or what libpq takes from the environment where the URL doesn't say it."""
+    """Return an option from a URL's query, or the environment's, which libpq takes if the URL has none."""
     return ",".join(url.normalized_query.get(name, ())) or os.environ.get(variable, "")
 
 
@@ -36,14 +36,14 @@ def hosts(url: "URL") -> list[str]:
 
 
 def is_supabase(url: "URL") -> bool:
-    """Tell whether a database is hosted by Supabase. A stack on one's own machine is not."""
+    """Return whether a database is hosted by Supabase. A local stack is not."""
     return any(HOST.fullmatch(host) for host in hosts(url))
 
 
 def project_of(url: "URL") -> str | None:
-    """Return the reference of the project that a database belongs to; nothing where the URL doesn't tell of one.
+    """Return the reference of the project that a database belongs to; None if the URL has none.
 
-    The direct host has it in its name, a pooler is told by the user, ``postgres.<reference>``.
+    The direct host has it in its name; a pooler finds the project by the user, ``postgres.<reference>``.
     """
     found = set()
     user = url.username or value_of(url, "user", "PGUSER")
@@ -58,7 +58,7 @@ def project_of(url: "URL") -> str | None:
 
 
 def project_named(project_url: str) -> str | None:
-    """Return the reference in SUPABASE_URL; nothing where a domain of the project's own hides it."""
+    """Return the reference in SUPABASE_URL; None if a domain of the project's own hides it."""
     match = PROJECT_URL.fullmatch(project_url.strip().lower())
     return match[1] if match else None
 
@@ -67,9 +67,9 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
     """Return the URL of a project's database from SUPABASE_URL and SUPABASE_DB_PASSWORD.
 
     Args:
-        values: What the env file has, SUPABASE_DB_PASSWORD among it. SUPABASE_DB_HOST may name the session pooler, for
-            machines that can't reach the direct host, which has an IPv6 address only.
-        origin: Where that was found, for the error.
+        values: The env file's variables, with SUPABASE_DB_PASSWORD. SUPABASE_DB_HOST may name the session pooler, for
+            machines that can't reach the direct host, which has only an IPv6 address.
+        origin: Where they were found, for the error.
 
     Raises:
         ConfigurationError: SUPABASE_URL is missing, or has no reference in it.
@@ -79,8 +79,8 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
     project = project_named(values.get("SUPABASE_URL", ""))
     if project is None:
         raise ConfigurationError(
-            f"SUPABASE_DB_PASSWORD in {origin} needs SUPABASE_URL=https://REFERENCE.supabase.co beside it, or write "
-            "the whole URL as SUPABASE_DB_URL."
+            f"SUPABASE_DB_PASSWORD in {origin} needs SUPABASE_URL=https://REFERENCE.supabase.co next to it; or "
+            "write the whole URL as SUPABASE_DB_URL."
         )
     host = values.get("SUPABASE_DB_HOST", f"db.{project}.supabase.co")
     user = f"postgres.{project}" if POOLER_HOST.fullmatch(host.lower()) else "postgres"
@@ -89,9 +89,9 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
 
 
 def require_tls(url: "URL") -> "URL":
-    """Return the URL with ``sslmode=require`` where it leads to Supabase and nobody has asked for more."""
+    """Return the URL with ``sslmode=require`` if it leads to Supabase and asks for less."""
     sslmode = value_of(url, "sslmode", "PGSSLMODE")
-    # With the system's certificates libpq verifies of its own accord, and refuses to do less.
+    # With the system's certificates libpq verifies on its own, and refuses to do less.
     verifies = not sslmode and value_of(url, "sslrootcert", "PGSSLROOTCERT") == "system"
     if not is_supabase(url) or sslmode in STRICT_TLS or verifies:
         return url
@@ -99,18 +99,18 @@ def require_tls(url: "URL") -> "URL":
 
 
 def objection_to_key(key: str, project: str, now: datetime.datetime) -> str | None:
-    """Return what is wrong with a key, as the end of a sentence that repeats no part of it; nothing if all is well.
+    """Return what is wrong with a key, as the end of a sentence that repeats no part of it; None if it is right.
 
     Args:
-        key: A secret key, or a JWT as it was before those. A secret key does not tell of which project it is. The
-            JWT's signature can't be verified without the project's secret; that is not what this check is for.
+        key: A secret key, or a JWT as it was before those. A secret key does not say which project it is for. The
+            JWT's signature can't be verified without the project's secret; this check is not for that.
         project: The reference of the database's project.
-        now: The time at which the key must still hold.
+        now: The time at which the key must still be valid.
     """
     if SECRET_KEY.fullmatch(key):
         return None
     if key.startswith(PUBLISHABLE_KEY):
-        return "is a publishable key, which everybody may have, and not a secret one"
+        return "is a publishable key, which anyone may have, and not a secret one"
 
     import jwt  # here, because most callers meet no such key
 
@@ -119,11 +119,11 @@ def objection_to_key(key: str, project: str, now: datetime.datetime) -> str | No
     except jwt.PyJWTError:
         return "is neither a secret key nor a JWT"
     if claims.get("role") == "anon":
-        return "is the anon key, which everybody may have: its role is anon and not service_role"
+        return "is the anon key, which anyone may have: its role is anon and not service_role"
     if claims.get("role") != "service_role":
-        return "has another role than service_role"
+        return "has a role other than service_role"
     if claims.get("ref") != project:
-        return "belongs to another project than the database"
+        return "belongs to a project other than the database's"
     try:
         expires = datetime.datetime.fromtimestamp(claims["exp"], datetime.UTC)
     except KeyError:

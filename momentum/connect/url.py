@@ -20,7 +20,7 @@ def parse_url(text: str, origin: str) -> "URL":
 
     Args:
         text: The URL as it was given.
-        origin: Where it was given, for the error, which never repeats the URL, because it may hold a password.
+        origin: Where it came from, for the error, which never repeats the URL: it may hold a password.
 
     Raises:
         ConfigurationError: It is not the URL of a Postgres database, or one for another driver.
@@ -42,7 +42,7 @@ def parse_url(text: str, origin: str) -> "URL":
         )
     if "@" in (url.host or ""):
         raise ConfigurationError(f"The database URL from {origin} has two @; one in the password is written %40.")
-    # The driver would take these from the query, and what we print before anything happens would not be true.
+    # The driver would take these from the query, and the database that we announce would be another one.
     twice = [name for name, value in (("host", url.host), ("port", url.port)) if value and name in url.query]
     twice += [name for name in ("dbname", "hostaddr") if name in url.query]
     if twice:
@@ -65,7 +65,7 @@ def describe(url: "URL") -> str:
 
 
 def is_transaction_pooler(url: "URL") -> bool:
-    """Tell whether a URL leads to a transaction pooler, by its port, which is Supabase's."""
+    """Return whether a URL leads to a transaction pooler: one of Supabase's, by its port."""
     ports = [str(url.port), *",".join(all_of(url, "port")).split(",")]
     ports += [host.rpartition(":")[2] for host in ",".join(all_of(url, "host")).split(",")]
     return TRANSACTION_POOLER_PORT in ports
@@ -74,7 +74,7 @@ def is_transaction_pooler(url: "URL") -> bool:
 def refuse_transaction_pooler(url: "URL") -> None:
     """Refuse a URL that leads to a transaction pooler: it gives every transaction another session of the server.
 
-    Timeouts, advisory locks and CREATE INDEX CONCURRENTLY rest on a session.
+    Timeouts, advisory locks and CREATE INDEX CONCURRENTLY depend on a session.
 
     Raises:
         ConfigurationError: It does.
@@ -93,7 +93,7 @@ def all_of(url: "URL", name: str) -> tuple[str, ...]:
 
 
 def as_text(url: "URL") -> str:
-    """Return a URL as libpq and other programs read it, password included, which belongs into no log."""
+    """Return a URL as libpq and other programs read it, password included: it belongs in no log."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 

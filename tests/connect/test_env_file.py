@@ -61,7 +61,7 @@ def test_the_default_file_stands_in_the_home_and_need_not_be_there(
     with pytest.raises(ConfigurationError) as refusal:
         find_url(None, option="-x url=", environ={})
     assert str(refusal.value) == (
-        "No database URL: give -x url= or set MOMENTUM_DATABASE_URL or DATABASE_URL, or write SUPABASE_DB_URL into "
+        "No database URL: give -x url= or set MOMENTUM_DATABASE_URL or DATABASE_URL, or write SUPABASE_DB_URL in "
         f"{tmp_path}/.bee_secrets/supabase.env."
     )
     (tmp_path / ".bee_secrets").mkdir()
@@ -166,6 +166,6 @@ def test_the_key_and_its_file_are_looked_at_for_supabase_only(tmp_path: Path, mo
     with pytest.raises(ConfigurationError, match="There is no env file"):
         check_service_role_key(make_url(DIRECT), missing, environ={})
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigurationError, match=rf"into {tmp_path}/.bee_secrets/supabase.env\.$"):
+    with pytest.raises(ConfigurationError, match=rf"in {tmp_path}/.bee_secrets/supabase.env\.$"):
         check_service_role_key(make_url(DIRECT), EnvFile(), environ={})
     check_service_role_key(make_url(DIRECT), EnvFile(), environ={"SUPABASE_SERVICE_ROLE_KEY": f" {GOOD}\n"})

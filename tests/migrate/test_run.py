@@ -93,7 +93,7 @@ def test_a_downgrade_wants_its_url_said_aloud(url: sa.URL, tmp_path: Path) -> No
 @pytest.mark.parametrize("arguments", [["upgrade", "head"], ["current"]])
 def test_without_a_url_the_ways_to_give_one_are_named(tmp_path: Path, arguments: list[str]) -> None:
     message = error_of(program(*arguments, home=tmp_path), 2)
-    for way in ["-x url=", "MOMENTUM_DATABASE_URL", "DATABASE_URL", f"SUPABASE_DB_URL into {tmp_path}/.bee_secrets"]:
+    for way in ["-x url=", "MOMENTUM_DATABASE_URL", "DATABASE_URL", f"SUPABASE_DB_URL in {tmp_path}/.bee_secrets"]:
         assert way in message
 
 
