@@ -1,9 +1,19 @@
 """The naming convention, the two MetaData and the base of the models."""
 
 import uuid
+from typing import Any, ClassVar, dataclass_transform
 
-from sqlalchemy import UUID, Column, MetaData, Table
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import (
+    UUID,
+    Column,
+    ForeignKeyConstraint,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    inspect,
+)
+from sqlalchemy.orm import DeclarativeBase, MappedAsDataclass, mapped_column, relationship
 
 # Every constraint and index gets its name from here, so that errors, tests and drops read well. A CHECK is named by
 # hand.
@@ -28,12 +38,38 @@ auth_users = Table(
 )
 
 
-class Base(DeclarativeBase):
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(mapped_column, relationship))
+class Promise(MappedAsDataclass, kw_only=True, eq=False, repr=False):
+    """Base of what a table promises: its columns are arguments of the constructor, by name and typed.
+
+    A column that may be left out says ``default=None``: it is then not sent, and the server's default holds.
+    """
+
+
+class Base(Promise, DeclarativeBase):
     """Base of the models.
 
     The tables carry no schema name: ``public`` is the first schema of the search path, and naming it would make
     ``alembic check`` see every table twice.
     """
 
+    __table__: ClassVar[Table]
+
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {uuid.UUID: UUID()}  # noqa: RUF012 - SQLAlchemy reads it as a plain attribute
+
+    def __repr__(self) -> str:
+        """Show what identifies the row: the columns of its keys and indexes, as far as they are loaded.
+
+        Nothing that a user has written is in a key or an index, so that a log may hold it.
+        """
+        mapper, loaded = inspect(type(self)), inspect(self).dict
+        names = [mapper.get_property_by_column(column).key for column in identifying_columns(self.__table__)]
+        return f"{type(self).__name__}({', '.join(f'{name}={loaded[name]}' for name in names if name in loaded)})"
+
+
+def identifying_columns(table: Table) -> list[Column[Any]]:
+    """Return the columns of a table's keys and indexes, in the table's order."""
+    keys = (PrimaryKeyConstraint, UniqueConstraint, ForeignKeyConstraint)
+    parts = [*(key for key in table.constraints if isinstance(key, keys)), *table.indexes]
+    return [column for column in table.columns if any(column.key in part.columns for part in parts)]

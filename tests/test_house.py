@@ -1,6 +1,7 @@
 """The rules of this house, each with the reason why."""
 
 import ast
+import inspect
 import json
 import re
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic.script import Script
+from sqlalchemy.orm import Mapper
 
 from momentum.migrate.config import SCRIPTS
 from momentum.models import Base
@@ -172,6 +174,18 @@ def test_the_models_explain_themselves(table: sa.Table) -> None:
         assert column.comment, f"{table.name}.{column.name} has no comment"
     for check in table.constraints:
         assert not isinstance(check, sa.CheckConstraint) or check.name, f"{table.name} has a CHECK without a name"
+
+
+@pytest.mark.parametrize("mapper", sorted(Base.registry.mappers, key=str), ids=lambda mapper: mapper.class_.__name__)
+def test_an_argument_may_be_left_out_where_the_column_may(mapper: Mapper[Any]) -> None:
+    arguments = inspect.signature(mapper.class_).parameters
+    assert set(arguments) == set(mapper.attrs.keys())
+    for attribute in mapper.column_attrs:
+        column = attribute.columns[0]
+        optional = column.nullable or column.server_default is not None
+        assert (arguments[attribute.key].default is not inspect.Parameter.empty) == optional, (
+            f"{column}: say default=None where the column is nullable or the server fills it, and nowhere else"
+        )
 
 
 OURS = "('public', 'legacy', 'momentum_internal')"

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 import subprocess
 import sys
 import uuid
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 
 import momentum.connect
 from momentum import Base, DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal
+from momentum.base import identifying_columns
 from momentum.errors import ReadOnlyError
 from momentum.testing import Server
 from tests.catalog import snapshot
@@ -123,6 +125,117 @@ def forbidden_sql(session: Session) -> Iterator[None]:
     yield
     sa.event.remove(connection, "before_cursor_execute", note)
     assert sent == []
+
+
+@contextmanager
+def inserted_columns(session: Session) -> Iterator[list[str]]:
+    """Note the columns that an INSERT sends meanwhile."""
+    columns: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        columns.extend(re.findall(r"\w+", statement.partition("(")[2].partition(")")[0]))
+
+    connection = session.connection()
+    sa.event.listen(connection, "before_cursor_execute", note)
+    yield columns
+    sa.event.remove(connection, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("model", NEEDED)
+def test_only_the_columns_that_were_given_are_sent(session: Session, user: uuid.UUID, model: Any) -> None:
+    row = make(model, user)
+    unset = [name for name in sa.inspect(model).attrs.keys() if name not in NEEDED[model] and name != "user_id"]  # noqa: SIM118
+    assert {getattr(row, name) for name in unset} == {None}, "to read an attribute does not give it"
+    session.add(row)
+    with inserted_columns(session) as sent:
+        session.flush()
+    server_fills = {column.name for column in model.__table__.columns if column.server_default is not None}
+    assert len(server_fills) >= 3
+    assert not server_fills & set(sent)
+
+
+NULLABLE = [
+    (model, attribute.key)
+    for model in NEEDED
+    for attribute in sa.inspect(model).column_attrs
+    if attribute.columns[0].nullable
+]
+
+
+@pytest.mark.parametrize(("model", "attribute"), NULLABLE)
+def test_none_that_was_given_is_null(session: Session, user: uuid.UUID, model: Any, attribute: str) -> None:
+    session.add(make(model, user, **{attribute: None}))
+    with inserted_columns(session) as sent:
+        session.flush()
+    column = sa.inspect(model).column_attrs[attribute].columns[0].name
+    assert column in sent
+    assert session.scalar(sa.select(sa.column(column)).select_from(model)) is None
+
+
+@pytest.mark.parametrize("model", [*NEEDED, DailyMomentumScore])
+def test_a_misspelt_argument_is_named(model: Any) -> None:
+    with pytest.raises(TypeError, match="'usr_id'"):
+        model(**{**NEEDED.get(model, {}), "usr_id": uuid.UUID(int=1)})
+    with pytest.raises(TypeError, match="positional argument"):
+        model(uuid.UUID(int=1))
+
+
+@pytest.mark.parametrize("model", [*NEEDED, DailyMomentumScore])
+def test_a_missing_argument_is_named(model: Any) -> None:
+    needed = "name" if model is MomentumPillar else "user_id"
+    with pytest.raises(TypeError, match=f"missing .*'{needed}'"):
+        model()
+
+
+ANN = uuid.UUID(int=1)
+REPRS: list[tuple[Any, str]] = [
+    (MomentumPillar(name="sleep", description="private"), "MomentumPillar(name=sleep)"),
+    (
+        MomentumEvent(user_id=ANN, event_type="private", event_ts=NOON, payload={"private": 1}),
+        f"MomentumEvent(user_id={ANN}, event_ts=2024-02-29 12:00:00+00:00)",
+    ),
+    (
+        MotivationJournal(id=ANN, user_id=ANN, pillar_id=None, entry_date=DAY, prompt="private", response="private"),
+        f"MotivationJournal(id={ANN}, user_id={ANN}, pillar_id=None, entry_date=2024-02-29)",
+    ),
+    (
+        HabitIndex(user_id=ANN, index_date=DAY, habit_score=Decimal(7), details={"private": 1}),
+        f"HabitIndex(user_id={ANN}, index_date=2024-02-29)",
+    ),
+    (
+        DailyMomentumScore(user_id=ANN, score_date=DAY, score=Decimal(7), pillar_breakdown={"private": 1}),
+        f"DailyMomentumScore(user_id={ANN}, score_date=2024-02-29)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "shown"), REPRS, ids=lambda value: type(value).__name__)
+def test_a_row_is_shown_by_its_keys(row: Base, shown: str) -> None:
+    assert repr(row) == str(row) == shown
+    assert {type(row) for row, _ in REPRS} == {mapper.class_ for mapper in Base.registry.mappers}
+
+
+def test_showing_a_row_sends_no_statement(session: Session, user: uuid.UUID) -> None:
+    row = make(MomentumEvent, user)
+    session.add(row)
+    session.flush()
+    session.expire(row, ["event_ts"])
+    with forbidden_sql(session):
+        assert repr(row) == f"MomentumEvent(id={row.id}, user_id={user})"
+    session.expunge(row)
+    assert repr(row) == f"MomentumEvent(id={row.id}, user_id={user})"
+
+
+def test_no_text_that_a_user_wrote_is_shown() -> None:
+    tables = [mapper.local_table for mapper in Base.registry.mappers if isinstance(mapper.local_table, sa.Table)]
+    assert len(tables) == 5
+    texts = {
+        str(column)
+        for table in tables
+        for column in identifying_columns(table)
+        if column.type.python_type not in {uuid.UUID, datetime.date, datetime.datetime}
+    }
+    assert texts == {"momentum_pillars.name"}, "a text in a key or an index is shown in every log: is it personal?"
 
 
 def test_entry_date_is_the_column_date() -> None:

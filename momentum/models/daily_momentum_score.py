@@ -1,16 +1,14 @@
 """The view of the legacy scores, mapped for reading."""
 
-import datetime
 import uuid
-from decimal import Decimal
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from sqlalchemy import UUID, Column, Date, Numeric, Table, event
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped
+from sqlalchemy import event
+from sqlalchemy.orm import Mapped, mapped_column
 
 from momentum.base import Base, external_metadata
 from momentum.errors import ReadOnlyError
+from momentum.types import JsonObject, Points, UtcDay
 
 
 class DailyMomentumScore(Base):
@@ -20,20 +18,16 @@ class DailyMomentumScore(Base):
     ``ReadOnlyError``.
     """
 
-    __table__ = Table(
-        "daily_momentum_scores",
-        external_metadata,
-        Column("user_id", UUID, primary_key=True, comment="The user who is scored."),
-        Column("score", Numeric(5, 2), comment="The score in points, 0 to 100."),
-        Column("score_date", Date, primary_key=True, comment="The day in UTC."),
-        Column("pillar_breakdown", JSONB, comment="Points by pillar: a JSON object or null."),
-        comment="Momentum scores by UTC day, in the columns that the app has always read.",
-    )
+    __tablename__ = "daily_momentum_scores"
+    __table_args__ = {"comment": "Momentum scores by UTC day, in the columns that the app has always read."}  # noqa: RUF012
+    metadata = external_metadata
 
-    user_id: Mapped[uuid.UUID]
-    score: Mapped[Decimal | None]
-    score_date: Mapped[datetime.date]
-    pillar_breakdown: Mapped[dict[str, Any] | None]
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True, comment="The user who is scored.")
+    score: Mapped[Points | None] = mapped_column(default=None, comment="The score in points, 0 to 100.")
+    score_date: Mapped[UtcDay] = mapped_column(primary_key=True, comment="The day in UTC.")
+    pillar_breakdown: Mapped[JsonObject | None] = mapped_column(
+        default=None, comment="Points by pillar: a JSON object or null."
+    )
 
 
 @event.listens_for(DailyMomentumScore, "before_insert")

@@ -24,11 +24,14 @@ class HabitIndex(Identified, OwnedByUser, Audited, SoftDeleted, Base):
 
     pillar_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
+        default=None,
         index=True,
         comment="The pillar that the score is about, where there is one.",
     )
     index_date: Mapped[UtcDay] = mapped_column(comment="The score's day in UTC.")
     habit_score: Mapped[Points] = mapped_column(comment="The score in points, 0 to 100.")
-    details: Mapped[JsonObject | None] = mapped_column(comment="How the score came about: a JSON object or null.")
+    details: Mapped[JsonObject | None] = mapped_column(
+        default=None, comment="How the score came about: a JSON object or null."
+    )
 
-    pillar: Mapped[MomentumPillar | None] = relationship()
+    pillar: Mapped[MomentumPillar | None] = relationship(default=None)

@@ -23,14 +23,17 @@ class MomentumEvent(Identified, OwnedByUser, Audited, SoftDeleted, Base):
 
     pillar_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
+        default=None,
         index=True,
         comment="The pillar that the event counts for, where it is known.",
     )
     event_type: Mapped[String] = mapped_column(comment="What kind of event it is; not blank.")
-    event_ts: Mapped[DefaultNow] = mapped_column(comment="When it happened.")
-    payload: Mapped[JsonObject | None] = mapped_column(comment="What else is known of it: a JSON object or null.")
+    event_ts: Mapped[DefaultNow] = mapped_column(default=None, comment="When it happened.")
+    payload: Mapped[JsonObject | None] = mapped_column(
+        default=None, comment="What else is known of it: a JSON object or null."
+    )
 
-    pillar: Mapped[MomentumPillar | None] = relationship()
+    pillar: Mapped[MomentumPillar | None] = relationship(default=None)
 
 
 # A user's latest events, newest first, are read in the order of this index.

@@ -18,4 +18,6 @@ class MomentumPillar(Identified, Audited, SoftDeleted, Base):
     )
 
     name: Mapped[String] = mapped_column(unique=True, comment="What the pillar is called; unique and not blank.")
-    description: Mapped[String | None] = mapped_column(comment="What the pillar stands for, for people to read.")
+    description: Mapped[String | None] = mapped_column(
+        default=None, comment="What the pillar stands for, for people to read."
+    )

@@ -26,12 +26,15 @@ class MotivationJournal(Identified, OwnedByUser, Audited, SoftDeleted, Base):
 
     pillar_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
+        default=None,
         index=True,
         comment="The pillar that the entry is about, where there is one.",
     )
     entry_date: Mapped[UtcDay] = mapped_column("date", comment="The entry's day in UTC.")
-    prompt: Mapped[String | None] = mapped_column(comment="The question that the user was asked.")
-    response: Mapped[String | None] = mapped_column(comment="What the user answered.")
-    motivation_type: Mapped[String | None] = mapped_column(comment="The kind of motivation that the answer shows.")
+    prompt: Mapped[String | None] = mapped_column(default=None, comment="The question that the user was asked.")
+    response: Mapped[String | None] = mapped_column(default=None, comment="What the user answered.")
+    motivation_type: Mapped[String | None] = mapped_column(
+        default=None, comment="The kind of motivation that the answer shows."
+    )
 
-    pillar: Mapped[MomentumPillar | None] = relationship()
+    pillar: Mapped[MomentumPillar | None] = relationship(default=None)
