@@ -45,5 +45,9 @@ class VerificationError(MomentumError):
     """A migrated database is not what its revision makes; nothing is rolled back."""
 
 
+class AmbiguousTimeError(MomentumError, ValueError):
+    """A datetime without a time zone was given as a moment, or a datetime as a day; nothing was sent."""
+
+
 class ReadOnlyError(MomentumError):
     """Something tried to write through a read-only mapping."""

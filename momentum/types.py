@@ -5,18 +5,96 @@ import uuid
 from decimal import Decimal
 from typing import Annotated, Any
 
-from sqlalchemy import Numeric, Text, func, text
+from sqlalchemy import Column, Date, Dialect, Numeric, Text, TypeDecorator, event, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.orm import mapped_column
 
+from momentum.errors import AmbiguousTimeError
+
+
+class RefusedTimeError(AmbiguousTimeError, DontWrapMixin):
+    """The same error, which SQLAlchemy does not wrap in one of its own."""
+
+
+class Unambiguous(TypeDecorator[Any]):
+    """A type that refuses, before it is sent, a value whose meaning the session's time zone would decide."""
+
+    cache_ok = True
+    # None that is given is null, and not the server's default, as it is for a statement of Core.
+    should_evaluate_none = True
+    column: Column[Any] | None = None
+    takes: str
+
+    def accepts(self, value: object) -> bool:
+        """Return whether a value means the same in every session."""
+        raise NotImplementedError
+
+    @property
+    def python_type(self) -> type[Any]:
+        """The type that is read."""
+        return self.impl_instance.python_type
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Return the value as it is, to be sent.
+
+        Raises:
+            AmbiguousTimeError: It is of another kind; the message doesn't repeat it.
+        """
+        del dialect
+        if value is None or self.accepts(value):
+            return value
+        given = f"a {type(value).__name__}"
+        if isinstance(value, datetime.datetime):
+            given = "a naive datetime" if value.utcoffset() is None else "a datetime"
+        raise RefusedTimeError(
+            f"{'The value' if self.column is None else self.column} takes {self.takes}, not {given}: it would be read "
+            "in the time zone of the session."
+        )
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """Return this type for a date or datetime on the other side of an operator, and a fitting one for the rest."""
+        return self if isinstance(value, datetime.date) else self.impl_instance.coerce_compared_value(op, value)
+
+
+@event.listens_for(Unambiguous, "after_parent_attach", propagate=True)
+def name_column(column_type: Unambiguous, column: Column[Any]) -> None:
+    """Let a type know its column, which the error names."""
+    column_type.column = column
+
+
+class Moment(Unambiguous):
+    """``timestamptz``."""
+
+    impl = TIMESTAMP(timezone=True)
+    cache_ok = True
+    takes = "a datetime with a time zone, such as datetime.now(UTC)"
+
+    def accepts(self, value: object) -> bool:
+        """Return whether a value is a datetime that has its offset from UTC."""
+        return isinstance(value, datetime.datetime) and value.utcoffset() is not None
+
+
+class Day(Unambiguous):
+    """``date``."""
+
+    impl = Date
+    cache_ok = True
+    takes = "a date without a time, such as datetime.now(UTC).date()"
+
+    def accepts(self, value: object) -> bool:
+        """Return whether a value is a date and nothing more."""
+        return isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
+
+
 # An instant. Always with its time zone: the schema knows UTC only.
-Timestamp = Annotated[datetime.datetime, mapped_column(TIMESTAMP(timezone=True))]
+Timestamp = Annotated[datetime.datetime, mapped_column(Moment)]
 
 # An instant that the server sets when the writer does not.
-DefaultNow = Annotated[datetime.datetime, mapped_column(TIMESTAMP(timezone=True), server_default=func.now())]
+DefaultNow = Annotated[datetime.datetime, mapped_column(Moment, server_default=func.now())]
 
 # A calendar day in UTC.
-UtcDay = Annotated[datetime.date, mapped_column()]
+UtcDay = Annotated[datetime.date, mapped_column(Day)]
 
 # Points from 0 to 100 with two decimals.
 Points = Annotated[Decimal, mapped_column(Numeric(5, 2))]

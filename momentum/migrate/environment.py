@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
+from alembic.autogenerate.api import AutogenContext
 from alembic.config import Config
+from sqlalchemy import TypeDecorator
 
 from momentum import inventory
 from momentum.migrate import locks, operations
@@ -68,6 +70,7 @@ class Environment:
             "autogenerate_plugins": PLUGINS,
             "process_revision_directives": write_finished_revisions,
             "compare_server_default": True,
+            "render_item": render_item,
             "transaction_per_migration": True,
             "on_version_apply": [*(callbacks if isinstance(callbacks, Iterable) else [callbacks]), finish_downgrade],
             # What the revisions and their operations go by.
@@ -77,6 +80,16 @@ class Environment:
             "timeouts": operations.timeouts(*LIMITS.values(), local=True),
             **VERSION_TABLE,
         }
+
+
+def render_item(kind: str, obj: Any, autogen_context: AutogenContext) -> str | Literal[False]:
+    """Write a type of the models into a revision as the type of Postgres that it is: no revision imports momentum."""
+    if kind != "type" or not isinstance(obj, TypeDecorator):
+        return False
+    if not type(obj.impl_instance).__module__.startswith("sqlalchemy.dialects.postgresql"):
+        return f"sa.{obj.impl_instance!r}"
+    autogen_context.imports.add("from sqlalchemy.dialects import postgresql")
+    return f"postgresql.{obj.impl_instance!r}"
 
 
 def finish_downgrade(*, step: Any, **_: Any) -> None:
