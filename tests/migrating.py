@@ -23,7 +23,7 @@ HISTORY = ["base", *(revision.revision for revision in REVISIONS)]
 WAYS = [*((scores, False) for scores in SCORES), ("fresh", True), ("public.production", True)]
 
 
-def migrate_to(url: sa.URL, revision: str, **options: str) -> None:
+def migrate_to(url: sa.URL, revision: str, **options: Any) -> None:
     """Bring a database to a revision, up or down from where it is, with the options that ``-x`` takes."""
     here = current(url)
     if HISTORY.index(revision) > HISTORY.index(here):

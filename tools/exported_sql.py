@@ -7,10 +7,10 @@ from pathlib import Path
 
 import alembic.command
 
-from momentum.migrate.config import alembic_config
+from momentum.migrate.config import MigrationOptions, alembic_config
 
 # What differs by where the score table is, and a run that takes over the app's own tables.
-PATHS = {
+PATHS: dict[str, MigrationOptions] = {
     "fresh": {},
     "seed": {"scores": "legacy.seed"},
     "production": {"scores": "public.production"},
@@ -24,7 +24,7 @@ CREATION = re.compile(
 )
 
 
-def export(direction: str, revisions: str, options: dict[str, str]) -> str:
+def export(direction: str, revisions: str, options: MigrationOptions) -> str:
     """Return the SQL of a migration, its DO blocks that create tables opened."""
     config = alembic_config("postgresql://unused@localhost/unused", **options)
     config.output_buffer = io.StringIO()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal, TypedDict, Unpack, get_args
 
 from alembic.config import Config
 from sqlalchemy import URL
@@ -11,17 +12,31 @@ from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError
 from momentum.migrate.locks import ATTEMPTS, SECONDS
 
-# An installed package carries the migrations; in the repository they stand beside it.
+# An installed package carries the migrations; in the repository they are next to it.
 PACKAGED = Path(__file__).parents[1] / "_alembic"
 SCRIPTS = PACKAGED if PACKAGED.exists() else Path(__file__).parents[2] / "alembic"
 
+Existing = Literal["refuse", "adopt"]
+
 # Where the score table may be and in which layout, for scripts, which cannot look.
-SCORES = ("fresh", "legacy.seed", "public.seed", "legacy.production", "public.production")
+ScoreTable = Literal["fresh", "legacy.seed", "public.seed", "legacy.production", "public.production"]
+SCORES: tuple[ScoreTable, ...] = get_args(ScoreTable)
+
+
+class MigrationOptions(TypedDict, total=False):
+    """The keywords of ``alembic_config``; ``Options`` says what each is for."""
+
+    existing: Existing
+    scores: ScoreTable
+    verify: bool
+    purge: bool
+    attempts: int
+    deadline: int
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``-x NAME=VALUE`` says to Alembic's commands.
+    """The options that ``-x NAME=VALUE`` gives to Alembic's commands.
 
     Attributes:
         url: The database; see ``momentum.migrate.run`` for where else it may come from.
@@ -34,8 +49,8 @@ class Options:
     """
 
     url: str | None = None
-    existing: str = "refuse"
-    scores: str = "fresh"
+    existing: Existing = "refuse"
+    scores: ScoreTable = "fresh"
     verify: bool = True
     purge: bool = False
     attempts: int = ATTEMPTS
@@ -54,7 +69,7 @@ def read_options(given: Mapping[str, str]) -> Options:
             values[name] = value == "yes"
         elif (
             name == "url"
-            or (name == "existing" and value in ("refuse", "adopt"))
+            or (name == "existing" and value in get_args(Existing))
             or (name == "scores" and value in SCORES)
         ):
             values[name] = value
@@ -66,9 +81,9 @@ def read_options(given: Mapping[str, str]) -> Options:
 
 
 def wrong_option(name: str) -> ConfigurationError:
-    """Return the error for an option, which doesn't repeat the value: it may hold a password."""
+    """Return the error for an option; it doesn't repeat the value, which may hold a password."""
     expected = {
-        "existing": "refuse or adopt",
+        "existing": " or ".join(get_args(Existing)),
         "scores": f"{', '.join(SCORES[:-1])} or {SCORES[-1]}",
         "verify": "yes or no",
         "purge": "yes or no",
@@ -82,15 +97,15 @@ def wrong_option(name: str) -> ConfigurationError:
     return ConfigurationError(f"The migrations know no option {shown}; there are {known}.")
 
 
-def alembic_config(url: URL | str, **options: str | int | bool) -> Config:
+def alembic_config(url: URL | str, **options: Unpack[MigrationOptions]) -> Config:
     """Return an Alembic configuration for the migrations of this package.
 
     Args:
         url: The database's URL. Alembic's commands then raise a ``MomentumError`` instead of ending the program.
-        options: What ``-x`` says on the command line, such as ``existing="adopt"``, ``verify=False``, ``attempts=5``.
+        options: Those of ``-x`` on the command line, such as ``existing="adopt"``, ``verify=False``, ``attempts=5``.
 
     Raises:
-        ConfigurationError: An option is unknown, or its value is.
+        ConfigurationError: An option is unknown, or its value is. Type checkers find that sooner.
     """
     texts = {
         name: ("yes" if value else "no") if isinstance(value, bool) else str(value) for name, value in options.items()

@@ -178,7 +178,7 @@ def test_purge_takes_no_url_from_the_env_file(url: sa.URL, tmp_path: Path) -> No
 
 
 def test_a_program_purges_too(url: sa.URL) -> None:
-    alembic.command.downgrade(alembic_config(url, purge="yes"), "base")
+    alembic.command.downgrade(alembic_config(url, purge=True), "base")
     assert fetch(url, LEFT) == []
 
 
@@ -197,7 +197,7 @@ def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_r
     engine = engine_of(url)
     with engine.connect() as reader, engine.connect() as client, ThreadPoolExecutor(1) as operator:
         reader.execute(sa.text(read))
-        purging = operator.submit(alembic.command.downgrade, alembic_config(url, purge="yes", attempts="3"), "base")
+        purging = operator.submit(alembic.command.downgrade, alembic_config(url, purge=True, attempts=3), "base")
         wait_until(url, waiting)
         # It queues behind the purge, and for that no longer than the purge itself waits.
         client.execute(sa.text("set statement_timeout = '2500ms'"))
@@ -209,7 +209,7 @@ def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_r
         left = rows_of(url)
         assert left, "a table that could not be dropped is there"
     # Whatever was dropped is gone whole; the rest can still be taken back or be purged.
-    alembic.command.downgrade(alembic_config(url, purge="yes"), "base")
+    alembic.command.downgrade(alembic_config(url, purge=True), "base")
     assert fetch(url, LEFT) == []
 
 
@@ -232,12 +232,12 @@ def test_an_interrupted_purge_leaves_whole_tables(url: sa.URL) -> None:
         """,
     )
     with pytest.raises(Exception, match="lost"):
-        alembic.command.downgrade(alembic_config(url, purge="yes"), "base")
+        alembic.command.downgrade(alembic_config(url, purge=True), "base")
     left = rows_of(url)
     assert "motivation_journal" in left
     assert left == {name: rows[name] for name in left}
     run(url, "drop event trigger stop")
-    alembic.command.downgrade(alembic_config(url, purge="yes"), "base")
+    alembic.command.downgrade(alembic_config(url, purge=True), "base")
     assert fetch(url, LEFT) == []
 
 
@@ -450,7 +450,7 @@ def test_purge_looks_again_before_the_first_drop(url: sa.URL) -> None:
 
 def test_the_private_schema_stays_for_what_others_put_there(url: sa.URL, caplog: pytest.LogCaptureFixture) -> None:
     run(url, "create table momentum_internal.theirs ()")
-    alembic.command.downgrade(alembic_config(url, purge="yes"), "base")
+    alembic.command.downgrade(alembic_config(url, purge=True), "base")
     assert fetch(url, LEFT) == ["theirs"]
     assert "momentum_internal stays" in caplog.text
 
@@ -460,7 +460,7 @@ def test_purge_is_refused_inside_a_transaction(url: sa.URL) -> None:
     rows = rows_of(url)
     with engine_of(url).connect() as connection:
         connection.execute(sa.text("select 1"))
-        config = alembic_config("", purge="yes")
+        config = alembic_config("", purge=True)
         config.attributes["connection"] = connection
         with pytest.raises(ConfigurationError, match="handed in inside a transaction"):
             alembic.command.downgrade(config, "base")

@@ -387,8 +387,8 @@ def test_a_key_that_an_interrupted_downgrade_has_left_is_looked_at_too(
     migrate_to(supabase_url, "base")
 
 
-@pytest.mark.parametrize("purge", ["no", "yes"])
-def test_a_downgrade_to_base_is_refused_as_long_as_others_depend_on_our_record(url: sa.URL, purge: str) -> None:
+@pytest.mark.parametrize("purge", [False, True], ids=["parking", "purging"])
+def test_a_downgrade_to_base_is_refused_as_long_as_others_depend_on_our_record(url: sa.URL, purge: bool) -> None:
     run(url, "create view public.theirs as select relation from momentum_internal.score_table")
     before = snapshot(url)
     with pytest.raises(PreflightError, match=r"view public\.theirs depends on momentum_internal\.score_table; drop"):

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import pytest
@@ -32,7 +33,7 @@ HEAD = HISTORY[-1]
 RECORDED = "select (s.*)::text from momentum_internal.score_table as s"
 
 
-def script(direction: str, revisions: str, **options: str) -> str:
+def script(direction: str, revisions: str, **options: Any) -> str:
     """Return what `alembic upgrade` or `alembic downgrade` writes with --sql and options of ``-x``."""
     config = alembic_config("postgresql://unused@localhost/unused", **options)
     config.output_buffer = io.StringIO()
@@ -47,17 +48,17 @@ def psql(url: sa.URL, sql: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, input=sql, capture_output=True, text=True, check=False, env=environ)
 
 
-def apply(url: sa.URL, direction: str, revisions: str, **options: str) -> None:
+def apply(url: sa.URL, direction: str, revisions: str, **options: Any) -> None:
     done = psql(url, script(direction, revisions, **options))
     assert done.returncode == 0, done.stderr
     assert "ERROR" not in done.stderr
 
 
-def up(url: sa.URL, **options: str) -> None:
+def up(url: sa.URL, **options: Any) -> None:
     apply(url, "upgrade", "head", **options)
 
 
-def down(url: sa.URL, **options: str) -> None:
+def down(url: sa.URL, **options: Any) -> None:
     apply(url, "downgrade", "head:base", **options)
 
 

@@ -878,7 +878,7 @@ def test_a_role_like_the_one_that_supabase_gives_can_do_it_all(server: Server) -
             assert rows_of(url).items() >= {n: r for n, r in rows.items() if n != "daily_engagement_scores"}.items()
             migrate_to(operator, HEAD, existing="adopt")
             assert backfill(operator) == 0
-            alembic.command.downgrade(alembic_config(operator, purge="yes"), "base")
+            alembic.command.downgrade(alembic_config(operator, purge=True), "base")
             assert visible(snapshot(url)) == before
             assert not snapshot(url, of="schema | momentum_internal")
         finally:
