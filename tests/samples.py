@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from momentum.testing import add_user as add_user
+
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 # What a row of each table has in the columns of its own; a row has those of them that the table has, because the score
@@ -263,12 +265,6 @@ from {schema}.daily_engagement_scores;
 """
 
 
-def add_user(connection: Connection) -> uuid.UUID:
-    """Add a user and return the id."""
-    user: uuid.UUID = connection.execute(sa.text("insert into auth.users default values returning id")).scalar_one()
-    return user
-
-
 def tables(connection: Connection, names: Iterable[str] = ROWS) -> dict[str, str]:
     """Return the tables of ours and the score table with their schema; of two of a name, the one that is not parked."""
     found = connection.execute(
@@ -311,19 +307,16 @@ def read_rows(connection: Connection) -> dict[str, list[str]]:
 
 
 def add_users(engine: sa.Engine, count: int = 1, **columns: object) -> list[uuid.UUID]:
-    """Insert accounts, long there unless the columns say otherwise, and return their ids."""
+    """Insert accounts, created long ago unless the columns say otherwise, and return their ids."""
     values = {"created_at": LONG_AGO, **columns}
+    ids = [uuid.uuid4() for _ in range(count)]
+    statement = sa.text(f"""
+        insert into auth.users (id, {", ".join(values)})
+        select id, {", ".join(f":{name}" for name in values)} from unnest(cast(:ids as uuid[])) as id
+    """)
     with engine.begin() as connection:
-        return list(
-            connection.scalars(
-                sa.text(f"""
-                    insert into auth.users ({", ".join(values)})
-                    select {", ".join(f":{name}" for name in values)} from generate_series(1, :count)
-                    returning id
-                """),
-                {**values, "count": count},
-            )
-        )
+        connection.execute(statement, {**values, "ids": ids})
+    return ids
 
 
 def refuse_rows(engine: sa.Engine, condition: str, action: str) -> None:

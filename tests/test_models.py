@@ -464,7 +464,7 @@ def test_an_async_session_reads_and_writes_too(url: sa.URL) -> None:
         engine = create_async_engine(url)
         try:
             async with AsyncSession(engine, expire_on_commit=False) as session:
-                user = await session.scalar(sa.text("insert into auth.users default values returning id"))
+                user = await session.run_sync(add_user)
                 event = MomentumEvent(user_id=user, event_type="walk", pillar=MomentumPillar(name="movement"))
                 session.add(event)
                 await session.commit()

@@ -265,7 +265,7 @@ def test_an_async_session_does_too(url: sa.URL) -> None:
         engine = create_async_engine(url)
         try:
             async with AsyncSession(engine, expire_on_commit=False) as session:
-                user = await session.scalar(sa.text("insert into auth.users default values returning id"))
+                user = await session.run_sync(add_user)
                 session.add_all(events := events_of(user))
                 await session.commit()
                 await session.execute(DELETE_RUN)

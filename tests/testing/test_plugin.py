@@ -37,7 +37,7 @@ def on_server(server: Server) -> dict[str, str]:
 def test_a_services_tests_get_databases_with_our_tables(server: Server, processes: str) -> None:
     done = run_pytest(PROJECT, "--numprocesses", processes, **on_server(server))
     assert done.returncode == 0, done.stdout
-    assert re.search(r"\b7 passed in", done.stdout)
+    assert re.search(r"\b8 passed in", done.stdout)
 
 
 @pytest.fixture

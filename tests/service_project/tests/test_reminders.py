@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import alembic.command
@@ -12,7 +13,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from momentum import HabitIndex, MomentumEvent, MotivationJournal
+from momentum import DailyMomentumScore, HabitIndex, MomentumEvent, MotivationJournal
+from momentum.testing import add_scores, add_user
 from reminders.days import delete_events, delete_events_async, log_day
 from reminders.models import Reminder
 
@@ -30,11 +32,17 @@ def database_url(momentum_database_url: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def event(momentum_session: Session) -> MomentumEvent:
     """An event that a user has logged."""
-    user_id = momentum_session.scalar(text("insert into auth.users default values returning id"))
-    event = MomentumEvent(user_id=user_id, event_type="walk")
+    event = MomentumEvent(user_id=add_user(momentum_session), event_type="walk")
     momentum_session.add(event)
     momentum_session.commit()
     return event
+
+
+def test_the_last_score_is_read(momentum_session: Session) -> None:
+    user_id = add_user(momentum_session)
+    add_scores(momentum_session, user_id, {NOON.date(): 72.5}, breakdown={"movement": 72.5})
+    score = momentum_session.get_one(DailyMomentumScore, (user_id, NOON.date()))
+    assert (score.score, score.pillar_breakdown) == (Decimal("72.50"), {"movement": 72.5})
 
 
 @pytest.mark.usefixtures("database_url")
