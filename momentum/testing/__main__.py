@@ -18,6 +18,8 @@ NAME = "momentum"
 def start() -> str:
     """Start the server if it is not running, bring its database to the newest revision and return the URL."""
     DIRECTORY.parent.mkdir(exist_ok=True)
+    # The folder keeps itself out of a repository whose own .gitignore doesn't know it.
+    (DIRECTORY.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     server = start_embedded(DIRECTORY, keep_running=True)
     with create_engine(parse_url(server.get_uri(), "the server"), "momentum-testing").connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")

