@@ -1,7 +1,9 @@
 """The migrations as a program calls them, and their history."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import alembic.command
 import sqlalchemy as sa
@@ -10,6 +12,7 @@ from alembic.script import ScriptDirectory
 from momentum.connect.engine import execute_script
 from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
+from tests.processes import DEADLINE, Process
 from tests.samples import LEGACY_SCORES, PREDECESSOR_VIEW, PREDECESSORS, PRODUCTION_SCORES, read_rows
 from tests.server import engine_of
 
@@ -70,20 +73,104 @@ def visible(facts: list[str]) -> list[str]:
     return [fact for fact in facts if "momentum_internal" not in fact]
 
 
-def wait_until(url: sa.URL, condition: str, **parameters: Any) -> None:
-    """Ask the database until a condition holds.
+Found = TypeVar("Found")
+
+
+def until(ask: Callable[[], Found], what: str) -> Found:
+    """Ask until the answer is a true value, and return it.
+
+    Tests wait for states, and this is the one place where they do. The deadline only ends a test that hangs.
 
     Raises:
-        TimeoutError: It doesn't within a minute.
+        TimeoutError: The answer never came.
     """
-    deadline = time.monotonic() + 60
-    engine = engine_of(url)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not connection.scalar(sa.text(f"select {condition}"), parameters):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"after a minute still not: {condition}")
-            # The processors are for what is waited for.
-            time.sleep(0.005)
+    deadline = time.monotonic() + DEADLINE
+    while not (found := ask()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {DEADLINE:.0f} s still not: {what}")
+        # Leaves the processors to what is waited for.
+        time.sleep(0.005)
+    return found
+
+
+def wait_until(url: sa.URL, condition: str, *, process: Process | None = None, **parameters: Any) -> Any:
+    """Query the database until a condition holds, and return its value.
+
+    Args:
+        url: The database.
+        condition: An SQL expression.
+        process: A program that must not end before.
+        parameters: The expression's parameters.
+    """
+    with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+
+        def ask() -> Any:
+            assert process is None or process.poll() is None, f"{process.args} has ended, and still not: {condition}"
+            return connection.scalar(sa.text(f"select {condition}"), parameters)
+
+        return until(ask, condition)
+
+
+# The session of a migration that waits for a lock.
+WAITING_MIGRATION = """(
+  select pid from pg_catalog.pg_stat_activity
+  where datname = current_database() and application_name = 'momentum-migrations' and wait_event_type = 'Lock'
+)"""
+
+
+def waits(url: sa.URL) -> list[Any]:
+    """Return when the waits for a lock began in which a migration is now: each attempt has a moment of its own."""
+    return fetch(
+        url,
+        """
+        select l.waitstart
+        from pg_catalog.pg_locks as l
+        inner join pg_catalog.pg_stat_activity as a on l.pid = a.pid
+        where a.datname = current_database() and a.application_name = 'momentum-migrations' and l.waitstart is not null
+        """,
+    )
+
+
+def wait_for_attempts(url: sa.URL, count: int) -> None:
+    """Return once a migration has made n attempts to get a lock, which somebody else must hold all the time."""
+    seen: set[Any] = set()
+
+    def ask() -> bool:
+        seen.update(waits(url))
+        return len(seen) >= count
+
+    until(ask, f"{count} attempts to get a lock")
+
+
+def queue_behind_migration(url: sa.URL, query: str) -> None:
+    """Run a client's query until it has once queued behind a waiting migration, and been answered.
+
+    Somebody else must hold the lock all the time: then it was the end of the migration's attempt that let the client
+    go first. Behind a migration that went on waiting, the client would wait until the server cancels its query.
+    """
+    queued = """
+        select c.pid
+        from pg_catalog.pg_stat_activity as c
+        inner join pg_catalog.pg_stat_activity as m on m.pid = any(pg_blocking_pids(c.pid))
+        where c.datname = current_database() and m.application_name = 'momentum-migrations'
+    """
+
+    def ask() -> None:
+        with engine_of(url).connect() as connection:
+            connection.exec_driver_sql(f"set statement_timeout = '{DEADLINE:.0f}s'")
+            connection.exec_driver_sql(query)
+
+    with ThreadPoolExecutor(1) as client:
+
+        def was_queued() -> bool:
+            wait_until(url, WAITING_MIGRATION)
+            answer = client.submit(ask)
+            # It may also come between two attempts, when nothing is in its way.
+            seen = until(lambda: fetch(url, queued) or answer.done(), "the client queues or has its answer")
+            answer.result(timeout=2 * DEADLINE)
+            return seen is not True
+
+        until(was_queued, "the client queues")
 
 
 def database_with_scores(server: Server, scores: str, *, predecessors: bool = False) -> sa.URL:

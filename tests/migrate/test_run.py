@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,19 @@ from momentum.migrate.locks import ADVISORY_LOCK, Patience
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run, wait_until
+from tests.migrating import (
+    HISTORY,
+    WAITING_MIGRATION,
+    current,
+    database_with_scores,
+    fetch,
+    migrate_to,
+    queue_behind_migration,
+    run,
+    wait_for_attempts,
+    wait_until,
+)
+from tests.processes import DEADLINE
 from tests.server import engine_of
 
 HEAD = HISTORY[-1]
@@ -163,22 +175,13 @@ def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa
 
 
 def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url: sa.URL, tmp_path: Path) -> None:
-    waiting = """
-        select exists (
-          select from pg_catalog.pg_locks as l
-          inner join pg_catalog.pg_database as d on l.database = d.oid
-          where not l.granted and l.locktype = 'relation' and d.datname = current_database()
-        )
-    """
     with (
         locked(url, "public.motivation_journal"),
-        engine_of(url).connect() as connection,
         start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url)) as process,
     ):
-        while process.poll() is None and not connection.scalar(sa.text(waiting)):
-            connection.rollback()
+        wait_until(url, WAITING_MIGRATION, process=process)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr.splitlines()[-1].startswith("Error: Interrupted; ")
     assert "Traceback" not in stderr
@@ -187,58 +190,45 @@ def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url:
 
 def test_a_lock_that_is_let_go_of_in_time_is_waited_for(url: sa.URL, tmp_path: Path) -> None:
     """Nobody queues behind a migration for long: it lets go, and comes again."""
-    tries = """
-        select count(*) from pg_catalog.pg_stat_activity
-        where application_name = 'momentum-migrations' and wait_event_type = 'Lock' and query_start > :since
-    """
-    with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
-        with locked(url, "public.motivation_journal"):
-            process = start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
-            since = watching.scalar(sa.text("select now()"))
-            for _ in range(2):
-                while not watching.scalar(sa.text(tries), {"since": since}):
-                    assert process.poll() is None
-                since = watching.scalar(sa.text("select now()"))
-        _, stderr = process.communicate(timeout=60)
+    with locked(url, "public.motivation_journal"):
+        process = start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
+        wait_for_attempts(url, 2)
+    _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert current(url) == "base"
 
 
 @pytest.mark.slow
 def test_a_relative_revision_is_counted_from_where_the_run_began(url: sa.URL) -> None:
-    with engine_of(url).connect() as connection:
+    migrate_to(url, HISTORY[3])
+    with ThreadPoolExecutor(1) as operator, engine_of(url).connect() as connection:
         # Which stops the second of the two steps for a few attempts.
         connection.execute(sa.text("select from public.momentum_events"))
-        migrate_to(url, HISTORY[3])
-        letting_go = threading.Timer(1.0, connection.rollback)
-        letting_go.start()
-        alembic.command.downgrade(alembic_config(url), "-2")
-        letting_go.join()
+        downgrade = operator.submit(alembic.command.downgrade, alembic_config(url), "-2")
+        wait_for_attempts(url, 2)
+        connection.rollback()
+        downgrade.result(timeout=DEADLINE)
     assert current(url) == HISTORY[1]
 
 
 @pytest.mark.slow
-def test_who_comes_behind_a_waiting_migration_waits_no_longer_than_it(url: sa.URL, tmp_path: Path) -> None:
-    waiting = """
-        select exists (
-          select from pg_catalog.pg_locks where not granted and relation = 'public.habit_index'::regclass
-        )
-    """
-    with (
-        engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as client,
-        engine_of(url).connect() as reader,
-    ):
+def test_a_client_behind_a_waiting_migration_waits_no_longer_than_it(url: sa.URL, tmp_path: Path) -> None:
+    with engine_of(url).connect() as reader:
         reader.execute(sa.text("select from public.habit_index"))
-        process = start("-x", "attempts=4", "downgrade", HISTORY[2], home=tmp_path, DATABASE_URL=text_of(url))
-        while not client.scalar(sa.text(waiting)):
-            assert process.poll() is None
-        client.exec_driver_sql("set statement_timeout = '2500ms'")
-        client.exec_driver_sql("select from public.habit_index")
-        _, stderr = process.communicate(timeout=60)
+        process = start("downgrade", HISTORY[2], home=tmp_path, DATABASE_URL=text_of(url))
+        queue_behind_migration(url, "select from public.habit_index")
+        assert process.poll() is None, "the migration tries on"
         reader.rollback()
-    assert process.returncode == 1
-    assert "lock timeout (4 times" in stderr
-    assert current(url) == HISTORY[3]
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert current(url) == HISTORY[2]
+
+
+def test_no_attempt_keeps_clients_waiting_for_more_than_two_seconds() -> None:
+    """The server ends an attempt at its lock_timeout: no test has to measure that."""
+    timeouts = [Patience(failed=failed).lock_timeout for failed in range(100)]
+    assert timeouts == sorted(timeouts), "a later attempt waits longer, and so gets its lock at last"
+    assert (timeouts[0], timeouts[-1]) == (0.3, 2)
 
 
 @contextmanager
@@ -265,7 +255,7 @@ def test_several_upgrades_at_once_all_end_well_and_one_does_the_work(
     supabase_url: sa.URL, url: sa.URL, tmp_path: Path, count: int
 ) -> None:
     processes = [start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url)) for _ in range(count)]
-    outputs = [process.communicate(timeout=120)[1] for process in processes]
+    outputs = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * count, outputs
     assert sum("Running upgrade" in output for output in outputs) == 1
     assert snapshot(supabase_url) == snapshot(url)
@@ -545,15 +535,24 @@ def test_an_engine_whose_server_does_not_answer_is_a_typed_exception() -> None:
 
 @pytest.mark.slow
 def test_the_lock_is_kept_however_soon_the_server_ends_idle_sessions(supabase_url: sa.URL) -> None:
-    run(supabase_url, f"alter database {supabase_url.database} set idle_session_timeout = '300ms'")
-    with engine_of(supabase_url).connect() as connection:
-        # It keeps the migration from its locks for longer than that.
-        connection.execute(sa.text("lock table auth.users in share mode"))
-        connection.execute(sa.text("set local idle_in_transaction_session_timeout = 0"))
-        letting_go = threading.Timer(1.0, connection.rollback)
-        letting_go.start()
-        alembic.command.upgrade(alembic_config(supabase_url), "head")
-        letting_go.join()
+    run(supabase_url, f"alter database {supabase_url.database} set idle_session_timeout = '1s'")
+    engine = create_engine(supabase_url, "momentum-migrations")
+    config = alembic_config("")
+    with engine.connect() as connection, ThreadPoolExecutor(1) as operator, engine_of(supabase_url).connect() as holder:
+        # The one that migrates may pause on a slow machine; this is about the one that holds the lock.
+        connection.exec_driver_sql("set idle_session_timeout = 0")
+        connection.commit()
+        config.attributes["connection"] = connection
+        holder.execute(sa.text("lock table auth.users in share mode"))
+        upgrade = operator.submit(alembic.command.upgrade, config, "head")
+        # By the server's clock, which is the one that ends idle sessions.
+        wait_until(
+            supabase_url,
+            "exists (select from pg_stat_activity where datname = current_database() and state = 'idle' "
+            "and application_name = 'momentum-migrations-lock' and clock_timestamp() - state_change > '1500ms')",
+        )
+        holder.rollback()
+        upgrade.result(timeout=DEADLINE)
     assert current(supabase_url) == HEAD
 
 
@@ -642,21 +641,18 @@ def test_production_with_its_own_key_is_migrated_inside_a_transaction(server: Se
 
 def test_a_connection_that_is_lost_while_the_key_is_made_is_one_line(server: Server, tmp_path: Path) -> None:
     url = database_with_scores(server, "legacy.seed")
-    waiting = """
-        select pid from pg_catalog.pg_stat_activity
-        where application_name = 'momentum-migrations' and query like 'create unique%' and wait_event_type = 'Lock'
-    """
     try:
-        with (
-            engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as watching,
-            engine_of(url).connect() as writer,
-        ):
+        with engine_of(url).connect() as writer:
             writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
             process = start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
-            while (pid := watching.scalar(sa.text(waiting))) is None:
-                assert process.poll() is None
-            watching.execute(sa.text("select pg_terminate_backend(:pid)"), {"pid": pid})
-            _, stderr = process.communicate(timeout=60)
+            pid = wait_until(
+                url,
+                "(select pid from pg_stat_activity where datname = current_database() "
+                "and wait_event_type = 'Lock' and query like 'create unique%')",
+                process=process,
+            )
+            fetch(url, "select pg_terminate_backend(:pid)", pid=pid)
+            _, stderr = process.communicate()
             writer.rollback()
         assert process.returncode == 3, stderr
         assert stderr.splitlines()[-1] == "Error: The connection to the database was lost; run the command again."
@@ -681,10 +677,11 @@ def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_not
                 url,
                 "exists (select from pg_stat_activity where datname = current_database() "
                 "and wait_event_type = 'Lock' and query like 'drop index concurrently%')",
+                process=process,
             )
             assert snapshot(url, of="index | legacy.uq")
             writer.rollback()
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate()
         done = subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
         assert "lock timeout (1 time in " in error_of(done, 1)
         assert current(url) == HISTORY[-3]

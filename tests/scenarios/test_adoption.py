@@ -20,16 +20,19 @@ from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import (
     HISTORY,
+    WAITING_MIGRATION,
     current,
     database_with_scores,
     execute,
     fetch,
     migrate_to,
+    queue_behind_migration,
     rows_of,
     run,
     visible,
     wait_until,
 )
+from tests.processes import DEADLINE
 from tests.samples import (
     LEGACY_SCORES,
     LONG_AGO,
@@ -595,25 +598,18 @@ def test_a_publication_for_all_tables_keeps_no_user_from_being_deleted(seed_url:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [HEAD, "base"])
-def test_who_waits_for_a_row_that_moves_does_not_wait_for_others_too(seed_url: sa.URL, target: str) -> None:
-    """A user who is locked stops the page with the user's row; nobody has to wait for the page's other rows."""
+def test_a_client_that_waits_for_a_row_that_moves_does_not_wait_for_others_too(seed_url: sa.URL, target: str) -> None:
+    """A locked user stops the page with the user's row. The page then lets go of its other rows and is tried again."""
     add_seed_scores(seed_url, *two_each(a=A, b=B))
     before = notes(seed_url)
     if target == "base":
         migrate_to(seed_url, HEAD)
-    engine = engine_of(seed_url)
-    with ThreadPoolExecutor() as executor, engine.connect() as holder, engine.connect() as client:
+    with ThreadPoolExecutor(1) as executor, engine_of(seed_url).connect() as holder:
         holder.execute(sa.text("select from auth.users where id = :user for update"), {"user": B})
         migration = executor.submit(migrate_to, seed_url, target)
-        wait_until(
-            seed_url,
-            "exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')",
-        )
-        client.execute(sa.text("set lock_timeout = '1500ms'"))
-        client.execute(sa.text("delete from auth.users where id = :user"), {"user": A})
-        client.rollback()
+        queue_behind_migration(seed_url, f"delete from auth.users where id = '{A}'")
         holder.rollback()
-        migration.result()
+        migration.result(timeout=DEADLINE)
     assert notes(seed_url) == (before if target == "base" else ["a 11", "b 11"])
 
 
@@ -657,8 +653,8 @@ def test_duplicates_that_come_while_the_key_is_made_are_moved_too(seed_url: sa.U
     )
     migrate_to(seed_url, BEFORE_KEY)
     with (
-        engine_of(seed_url).connect() as client,
         ThreadPoolExecutor(1) as migrator,
+        engine_of(seed_url).connect() as client,
     ):
         client.execute(sa.text(f"insert into {SEED} values ('{A}', '2024-03-01 12:00+00', 3, null, 'third')"))
         upgrade = migrator.submit(migrate_to, seed_url, HEAD)
@@ -670,7 +666,7 @@ def test_duplicates_that_come_while_the_key_is_made_are_moved_too(seed_url: sa.U
             "and application_name = 'momentum-migrations')",
         )
         client.commit()
-        upgrade.result(timeout=60)
+        upgrade.result(timeout=DEADLINE)
     assert current(seed_url) == HEAD
     assert notes(seed_url) == ["b", "third"]
     assert snapshot(seed_url, of="uq_daily_engagement_scores_user_id_utc_day | CREATE UNIQUE")[0].endswith("| t | f")
@@ -733,20 +729,16 @@ def test_a_way_back_that_was_interrupted_goes_on_in_either_direction(seed_url: s
     before, rows = visible(snapshot(seed_url)), notes(seed_url)
     migrate_to(seed_url, HEAD)
     at_head, kept = snapshot(seed_url), notes(seed_url)
-    migrator_waits = """
-        select pid from pg_stat_activity
-        where datname = current_database() and application_name = 'momentum-migrations' and wait_event_type = 'Lock'
-    """
     with (
-        engine_of(seed_url).connect() as client,
         ThreadPoolExecutor(1) as migrator,
+        engine_of(seed_url).connect() as client,
     ):
         client.execute(sa.text(f"lock table {SEED} in row exclusive mode"))
         downgrade = migrator.submit(migrate_to, seed_url, "base")
-        wait_until(seed_url, f"exists ({migrator_waits})")
-        execute(seed_url, f"select pg_terminate_backend(pid) from ({migrator_waits}) as waiting")
+        pid = wait_until(seed_url, WAITING_MIGRATION)
+        execute(seed_url, "select pg_terminate_backend(:pid)", pid=pid)
         with pytest.raises(DatabaseUnreachableError):
-            downgrade.result(timeout=60)
+            downgrade.result(timeout=DEADLINE)
         client.rollback()
     assert current(seed_url) == BEFORE_KEY
     assert execute(seed_url, "select count(*) from pg_index where not indisvalid") == 1

@@ -7,7 +7,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from alembic.config import Config
 
 from momentum.migrate.config import alembic_config
 from momentum.testing import Server
-from tests.migrating import HISTORY, REVISIONS, database_with_scores, execute, run
+from tests.migrating import HISTORY, REVISIONS, WAITING_MIGRATION, database_with_scores, execute, run, until
+from tests.processes import DEADLINE
 from tests.samples import add_user, write_rows
 from tests.server import engine_of
 
@@ -188,7 +189,7 @@ class Recorder:
             migration = migrator.submit(self.step, direction, target)
             self.read_while_waiting(migration)
             client.rollback()
-            migration.result(timeout=60)
+            migration.result(timeout=DEADLINE)
         with self.engine.begin() as connection:
             for relation, mode in connection.execute(sa.text("delete from budget.held returning *")).all():
                 self.note(relation, mode)
@@ -203,16 +204,11 @@ class Recorder:
 
     def read_while_waiting(self, migration: "Future[None]") -> None:
         """Read the locks of a migration once it waits for another session, unless it ends without."""
-        waiting = sa.text("""
-            select pid from pg_stat_activity
-            where datname = current_database() and application_name = 'momentum-migrations' and wait_event_type = 'Lock'
-        """)
+        waiting = sa.text(f"select {WAITING_MIGRATION}")
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # The processors are for the migration meanwhile.
-            while not wait([migration], timeout=0.005).done:
-                if pid := connection.scalar(waiting):
-                    self.read(connection, pid)
-                    return
+            pid = until(lambda: connection.scalar(waiting) or migration.done(), "the migration waits or ends")
+            if pid is not True:
+                self.read(connection, pid)
 
 
 def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
