@@ -1,15 +1,16 @@
 """Whenever a migration is killed, the next `alembic upgrade head` finishes it and no row is lost.
 
-`MOMENTUM_KILLS=50` kills as many times as a release wants; without it a short form runs with the other tests. The
-moments are random; `MOMENTUM_KILLS_SEED` repeats those of a run that failed.
+A moment is a message from the program to the server. The program is killed once it has sent it; the message is lost, or
+still gets there. `MOMENTUM_KILLS=50` kills as often as a release wants; without it, a short form runs with the other
+tests. The moments are random; `MOMENTUM_KILLS_SEED` repeats those of a run that failed.
 """
 
 import contextlib
 import os
 import random
 import secrets
-import subprocess
-import time
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 
 from momentum.connect.url import as_text
 from momentum.testing import Server
+from tests.backfilling import Proxy
 from tests.catalog import snapshot
 from tests.migrating import (
     HISTORY,
@@ -28,8 +30,8 @@ from tests.migrating import (
     migrate_to,
     rows_of,
     run,
+    until,
     visible,
-    wait_until,
 )
 from tests.processes import Process
 from tests.samples import add_user, write_rows
@@ -62,14 +64,54 @@ Rows = dict[str, list[str]]
 
 @dataclass
 class Reference:
-    """What a database is like at base and at head when nobody interrupts, and how long the ways take."""
+    """A database at base and at head when nobody interrupts, and how many messages each way takes."""
 
     base: list[str]
     rows_at_base: Rows
     head: list[str]
     rows_at_head: Rows
     private_at_head: Rows
-    seconds: dict[str, float]
+    messages: dict[str, int]
+
+
+class Gate(Proxy):
+    """Counts what a program sends to the server, and lets nothing through after a certain message.
+
+    Args:
+        url: Where the server is.
+        last: The number of that message; none if everything is let through.
+        forwarded: Whether that message itself still gets there.
+    """
+
+    def __init__(self, url: sa.URL, last: int | None = None, *, forwarded: bool = True) -> None:
+        super().__init__(url, b"", forwarded=forwarded)
+        self.sent = 0
+        self.closed = threading.Event()
+        self._last = last
+        self._counting = threading.Lock()
+        self._leaving = threading.Event()
+
+    def __enter__(self) -> "Gate":
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._leaving.set()
+        super().__exit__(*exception)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass on what the client sends, a message at a time: it awaits the answer to each."""
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                with self._counting:
+                    self.sent += 1
+                    number = self.sent
+                if self._last is None or number < self._last or (number == self._last and self._forwarded):
+                    server.sendall(data)
+                if self._last is not None and number >= self._last:
+                    self.closed.set()
+                    self._leaving.wait()
+        self._cut(server)
 
 
 def prepare(server: Server, layout: str) -> sa.URL:
@@ -90,34 +132,24 @@ def prepare(server: Server, layout: str) -> sa.URL:
 
 
 def start(url: sa.URL, direction: str) -> Process:
-    """Start the real program and return once it is connected and about to migrate."""
+    """Start the real program."""
     command = {"up": "upgrade", "down": "downgrade"}[direction]
     arguments = ("-c", "alembic.ini", "-x", "existing=adopt", command, TARGETS[direction])
-    process = Process("alembic", *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": as_text(url)})
-    wait_until(
-        url,
-        "exists (select from pg_stat_activity "
-        "where datname = current_database() and application_name = 'momentum-migrations')",
-    )
-    return process
+    return Process("alembic", *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": as_text(url)})
 
 
 def measure(url: sa.URL) -> Reference:
-    """Go up, down and up with the real program, and note what there is and how long it takes."""
+    """Go up, down and up with the real program, and note what there is and how many messages it sends."""
     base, rows_at_base = visible(snapshot(url)), rows_of(url)
-    seconds = {}
+    messages = {}
     for direction in ("up", "down", "up"):
-        with start(url, direction) as process:
-            began = time.monotonic()
-            while current(url) != TARGETS[direction]:
-                assert process.poll() in (None, 0), f"{direction} fails even when nobody interrupts"
-            # What comes after, such as the end of Python, is not worth a kill.
-            seconds[direction] = time.monotonic() - began
-            assert process.wait(timeout=120) == 0
+        with Gate(url) as gate, start(gate.url, direction) as process:
+            assert process.wait() == 0, f"{direction} fails even when nobody interrupts"
+        messages[direction] = gate.sent
+        assert current(url) == TARGETS[direction]
         if direction == "down":
             rows_at_base = check_rows(rows_of(url), rows_at_base, "down, undisturbed")
-    assert current(url) == HEAD
-    return Reference(base, rows_at_base, snapshot(url), rows_of(url), private_rows(url), seconds)
+    return Reference(base, rows_at_base, snapshot(url), rows_of(url), private_rows(url), messages)
 
 
 def check_rows(found: Rows, expected: Rows, what: str) -> Rows:
@@ -134,22 +166,20 @@ def private_rows(url: sa.URL) -> Rows:
     }
 
 
-def kill(url: sa.URL, direction: str, seconds: float) -> bool:
-    """Kill a migration after some seconds; tell whether it was still at work by then."""
-    with start(url, direction) as process:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=seconds)
+def kill(url: sa.URL, direction: str, message: int, *, forwarded: bool) -> bool:
+    """Kill a migration at a message, and return whether it got so far."""
+    with Gate(url, message, forwarded=forwarded) as gate, start(gate.url, direction) as process:
+        until(lambda: gate.closed.is_set() or process.poll() is not None, f"{direction} comes to message {message}")
         process.kill()
-        return process.wait(timeout=30) < 0
+        return process.wait() < 0
 
 
-def moments(layout: str, reference: Reference) -> Iterator[tuple[str, float]]:
-    """Yield ever new directions and random moments of the real migration, not of the start of Python."""
+def moments(layout: str, reference: Reference) -> Iterator[tuple[str, int, bool]]:
+    """Yield directions and random moments without end: a message, and whether it still gets to the server."""
     chance = random.Random(f"{SEED} {layout}")  # noqa: S311
     while True:
         for direction in ("up", "down"):
-            # A little longer, because what is measured alone may take longer beside other tests.
-            yield direction, chance.uniform(0, 1.3 * reference.seconds[direction])
+            yield direction, chance.randint(1, reference.messages[direction]), chance.random() < 0.5
 
 
 @pytest.mark.slow
@@ -164,15 +194,16 @@ def test_a_migration_may_be_killed_at_any_moment(
     stops: list[str] = []
     try:
         reference = measure(undisturbed)
-        for tries, (direction, seconds) in enumerate(moments(layout, reference)):
+        for tries, (direction, message, forwarded) in enumerate(moments(layout, reference)):
             if len(stops) == wanted:
                 break
             assert tries < 4 * wanted + 4, "most moments came too late to interrupt anything"
-            what = f"{direction}, killed after {seconds:.3f} s (MOMENTUM_KILLS_SEED={SEED})"
+            moment = f"message {message} of {reference.messages[direction]}{'' if forwarded else ', lost'}"
+            what = f"{direction}, killed at {moment} (MOMENTUM_KILLS_SEED={SEED})"
             migrate_to(url, "base" if direction == "up" else HEAD, existing="adopt")
-            if not kill(url, direction, seconds):
+            if not kill(url, direction, message, forwarded=forwarded):
                 continue
-            stops.append(f"{direction} at {current(url)} after {seconds:.3f} s")
+            stops.append(f"{direction} at {current(url)}, {moment}")
 
             migrate_to(url, HEAD, existing="adopt")
             assert current(url) == HEAD, what
