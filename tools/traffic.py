@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Barrier, Event
@@ -308,7 +308,7 @@ class Client:
     def __init__(self, url: str, layout: Layout, number: int, users: int) -> None:
         def connect(options: str = "") -> psycopg.Connection:
             return psycopg.connect(
-                url, autocommit=True, application_name="traffic", options=f"-c statement_timeout=30s {options}"
+                url, autocommit=True, application_name="traffic", options=f"-c statement_timeout=2min {options}"
             )
 
         self.layout = layout
@@ -473,32 +473,48 @@ MIGRATION_WAITS = """
     )
 """
 
+# Returns when an idle transaction is to end, given the database, the pid of its session, and an event that is set when
+# nobody needs it any more.
+Hold = Callable[[sa.URL, int, threading.Event], None]
+
+
+def hold_to_the_end(_url: sa.URL, _pid: int, over: threading.Event) -> None:
+    """Hold on as long as the transaction is needed."""
+    over.wait()
+
+
+def hold_for_15_seconds(url: sa.URL, _pid: int, over: threading.Event) -> None:
+    """Hold on for 15 s from when a migration begins to wait."""
+    with psycopg.connect(as_text(url), autocommit=True, application_name="traffic-watch") as watch:
+        while not over.wait(0.02):
+            if watch.execute(MIGRATION_WAITS).fetchone() == (True,):
+                over.wait(15)
+                return
+
 
 @contextmanager
-def idle_transaction(url: sa.URL, statements: Iterable[str], hold: float = math.inf) -> Iterator[None]:
-    """Keep a transaction open meanwhile, or for some seconds from when a migration begins to wait for it."""
+def idle_transaction(url: sa.URL, statements: Iterable[str], hold: Hold = hold_to_the_end) -> Iterator[None]:
+    """Keep a transaction open for as long as ``hold`` says, at most until the end of the block."""
     over = threading.Event()
 
     def let_go() -> None:
-        with psycopg.connect(as_text(url), autocommit=True, application_name="traffic-watch") as watch:
-            while not over.wait(0.02):
-                if watch.execute(MIGRATION_WAITS).fetchone() == (True,):
-                    over.wait(hold)
-                    break
-        connection.rollback()
+        try:
+            hold(url, connection.info.backend_pid, over)
+        finally:
+            connection.rollback()
 
-    with psycopg.connect(as_text(url), application_name="traffic-idle") as connection:
+    with (
+        ThreadPoolExecutor(1) as holder,
+        psycopg.connect(as_text(url), application_name="traffic-idle") as connection,
+    ):
         for statement in statements:
             connection.execute(statement)
-        thread = threading.Thread(target=let_go)
-        if hold < math.inf:
-            thread.start()
+        holding = holder.submit(let_go)
         try:
             yield
         finally:
             over.set()
-            if hold < math.inf:
-                thread.join()
+            holding.result()
 
 
 # Reading an account is what every request does; some client never ends its transaction.
@@ -540,7 +556,13 @@ def execute(words: Sequence[str], url: sa.URL, *more: str) -> Command:
 
 
 def migrate_up_and_down(
-    run: Run, url: sa.URL, layout: Layout, seconds: float, *, idle: str | None = None, hold: float = 15
+    run: Run,
+    url: sa.URL,
+    layout: Layout,
+    seconds: float,
+    *,
+    idle: str | None = None,
+    hold: Hold = hold_for_15_seconds,
 ) -> None:
     """Migrate up, fill, migrate down, up, and again until the time is over; it ends at the head.
 
@@ -550,8 +572,8 @@ def migrate_up_and_down(
         layout: The layout of its score table.
         seconds: For how long.
         idle: ``reading`` for a transaction that has read auth.users and stays open all the time, ``holding`` for one
-            that holds a lock on everything, until the migration has waited for it for a while.
-        hold: How long that is.
+            that holds a lock on everything.
+        hold: When the latter lets go.
     """
 
     def migrate(words: Sequence[str]) -> None:
@@ -660,7 +682,7 @@ def count_superseded(url: sa.URL) -> int:
 
 
 def problems(run: Run) -> list[str]:
-    """Return a sentence for each bound that was broken."""
+    """Return a sentence for each command and statement that failed, and for each row that was lost."""
     found = [
         f"`{' '.join(command.words)}` ended with {command.exit_code}: {command.output}"
         for command in run.commands
@@ -672,10 +694,17 @@ def problems(run: Run) -> list[str]:
         if failed := run.failed(kind):
             states = ", ".join(sorted({str(s.sqlstate) for s in failed}))
             found.append(f"{len(failed)} statements on {kind} failed ({states})")
+    return [f"{run.name}: {sentence}" for sentence in [*found, *run.lost]]
+
+
+def stalls(run: Run) -> list[str]:
+    """Return a sentence for each kind of statement that took longer than a migration may keep a client waiting."""
+    found = []
+    for kind in KINDS:
         bound = LONGEST_LOCK_TIMEOUT + longest(run.alone, kind) + SLACK
         if (stall := longest(run.migrating, kind)) > bound:
-            found.append(f"a statement on {kind} took {stall:.2f} s, more than {bound:.2f} s")
-    return [f"{run.name}: {sentence}" for sentence in [*found, *run.lost]]
+            found.append(f"{run.name}: a statement on {kind} took {stall:.2f} s, more than {bound:.2f} s")
+    return found
 
 
 def grown(smaller: Run, bigger: Run) -> list[str]:
@@ -792,7 +821,7 @@ def main(arguments: Sequence[str]) -> int:
                 name=f"{layout} layout, {rows:,} rows{beside[idle]}",
             )
             show(run, markdown=options.markdown)
-            found += problems(run)
+            found += problems(run) + stalls(run)
             if (layout, idle) in runs:
                 found += grown(runs[layout, idle], run)
             runs[layout, idle] = run
