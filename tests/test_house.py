@@ -96,6 +96,65 @@ def test_imports_run_one_way_within_a_wing(wing: str) -> None:
         assert not upwards, f"{wing}/{name}.py imports {', '.join(upwards)}, not below it; turn it round"
 
 
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "backfill" not in path.name + path.parent.name)
+
+# Where tests may look at a clock, each with the reason.
+READS_A_CLOCK = {
+    ("tests/migrating.py", "until"): "waits for a state; its deadline only ends a test that hangs",
+    ("tests/test_house.py", "test_every_way_to_rest_on_the_clock_is_found"): "names them",
+}
+CLOCKS = {"sleep", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time", "time_ns", "Timer"}
+
+
+def clocks_in(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the functions of a module that sleep, read a clock or set a deadline below a minute, and where they do."""
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(ast.Name("time"), "time"):
+                found = True
+            case ast.Attribute(attr=name) | ast.alias(name=name):
+                found = name in CLOCKS
+            case ast.keyword("timeout", ast.Constant(int() | float() as seconds)):
+                found = seconds < 60
+            case ast.Constant(str() as text):
+                found = bool(re.search(r"pg_sleep\w*\(", text))
+            case _:
+                found = False
+        if found and isinstance(node, ast.expr | ast.keyword | ast.alias):
+            line = node.lineno
+            inside = (each.name for each in functions if each.lineno <= line <= (each.end_lineno or 0))
+            yield next(inside, "the module"), f"line {line}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_rests_on_the_clock(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    found = [where for function, where in clocks_in(path.read_text("utf-8")) if (name, function) not in READS_A_CLOCK]
+    assert not found, (
+        f"{name}, {found}: on a slower machine this fails or proves nothing. Wait for a state with `until` or "
+        "`wait_until` of tests/migrating.py, or count statements; DEADLINE of tests/processes.py ends what hangs"
+    )
+
+
+def test_every_way_to_rest_on_the_clock_is_found() -> None:
+    ways = [
+        "time.sleep(1)",
+        "asyncio.sleep(1)",
+        "time.monotonic()",
+        "time.perf_counter()",
+        "time.time()",
+        "from time import monotonic",
+        "threading.Timer(1, stop)",
+        "process.wait(timeout=59.5)",
+        "execute('select pg_sleep(1)')",
+    ]
+    assert [way for way in ways if not list(clocks_in(way))] == []
+    assert list(clocks_in("import time; process.wait(timeout=60); datetime.time(5); note('pg_sleep')")) == []
+    assert list(clocks_in("def wait():\n  time.sleep(1)")) == [("wait", "line 2: time.sleep")]
+
+
 @pytest.mark.parametrize("path", [*SOURCES, SCRIPTS / "env.py"], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_message_names_a_command_that_is_another_one_in_a_service(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
