@@ -1,4 +1,4 @@
-"""What Supabase's advisors say of a migrated database: `python -m tools.advisors`, exit code 1 if they object."""
+"""Run Supabase's advisors on a migrated database: `python -m tools.advisors`; exit code 1 if they object."""
 
 import json
 import re
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """An info that is as it should be: which lint reports it, a pattern of what it reports, and why we let it."""
+    """An info that we accept: the lint that reports it, a pattern for the report, and the reason."""
 
     lint: str
     detail: str
@@ -45,12 +45,12 @@ ALLOWED = (
     Allowance(
         "unused_index",
         rf"Index `ix_({FOUR})_\w+` on table `(public|momentum_internal)\.({FOUR})` ",
-        "nobody has asked for anything yet in a database that was just made",
+        "no query has run yet in a database that was just made",
     ),
     Allowance(
         "unused_index",
         "Index `ix_superseded_scores_user_id` on table `momentum_internal.superseded_scores` ",
-        "it is for the day on which a user is deleted",
+        "it serves the deletion of a user",
     ),
     Allowance(
         "no_primary_key",
@@ -61,14 +61,14 @@ ALLOWED = (
 
 
 def findings(url: sa.URL) -> list[Finding]:
-    """Return what the advisors report of a database, of every level."""
+    """Return the advisors' findings on a database, of every level."""
     done = supabase("db", "advisors", "--level=info", "--output-format=json", url=url)
     assert done.returncode == 0, done.stderr + done.stdout
     return [Finding(found["level"], found["name"], found["detail"]) for found in json.loads(done.stdout)["results"]]
 
 
 def reason(finding: Finding) -> str | None:
-    """Return why a finding is as it should be, or nothing where it should not be."""
+    """Return why a finding is accepted, or None if it is not."""
     for allowed in ALLOWED:
         if finding[:2] == ("INFO", allowed.lint) and re.match(allowed.detail, finding.detail):
             return allowed.reason
@@ -76,12 +76,12 @@ def reason(finding: Finding) -> str | None:
 
 
 def objections(url: sa.URL) -> list[Finding]:
-    """Return what the advisors report and nobody has given a reason for."""
+    """Return the findings that nobody has given a reason to accept."""
     return [finding for finding in findings(url) if reason(finding) is None]
 
 
 def main() -> int:
-    """Print what the advisors report of a migrated database, and return the exit code."""
+    """Print the advisors' findings on a migrated database, and return the exit code."""
     with running_server() as server, server.database() as url:
         reported = findings(url)
     for finding in sorted(reported, key=lambda finding: (reason(finding) is None, finding)):

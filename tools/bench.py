@@ -1,8 +1,8 @@
-"""What `make bench` measures: the backfill beside the fastest way there is, and what it promises of its cost.
+"""`make bench`: compare the backfill with the fastest way there is, and with the costs that it promises.
 
-The limit is one hand-written INSERT ... SELECT in one transaction. What is compared runs in turn, on copies of the same
-database, so that a busy machine slows both: only the ratios mean anything. The figures are written to
-docs/benchmarks.md, with the machine, the versions and the command.
+The limit is one hand-written INSERT ... SELECT in one transaction. The two run in turn, on copies of the same database,
+so that a busy machine slows both: only the ratios mean anything. The figures are written to docs/benchmarks.md, with
+the machine, the versions and the command.
 """
 
 import argparse
@@ -45,8 +45,8 @@ RANGE = f"generate_series('{FIRST}'::timestamp, '{LAST}'::timestamp, '1 day') as
 SCORES = "legacy.daily_engagement_scores"
 DAY = "(score_ts at time zone 'UTC')::date"
 
-# As a server that keeps people's data runs. No checkpoint may fall into what is measured: after one, each page is
-# logged as a whole at its next change, for which whoever happens to come then pays.
+# The settings of a production server. No checkpoint may fall into a measurement: after one, the next change of each
+# page logs the whole page, at the expense of the statement that happens to make it.
 SETTINGS = ("fsync = on", "max_wal_size = '32GB'", "checkpoint_timeout = '1h'")
 
 MISSING = f"not exists (select from {SCORES} as s where s.user_id = u.id and (s.{DAY[1:]} = d.day::date)"
@@ -63,15 +63,15 @@ on conflict (user_id, ({DAY})) do nothing
 
 @dataclass
 class Figure:
-    """A measured figure, and the bound that it is to keep.
+    """A measured figure and its bound.
 
     Attributes:
-        name: What it is.
-        value: The figure; of several measurements the median.
-        least: What it is to reach; None if there is no such bound.
-        most: What it is not to exceed.
-        unit: What it is measured in; empty for a ratio.
-        note: What else there is to say.
+        name: Its name.
+        value: The figure; the median of several measurements.
+        least: The lower bound; None if there is none.
+        most: The upper bound; None if there is none.
+        unit: Its unit; empty for a ratio.
+        note: A remark.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Figure:
 
     @property
     def kept(self) -> bool:
-        """Whether it keeps its bound."""
+        """Whether it is within its bound."""
         return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
 
     @property
@@ -134,7 +134,7 @@ def execute(url: sa.URL, *statements: str) -> None:
 
 
 def load(url: sa.URL, users: int, condition: str, *, vacuum: bool = True) -> None:
-    """Fill a migrated database with accounts, and those of their user-days that fulfil a condition."""
+    """Fill a migrated database with accounts, and with scores for the user-days that meet a condition."""
     execute(url, f"insert into auth.users (created_at) select '2020-01-01' from generate_series(1, {users})")
     with create_engine(url, application_name="momentum-bench").begin() as connection:
         execute_script(
@@ -184,7 +184,7 @@ Way = Callable[[sa.URL], tuple[int, float]]
 
 
 def limit(url: sa.URL) -> tuple[int, float]:
-    """Insert all in one statement: what any client could reach at best on one connection."""
+    """Insert everything in one statement: the best that any client could reach on one connection."""
     with psycopg.connect(as_text(url)) as connection:
         started = time.monotonic()
         rows = connection.execute(LIMIT).rowcount
@@ -203,7 +203,7 @@ def ours(*arguments: str) -> Way:
 
 
 def insert_many_values(url: sa.URL) -> tuple[int, float]:
-    """Read what is missing, make the rows in Python, and insert them as SQLAlchemy does: 500 a page, 1000 a commit."""
+    """Read the gaps, make the rows in Python, and insert them with SQLAlchemy: 500 per page, 1000 per commit."""
     schema, name = SCORES.split(".")
     columns: list[sa.Column[Any]] = [sa.Column(name) for name in ("user_id", "score_ts", "score", "source")]
     table = sa.Table(name, sa.MetaData(), *columns, schema=schema)
@@ -225,7 +225,7 @@ def insert_many_values(url: sa.URL) -> tuple[int, float]:
 
 
 def limit_and_offset(url: sa.URL) -> tuple[int, float]:
-    """Page through what is missing of each day by LIMIT and OFFSET, which skips as many as it fills."""
+    """Page through each day's gaps by LIMIT and OFFSET, which skips a gap for each one that it fills."""
     rows = 0
     started = time.monotonic()
     with psycopg.connect(as_text(url)) as connection:
@@ -249,10 +249,10 @@ def limit_and_offset(url: sa.URL) -> tuple[int, float]:
 
 
 def measure_ways(bench: Bench, template: sa.URL, ways: Mapping[str, Way], pairs: int) -> dict[str, list[float]]:
-    """Return, of each way, its rows a second as shares of the limit's in the same round."""
+    """Return for each way its rows per second, as shares of the limit's in the same round."""
     shares: dict[str, list[float]] = {name: [] for name in ways}
     with bench.copy_of(template) as url:
-        limit(url)  # The first one to come makes files of the log that those after it find made.
+        limit(url)  # The first run makes log files that later ones reuse.
     for number in range(pairs):
         rates: dict[str, float] = {}
         turn = [("limit", limit), *ways.items()]
@@ -272,7 +272,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def measure_speed(bench: Bench) -> None:
-    """Measure how fast gaps are filled, half of all user-days at random."""
+    """Measure how fast gaps are filled where a random half of all user-days is missing."""
     ways = {"1 worker": ours(), "2 workers": ours("--workers", "2")}
     bounds = {"1 worker": 0.70, "2 workers": 1.35}
     for name, shares in measure_ways(bench, bench.half_missing(), ways, PAIRS).items():
@@ -293,7 +293,7 @@ def measure_speed(bench: Bench) -> None:
 
 
 def measure_sparse(bench: Bench) -> None:
-    """Measure what finding costs where little or nothing is missing, beside one counting anti-join."""
+    """Measure the cost of finding gaps where few or none are left, compared with one counting anti-join."""
     for name, condition, bound in (
         ("0.1 % missing", "random() < 0.999", 1.3),
         ("nothing missing", "true", 1.1),
@@ -306,7 +306,7 @@ def measure_sparse(bench: Bench) -> None:
         ratios, phases = [], []
         for _ in range(PAIRS):
             with bench.copy_of(template) as url, psycopg.connect(as_text(url), autocommit=True) as connection:
-                # Once before it counts, so that neither of the two pays for a cold copy.
+                # A warm-up, so that neither of the two pays for a cold copy.
                 connection.execute(ANTI_JOIN)
                 started = time.monotonic()
                 connection.execute(ANTI_JOIN)
@@ -322,7 +322,7 @@ def measure_sparse(bench: Bench) -> None:
 
 
 def measure_pages(bench: Bench) -> None:
-    """Measure whether pages become slower on the way, with fresh statistics and with some of an empty table."""
+    """Measure whether pages become slower during a run, with fresh statistics and with those of an empty table."""
 
     def load_stale(url: sa.URL) -> None:
         off = "set (autovacuum_enabled = off)"
@@ -400,7 +400,7 @@ def measure_memory(bench: Bench) -> None:
 
 
 class Network:
-    """A TCP proxy in front of a server that takes its time, and counts how often the client waited for an answer."""
+    """A TCP proxy that delays every message and counts the client's round trips."""
 
     def __init__(self, url: sa.URL, seconds: float) -> None:
         self.round_trips = 0
@@ -445,16 +445,16 @@ class Network:
 
 
 def measure_latency(bench: Bench) -> None:
-    """Measure round trips a page and a commit, and what they cost, over a slow network."""
+    """Measure the round trips per page and per commit, and their cost over a slow network."""
 
     def run(users: int, milliseconds: int) -> tuple[int, int, float]:
-        """Return the round trips of a run, those that its pages and commits allow, and its rows a second."""
+        """Return the round trips of a run, those that its pages and commits allow, and its rows per second."""
         template = bench.half_missing(users)
         with bench.copy_of(template) as url, Network(url, milliseconds / 1000) as network:
             report = backfill(network.url, "--no-discrepancies")
             return network.round_trips, report["pages"] + 3 * report["commits"], report["rows_per_s"]
 
-    # What is done once in a run, however many pages it has, is taken away by comparing with a shorter one.
+    # Subtracting a shorter run leaves out the work that every run does once, however many pages it has.
     once, once_allowed, _ = run(200, 0)
     for milliseconds in (5, 20, 50):
         trips, allowed, rate = run(1000, milliseconds)
@@ -465,7 +465,7 @@ def measure_latency(bench: Bench) -> None:
 
 
 def measure_start(bench: Bench) -> None:
-    """Measure how long the help takes, beside the import of SQLAlchemy."""
+    """Measure how long the help takes, compared with the import of SQLAlchemy."""
     environment = {**os.environ, "COLUMNS": "100"}
 
     def seconds(*words: str | Path) -> float:
@@ -489,7 +489,7 @@ MEASURES = {
 
 
 def describe_machine(server: Server) -> str:
-    """Return what the figures were measured on."""
+    """Return a description of the machine and the versions."""
     cpus = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -504,7 +504,7 @@ def describe_machine(server: Server) -> str:
 
 
 def write_figures(machine: str, figures: Sequence[Figure]) -> None:
-    """Write the table in docs/benchmarks.md anew."""
+    """Replace the table in docs/benchmarks.md."""
     begin, end = "<!-- BEGIN FIGURES -->", "<!-- END FIGURES -->"
     rows = [f"| {f.name} | {f.value:.2f} {f.unit} | {f.bound} | {f.note} |".replace("  ", " ") for f in figures]
     table = "\n".join(
@@ -521,10 +521,13 @@ def write_figures(machine: str, figures: Sequence[Figure]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure what was asked for; 1 if a bound was not kept."""
+    """Take the measurements that were asked for; 1 if a figure is beyond its bound."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "measures", nargs="*", choices=[[], *MEASURES], help="what to measure (everything, and write it down)"
+        "measures",
+        nargs="*",
+        choices=[[], *MEASURES],
+        help="what to measure (all, written to docs/benchmarks.md)",
     )
     wanted = parser.parse_args(arguments).measures or list(MEASURES)
     with running_server(on_disk=True) as server:

@@ -1,4 +1,4 @@
-"""What `make demo` shows: the whole path on a Postgres of its own, by the commands that an operator would give."""
+"""`make demo`: the whole path on a Postgres of its own, with the commands that an operator would run."""
 
 import datetime
 import os

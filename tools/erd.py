@@ -19,7 +19,7 @@ BEGIN, END = "<!-- BEGIN DIAGRAM -->", "<!-- END DIAGRAM -->"
 POSTGRES = sa.make_url("postgresql://").get_dialect()()
 
 VIEW = DailyMomentumScore.__table__
-# The pillars stand beside the users, because everything else refers to these two.
+# The pillars are drawn next to the users, because everything else refers to these two.
 PARENTS = [auth_users, Base.metadata.tables["momentum_pillars"]]
 CHILDREN = sorted(
     (table for table in Base.metadata.tables.values() if table not in PARENTS), key=lambda table: table.name
@@ -40,7 +40,7 @@ def in_lower_case(sql: str) -> str:
 
 
 def keys_of(column: sa.Column[object]) -> list[str]:
-    """Return which keys a column belongs to: PK, FK, UK. The view has none; what identifies its rows is not a key."""
+    """Return the keys that a column belongs to: PK, FK, UK. Columns of the view belong to none."""
     if column.table is VIEW:
         return []
     unique = [key for key in column.table.constraints if isinstance(key, sa.UniqueConstraint)]
@@ -75,10 +75,10 @@ def draw_mermaid() -> str:
     return "\n".join(["```mermaid", *lines, "```"])
 
 
-# The picture's measures in pixels. It is made to be looked at 1200 pixels wide.
+# The picture's dimensions in pixels. It is meant to be viewed 1200 pixels wide.
 MARGIN, WIDTH, GAP, CHANNEL = 20, 354, 49, 150
 HEAD, LINE, NAME, PADDING = 26, 15, 19, 12
-# As many letters as fit into a line whatever sans serif font the viewer has.
+# The number of letters that fit into a line in every common sans serif font.
 LETTERS = 54
 
 STYLE = """
@@ -111,7 +111,7 @@ def wrap(comment: str | None) -> list[str]:
 
 
 def height_of(table: sa.Table) -> float:
-    """Return how high a table's box is."""
+    """Return the height of a table's box."""
     lines = len(wrap(table.comment)) + sum(len(wrap(column.comment)) for column in table.columns)
     return HEAD + 2 * PADDING + lines * LINE + len(table.columns) * (NAME + PADDING)
 
@@ -153,8 +153,9 @@ def draw_table(table: sa.Table, x: float, y: float) -> list[str]:
 def draw_picture() -> str:
     """Return the diagram as SVG.
 
-    The view, the users and the pillars stand in the upper row, what refers to the latter two in the lower one. Between
-    the rows each of the two has a line of its own, from which the keys lead down; a crow's foot is the many's end.
+    The view, the users and the pillars are in the upper row, the tables that refer to the latter two in the lower one.
+    Between the rows, each of the two has a line of its own, from which the keys lead down; a crow's foot marks the end
+    with many rows.
     """
     upper = [VIEW, *PARENTS]
     columns = max(len(upper), len(CHILDREN))
@@ -230,7 +231,7 @@ The same as Mermaid, to be changed and pasted elsewhere:
 
 
 def documents() -> dict[Path, str]:
-    """Return what each file should hold.
+    """Return the content of each generated file, by path.
 
     Raises:
         ValueError: README.md has no markers, or more than one of each.

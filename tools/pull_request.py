@@ -1,4 +1,4 @@
-"""Writes docs/pull_request.md: what the consumers' queries return on the fixture, for those who review a change."""
+"""Writes docs/pull_request.md: the results of the consumers' queries on the fixture, for reviewers."""
 
 import datetime
 import json
@@ -45,7 +45,7 @@ from momentum_internal.score_table""",
 
 
 def write_table(rows: sa.CursorResult[tuple[object, ...]]) -> str:
-    """Return rows as people read them in a terminal."""
+    """Return rows as a table for a terminal."""
     table = Table(box=None, pad_edge=False)
     for name in rows.keys():  # noqa: SIM118 - it is a method of the result, which is no mapping
         table.add_column(name, no_wrap=True)

@@ -31,7 +31,7 @@ def section_of_readme(title: str) -> str:
 
 
 def anchor_of(heading: str) -> str:
-    """Return what GitHub and the site make of a heading for links to it."""
+    """Return the anchor that GitHub and the site give a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
@@ -46,7 +46,7 @@ def page_from_readme(name: str) -> str:
 
 
 def write_rule(rule: sa.Constraint) -> str:
-    """Return what a constraint demands, as SQL has it."""
+    """Return a constraint as SQL."""
     match rule:
         case sa.PrimaryKeyConstraint():
             return f"primary key ({', '.join(rule.columns.keys())})"
@@ -61,30 +61,30 @@ def write_rule(rule: sa.Constraint) -> str:
 
 
 def write_index(index: sa.Index) -> str:
-    """Return what an index is over, as SQL has it."""
+    """Return the columns of an index as SQL."""
     over = in_lower_case(str(CreateIndex(index).compile(dialect=POSTGRES)))
     return ("unique index " if index.unique else "index ") + over[over.index("(") :]
 
 
 class Recorder:
-    """Takes what a revision tells Alembic of a new table, instead of Alembic's operations; what is plain SQL is not."""
+    """Records the table that a revision creates, in place of Alembic's operations. Plain SQL is ignored."""
 
     def __init__(self) -> None:
         self.metadata = sa.MetaData()
         auth_users.to_metadata(self.metadata)
 
     def create_table(self, name: str, *parts: SchemaItem, **options: Any) -> None:
-        """Take the table."""
+        """Record the table."""
         self.table = sa.Table(name, self.metadata, *parts, **options)
 
     def create_index(self, name: str, _table: str, columns: list[Any], *, unique: bool, schema: str) -> None:
-        """Take an index of it."""
+        """Record an index of it."""
         assert schema == self.table.schema
         over = [column if isinstance(column, sa.TextClause) else self.table.columns[column] for column in columns]
         self.table.append_constraint(sa.Index(name, *over, unique=unique))
 
     def execute(self, _sql: str) -> None:
-        """Leave plain SQL alone."""
+        """Ignore plain SQL."""
 
     def f(self, name: str) -> str:
         """Return a name as it is."""
@@ -92,7 +92,7 @@ class Recorder:
 
 
 def score_table() -> sa.Table:
-    """Return the score table as the revision creates it that finds none: there is no model of it."""
+    """Return the score table as the revision creates it where there is none. No model maps it."""
     name = f"create_{TABLE_NAME}"
     [create] = [getattr(revision.module, name) for revision in REVISIONS if hasattr(revision.module, name)]
     recorder = Recorder()
@@ -101,7 +101,7 @@ def score_table() -> sa.Table:
 
 
 def in_python(column: sa.Column[Any]) -> str:
-    """Return what a model calls a column where that is another name, and the relationship that goes by it."""
+    """Return a column's name in Python if it differs, and the relationships that use it."""
     said = ""
     for mapper in Base.registry.mappers:
         if mapper.local_table is column.table:
@@ -169,7 +169,7 @@ def write_migrations() -> str:
 
 
 def documents() -> dict[Path, str]:
-    """Return what each file should hold."""
+    """Return the content of each generated file, by path."""
     return {
         DOCS / "schema.md": write_schema(),
         DOCS / "migrations.md": write_migrations(),

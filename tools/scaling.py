@@ -1,8 +1,8 @@
-"""What `make scaling` measures: how the backfill's cost grows; it rewrites the table in docs/scaling.md.
+"""`make scaling`: measure how the backfill's cost grows, and rewrite the table in docs/scaling.md.
 
 Half of the user-days are missing. The command runs three times on each database: it fills; it looks again where nothing
-is missing; and it looks at the last day alone, as it does at night. Where a size would take more disk or time than
-there is, users are left out, and the table says how many are left.
+is missing; and it looks at the last day alone, as it does at night. Where a size would need more disk or time than is
+available, users are left out, and the table says how many remain.
 """
 
 import argparse
@@ -35,11 +35,11 @@ LAST = datetime.date(2026, 3, 31)
 FIRST = LAST - datetime.timedelta(days=DAYS - 1)
 USERS_A_LOAD = 10_000
 
-# What a size may take of the free disk; the rest is for the log of the server and for its temporary files.
+# The share of the free disk that a size may take; the rest is for the server's log and temporary files.
 SHARE_OF_DISK = 0.5
 
-# Runs a command and prints the most memory that it held. A process of its own, because the system counts what the
-# parent holds at the start as the child's, and this one holds more than the command may.
+# Runs a command and prints its peak memory. This is a process of its own, because the system counts the parent's memory
+# at the start as the child's, and ours is more than the command may use.
 WATCH = """
 import os, subprocess, sys
 child = subprocess.Popen(sys.argv[1:])
@@ -56,7 +56,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What a user-day costs, measured or assumed: bytes on disk, and seconds to load and to run."""
+    """The cost of a user-day, measured or assumed: bytes on disk, and seconds to load and to run."""
 
     size: float
     seconds: float
@@ -67,7 +67,7 @@ ASSUMED = Cost(300.0, 150e-6)
 
 @dataclass(frozen=True)
 class Run:
-    """The report of a run of the command, and the most memory that its process held, in bytes."""
+    """The report of a run of the command, and the peak memory of its process in bytes."""
 
     report: dict[str, Any]
     memory: int
@@ -97,13 +97,13 @@ class Measured:
 
 
 def thin(user_days: int, cost: Cost, free: float, seconds: float) -> tuple[int, str]:
-    """Return how many users fit into what there is of disk and time, and why they are fewer than asked for.
+    """Return the number of users that disk and time allow, and why they are fewer than requested.
 
     Args:
-        user_days: What was asked for.
-        cost: What one is expected to cost.
+        user_days: The requested size.
+        cost: The expected cost of a user-day.
         free: Free bytes on the disk.
-        seconds: What a size may take.
+        seconds: The time that a size may take.
     """
     asked = max(user_days // DAYS, 1)
     by_disk = int(free * SHARE_OF_DISK / cost.size / DAYS)
@@ -160,7 +160,7 @@ def run(url: sa.URL, first: datetime.date) -> Run:
 
 
 def measure(server: Server, user_days: int, cost: Cost, seconds: float) -> tuple[Measured, Cost]:
-    """Measure one size, and return it with what a user-day of it has cost."""
+    """Measure one size, and return it with the cost of a user-day."""
     free = shutil.disk_usage(tempfile.gettempdir()).free
     users, thinned = thin(user_days, cost, free, seconds)
     started = time.monotonic()
@@ -180,7 +180,7 @@ def measure(server: Server, user_days: int, cost: Cost, seconds: float) -> tuple
 
 
 def environment(server: Server, arguments: str) -> str:
-    """Return what the figures rest on, in one line."""
+    """Return the machine, the versions and the command behind the figures, on one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("SQLAlchemy", "psycopg"))
     today = datetime.datetime.now(datetime.UTC).date()
@@ -191,10 +191,10 @@ def environment(server: Server, arguments: str) -> str:
 
 
 def rewrite(document: str, table: str) -> str:
-    """Return a document with another table between its two markers.
+    """Return a document with the table between its two markers replaced.
 
     Raises:
-        ValueError: It has not exactly one pair of them.
+        ValueError: It does not have exactly one pair of them.
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -206,7 +206,7 @@ def rewrite(document: str, table: str) -> str:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.scaling")
     parser.add_argument("sizes", nargs="*", type=float, default=[1, 10, 100], help="millions of user-days, 1 10 100")
-    parser.add_argument("--hours", type=float, default=3.0, help="what a size may take before users are left out")
+    parser.add_argument("--hours", type=float, default=3.0, help="hours per size, beyond which users are left out")
     given = parser.parse_args(arguments)
     cost = ASSUMED
     measured: list[Measured] = []

@@ -1,4 +1,4 @@
-"""Write supabase/migrations/ anew, one file a revision, for the Supabase CLI: `python -m tools.supabase_sql`.
+"""Write supabase/migrations/, one file per revision, for the Supabase CLI: `python -m tools.supabase_sql`.
 
 The CLI executes each file in one transaction, together with its own note that it has done so. So a file needs none of
 the precautions of the scripts that `alembic upgrade --sql` writes for psql, which goes on after an error.
@@ -28,8 +28,8 @@ set local lock_timeout = '2s';
 set local statement_timeout = '1min';
 """
 
-# Before the first file, so that a push that can't come to its end changes nothing. What is there is for Alembic: it
-# takes over what it finds, where these files would make an empty table beside it.
+# Before the first file, so that a push that cannot finish changes nothing. A database with tables of ours is left to
+# Alembic, which takes over what it finds; these files would make an empty table next to it.
 ONLY_A_NEW_DATABASE = """
 do $only_a_new_database$
 declare
@@ -63,7 +63,7 @@ $only_a_new_database$;
 create schema if not exists {private};
 """
 
-# Before each of the others: somebody may have gone up or down with Alembic since the files before were pushed.
+# Before each of the others: somebody may have migrated with Alembic since the earlier files were pushed.
 ONLY_AFTER = """
 do $only_after_{before}$
 declare
@@ -92,15 +92,15 @@ $not_where_one_is_parked$;
 
 
 def file_name(revision: Script) -> str:
-    """Return what the CLI's file of a revision is called: the same time, to the second, and the same words."""
+    """Return the name of a revision's file for the CLI: the same time, to the second, and the same words."""
     time, _, slug = Path(revision.path).stem.partition("_")
     return f"{datetime.strptime(time, '%Y-%m-%d-%H%M'):%Y%m%d%H%M%S}_{slug}.sql"  # noqa: DTZ007
 
 
 def statements(revision: Script) -> str:
-    """Return the SQL with which Alembic goes up to a revision from the one before, version row included.
+    """Return the SQL with which Alembic upgrades to a revision from the one before, version row included.
 
-    Each table is made without a look for a parked one, which a guard of its own takes.
+    It creates tables without looking for parked ones: a guard of its own does that.
     """
     output = io.StringIO()
     before, after = revision.down_revision, revision.revision
@@ -128,7 +128,7 @@ def statements(revision: Script) -> str:
 
 
 def guard(revision: Script, sql: str) -> str:
-    """Return the SQL that refuses a database for which a revision's file is not made."""
+    """Return the SQL that refuses a database that a revision's file is not meant for."""
     if revision.down_revision is None:
         names = [f"public.{name}" for each in REVISIONS for name in each.module.creates]
         names += [f"legacy.{name}" for name in FRESH_SCORES] + [f"public.{TABLE_NAME}"]
@@ -141,7 +141,7 @@ def guard(revision: Script, sql: str) -> str:
 
 
 def created_tables(sql: str) -> list[str]:
-    """Return the tables outside of the private schema that a script makes, without their schema."""
+    """Return the tables that a script creates outside the private schema, without their schema."""
     qualified = [line.split()[2] for line in sql.splitlines() if line.startswith("CREATE TABLE ")]
     return [name.partition(".")[2] for name in qualified if not name.startswith(f"{PRIVATE_SCHEMA}.")]
 

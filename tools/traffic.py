@@ -1,7 +1,7 @@
-"""What `make traffic` shows: clients go on working while the migrations go up and down, and no row of theirs is lost.
+"""`make traffic`: clients go on working while the migrations go up and down, and lose no row.
 
 Client processes sign in, read and write scores, read the view and write events at a steady rate. Meanwhile the real
-commands migrate up, backfill, migrate down, and so on; after that the same clients work alone, to compare with.
+commands migrate up, backfill, migrate down, and so on; after that the same clients work alone, for comparison.
 """
 
 import argparse
@@ -40,10 +40,10 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
 
 CLIENTS = 4
-# Statements a second of each client: enough to meet every lock, and little enough for two cores to bear.
+# Statements per second and client: enough to meet every lock, and few enough for two cores to bear.
 RATE = 60
 DAYS = 100
-# Of ten days of a user one has no score yet, for the backfill to fill.
+# One day in ten has no score yet, for the backfill to fill.
 ROWS_PER_USER = DAYS * 9 // 10
 DUPLICATES = 300
 # How often a client writes a second score of a day, where no key refuses it yet.
@@ -53,23 +53,23 @@ UP = ("alembic", "upgrade", "head")
 DOWN = ("alembic", "downgrade", "base")
 FILL = ("momentum-backfill", "--no-discrepancies", "--quiet", "--days")
 
-# What a statement may take beyond the lock timeout and what it takes without migrations: the machine is busy.
+# Seconds that a statement may take beyond the lock timeout and its time without migrations: the machine is busy.
 SLACK = 0.25
 UNDEFINED_TABLE = "42P01"
 
 USERS, SCORES, VIEW, TABLES = KINDS = ("auth.users", "the score table", "the view", "the four tables")
-# What stands all the time; the others come and go with the revisions.
+# These are always there; the others come and go with the revisions.
 PERMANENT = (USERS, SCORES)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A score table to adopt, and what its clients do.
+    """A score table to adopt, and the statements of its clients.
 
     Attributes:
-        relation: Where it stands.
-        tables: Makes it.
-        load: Fills it; reads the accounts and the days from ``loaded``.
+        relation: The table's name.
+        tables: A script that makes it.
+        load: A script that fills it; it reads the accounts and the days from ``loaded``.
         moment: The column that tells a user's rows apart.
         score: The column of the score.
         breakdown: The column of the breakdown, which marks the rows that were loaded.
@@ -173,7 +173,7 @@ WRITE_HABIT = """
 
 
 class Statement(NamedTuple):
-    """A statement of a client: what on, when by the machine's monotonic clock, and its SQLSTATE if it failed."""
+    """A client's statement: its kind, start and end on the machine's monotonic clock, and its SQLSTATE if it failed."""
 
     kind: str
     started: float
@@ -188,7 +188,7 @@ class Statement(NamedTuple):
 
 @dataclass
 class Work:
-    """What clients have done.
+    """The work that clients have done.
 
     Attributes:
         statements: Every statement.
@@ -201,7 +201,7 @@ class Work:
     events: list[uuid.UUID] = field(default_factory=list)
 
     def add(self, other: "Work") -> None:
-        """Take in what was done later, or by a client with other users."""
+        """Add work that was done later, or by a client with other users."""
         self.statements += other.statements
         self.scores |= other.scores
         self.events += other.events
@@ -225,14 +225,14 @@ class Command:
 
 @dataclass
 class Run:
-    """What came of one run; see ``problems`` for what is wrong with it.
+    """The result of one run; ``problems`` and ``stalls`` judge it.
 
     Attributes:
-        name: What was done, for people to read.
+        name: A title for people to read.
         commands: The commands, in their order.
-        migrating: What the clients did meanwhile.
-        alone: What they did after, without migrations.
-        superseded: How many scores had moved away in the end, because there was a later one of the day.
+        migrating: The clients' work meanwhile.
+        alone: Their work after that, without migrations.
+        superseded: The number of scores that had moved away in the end, because the day had a later one.
         lost: Sentences on rows that are not there as they were acknowledged.
     """
 
@@ -244,7 +244,7 @@ class Run:
     lost: list[str] = field(default_factory=list)
 
     def times_at_head(self) -> list[tuple[float, float]]:
-        """Return when the database stood at the newest revision, and no command was changing that."""
+        """Return when the database was at the newest revision, with no command changing that."""
         times: list[tuple[float, float]] = []
         since = None
         for command in self.commands:
@@ -260,11 +260,11 @@ class Run:
         return [s for s in self.migrating.statements if s.kind == kind and s.sqlstate and not self.may_be_missing(s)]
 
     def missing(self, kind: str) -> list[Statement]:
-        """Return the statements that failed because the revision did not have what they asked for."""
+        """Return the statements that failed because the revision did not have their object."""
         return [s for s in self.migrating.statements if s.kind == kind and s.sqlstate and self.may_be_missing(s)]
 
     def may_be_missing(self, statement: Statement) -> bool:
-        """Tell whether a statement failed on an object that the revision did not have at some time meanwhile."""
+        """Return whether a statement failed on an object that the revision at that time may not have had."""
         if statement.kind in PERMANENT or statement.sqlstate != UNDEFINED_TABLE:
             return False
         return not any(since <= statement.started and statement.ended <= to for since, to in self.times_at_head())
@@ -275,7 +275,7 @@ _ready: Barrier
 
 
 def prepare_client(stop: Event, ready: Barrier) -> None:
-    """Keep what a client process shares with the others."""
+    """Keep the objects that a client process shares with the others."""
     global _stop, _ready
     _stop, _ready = stop, ready
 
@@ -296,14 +296,14 @@ def run_client(url: str, layout: str, number: int, users: int) -> Work:
         due = time.monotonic()
         while not _stop.is_set():
             client.do_something()
-            # Whoever was held up doesn't catch up: people don't either.
+            # A client that was held up doesn't catch up: people don't either.
             due = max(due + 1 / RATE, time.monotonic())
             time.sleep(max(due - time.monotonic(), 0))
         return client.work
 
 
 class Client:
-    """What a client does: as the app's backend, and as a signed-in user."""
+    """A client, which works as the app's backend and as a signed-in user."""
 
     def __init__(self, url: str, layout: Layout, number: int, users: int) -> None:
         def connect(options: str = "") -> psycopg.Connection:
@@ -336,11 +336,11 @@ class Client:
         self.reader.close()
 
     def do_something(self) -> None:
-        """Carry out an action, each as often as the list of actions says."""
+        """Carry out a random action; the list has the more frequent ones several times."""
         self.random.choice(self.actions)()
 
     def execute(self, connection: psycopg.Connection, kind: str, sql: str, **parameters: object) -> list[Any] | None:
-        """Execute a statement and return its rows, or none if it failed; how it went is recorded."""
+        """Execute and record a statement, and return its rows, or None if it failed."""
         started = time.monotonic()
         sqlstate = None
         rows = None
@@ -353,11 +353,11 @@ class Client:
         return rows
 
     def any_user(self) -> uuid.UUID:
-        """Return a user whom others use as well."""
+        """Return a user that the other clients use as well."""
         return self.random.choice(self.users)
 
     def sign_in(self) -> None:
-        """Do what the auth server does."""
+        """Sign in, as the auth server does it."""
         self.execute(self.backend, USERS, SIGN_IN, user=self.any_user())
 
     def read_user(self) -> None:
@@ -420,7 +420,7 @@ def today() -> datetime.datetime:
 
 
 def load(url: sa.URL, layout: Layout, rows: int) -> int:
-    """Fill a database that is like a new Supabase project, and return how many users there are."""
+    """Fill a database that is like a new Supabase project, and return the number of users."""
     users = max(rows // ROWS_PER_USER, CLIENTS)
     with create_engine(url, application_name="traffic-load").begin() as connection:
         execute_script(connection, layout.tables)
@@ -439,8 +439,8 @@ def load(url: sa.URL, layout: Layout, rows: int) -> int:
             """,
         )
     with create_engine(url, "traffic-load").connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # A young server has no log files to use again and fills each new one with zeros, for which everybody waits a
-        # tenth of a second, with and without locks. One that has been running for a while doesn't.
+        # A new server has no log files to reuse and fills each new one with zeros, for which everybody waits a tenth of
+        # a second, with or without locks. A server that has been running for a while doesn't.
         connection.exec_driver_sql(f"alter database {url.database} set wal_init_zero = off")
         connection.exec_driver_sql("vacuum analyze")
     return users
@@ -448,7 +448,7 @@ def load(url: sa.URL, layout: Layout, rows: int) -> int:
 
 @contextmanager
 def clients_at_work(url: sa.URL, layout: str, users: int) -> Iterator[Work]:
-    """Have clients work meanwhile; what they have done is known at the end."""
+    """Run the clients during the block; their work is complete at its end."""
     # Spawned, because a fork would share our connections, and processes, because threads would wait for each other.
     processes = multiprocessing.get_context("spawn")
     stop, ready = processes.Event(), processes.Barrier(CLIENTS + 1)
@@ -522,7 +522,7 @@ READS_USER = ["select from auth.users limit 1"]
 
 
 def touch_everything(url: sa.URL, layout: Layout) -> list[str]:
-    """Return statements that take a lock on all that is there, as a client's long transaction does."""
+    """Return statements that lock everything there is, as a client's long transaction does."""
     with create_engine(url, application_name="traffic").connect() as connection:
         there = [
             name
@@ -532,13 +532,13 @@ def touch_everything(url: sa.URL, layout: Layout) -> list[str]:
     return [
         *(f"select from public.{name} limit 1" for name in there),
         f"select from {layout.relation} limit 1",
-        # A row of its own: to wait for a row isn't to wait for a migration.
+        # A row of its own: waiting for a row isn't waiting for a migration.
         "insert into auth.users default values",
     ]
 
 
 def execute(words: Sequence[str], url: sa.URL, *more: str) -> Command:
-    """Run a command with the database's URL in the environment, and return how it went."""
+    """Run a command with the database's URL in the environment, and return its outcome."""
     command = Command(words, time.monotonic())
     done = subprocess.run(
         [PROGRAMS / words[0], *words[1:], *more],
@@ -570,7 +570,7 @@ def migrate_up_and_down(
         run: Where the commands are recorded.
         url: The database.
         layout: The layout of its score table.
-        seconds: For how long.
+        seconds: The least duration.
         idle: ``reading`` for a transaction that has read auth.users and stays open all the time, ``holding`` for one
             that holds a lock on everything.
         hold: When the latter lets go.
@@ -592,9 +592,9 @@ def migrate_up_and_down(
 
 
 def find_lost(url: sa.URL, layout: Layout, work: Work, loaded: int) -> list[str]:
-    """Return sentences on acknowledged rows that are not there, once and as they were acknowledged last.
+    """Return sentences on acknowledged rows that are not there exactly once and as they were acknowledged last.
 
-    The database must be at base: then what had moved for the time of the migrations is back in the score table.
+    The database must be at base, where the scores that the migrations had moved are back in the score table.
     """
     with psycopg.connect(as_text(url), application_name="traffic", options="-c timezone=UTC") as connection:
         connection.execute("create temporary table event (id uuid)")
@@ -635,16 +635,16 @@ def run_traffic(
     migrate: Callable[[Run, sa.URL, Layout, float], None] = migrate_up_and_down,
     name: str = "",
 ) -> Run:
-    """Have clients work while a database migrates, then alone, and look for what they have lost.
+    """Run clients while a database migrates, then alone, and look for rows that they have lost.
 
     Args:
         server: Where to make the database.
         layout_name: ``seed`` or ``production``.
-        rows: How many scores, about.
+        rows: The approximate number of scores.
         seconds: How long to migrate up and down.
         alone: How long the clients then work alone.
-        migrate: What to do meanwhile.
-        name: What to call the run.
+        migrate: Runs the migrations.
+        name: The title of the run.
     """
     layout = LAYOUTS[layout_name]
     run = Run(name or f"{layout_name}, {rows:,} rows")
@@ -668,13 +668,13 @@ def run_traffic(
 
 
 def count_rows(url: sa.URL, layout: Layout) -> int:
-    """Return how many rows the score table has."""
+    """Return the number of rows in the score table."""
     with create_engine(url, application_name="traffic").connect() as connection:
         return int(connection.exec_driver_sql(f"select count(*) from {layout.relation}").scalar_one())
 
 
 def count_superseded(url: sa.URL) -> int:
-    """Return how many scores have moved away, because there was a later one of the same user and day."""
+    """Return the number of scores that have moved away because the same user and day had a later one."""
     with create_engine(url, application_name="traffic").connect() as connection:
         if connection.scalar(sa.text("select to_regclass('momentum_internal.superseded_scores')")) is None:
             return 0
@@ -718,12 +718,12 @@ def grown(smaller: Run, bigger: Run) -> list[str]:
 
 
 def seconds_of(work: Work, kind: str) -> list[float]:
-    """Return how long the statements of a kind took, shortest first."""
+    """Return the seconds that the statements of a kind took, shortest first."""
     return sorted(s.seconds for s in work.statements if s.kind == kind)
 
 
 def longest(work: Work, kind: str) -> float:
-    """Return how long the longest statement of a kind took; 0 if there is none."""
+    """Return the seconds that the longest statement of a kind took; 0 if there is none."""
     return max(seconds_of(work, kind), default=0.0)
 
 
@@ -757,7 +757,7 @@ def table_of(run: Run) -> list[tuple[str, ...]]:
 
 
 def summary_of(run: Run) -> str:
-    """Return what the commands did, on one line."""
+    """Return a summary of the commands, on one line."""
     words = []
     for what, command in (("up", UP), ("filled", FILL), ("down", DOWN)):
         times = [done.seconds for done in run.commands if done.words == command]
@@ -785,7 +785,7 @@ def show(run: Run, *, markdown: bool) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for and return the exit code: 1 if a bound was broken."""
+    """Make the runs that were asked for, and return the exit code: 1 if a bound was broken."""
     parser = argparse.ArgumentParser(prog="python -m tools.traffic", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60, help="how long each run migrates (60)")
     parser.add_argument("--rows", type=int, action="append", help="scores to begin with (10000 and 2000000)")
@@ -804,13 +804,13 @@ def main(arguments: Sequence[str]) -> int:
     found: list[str] = []
     runs: dict[tuple[str, str], Run] = {}
     with running_server(on_disk=True) as server:
-        print(f"{server}; {CLIENTS} clients, {RATE} statements a second each; {os.cpu_count()} cores")
+        print(f"{server}; {CLIENTS} clients, {RATE} statements per second each; {os.cpu_count()} cores")
         for layout, idle, rows in cases:
 
             def migrate(run: Run, url: sa.URL, layout: Layout, seconds: float, idle: str = idle) -> None:
                 migrate_up_and_down(run, url, layout, seconds, idle=idle)
 
-            beside = {"no": "", "reading": ", beside an idle reader of auth.users", "holding": ", beside a holder"}
+            others = {"no": "", "reading": ", next to an idle reader of auth.users", "holding": ", next to a holder"}
             run = run_traffic(
                 server,
                 layout,
@@ -818,7 +818,7 @@ def main(arguments: Sequence[str]) -> int:
                 options.seconds if idle == "no" else options.seconds / 2,
                 alone=options.seconds / 4,
                 migrate=migrate,
-                name=f"{layout} layout, {rows:,} rows{beside[idle]}",
+                name=f"{layout} layout, {rows:,} rows{others[idle]}",
             )
             show(run, markdown=options.markdown)
             found += problems(run) + stalls(run)

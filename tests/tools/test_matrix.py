@@ -1,4 +1,4 @@
-"""The runs of `make test-matrix`: what can't be had is named as skipped, and what fails is not."""
+"""The runs of `make test-matrix`: those that are not available are named as skipped, and failures are not."""
 
 import shutil
 from contextlib import nullcontext
@@ -24,13 +24,13 @@ def kept(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def test_what_cannot_be_had_is_named_and_no_failure(
+def test_a_server_that_is_not_available_is_named_and_no_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(matrix, "DEBIAN", Path("/nowhere/bin"))
     assert matrix.main(["PostgreSQL 15"]) == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("PostgreSQL 15 skipped: not to be had: there is no /nowhere/bin")
+    assert first.startswith("PostgreSQL 15 skipped: not available: there is no /nowhere/bin")
     assert last == "test-matrix: PostgreSQL 15 skipped"
 
 
