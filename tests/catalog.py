@@ -1,4 +1,4 @@
-"""What a database's catalogs say of its schema, to compare before and after."""
+"""The facts in a database's catalogs about its schema, to compare before and after."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ from momentum.connect.url import as_text
 from momentum.verify import compare as verify
 from tests.server import engine_of, find_program
 
-# One line a fact. Whatever belongs to Postgres itself is left out.
+# One line per fact. Everything that belongs to Postgres itself is left out.
 FACTS = """
 with ours as (
   select oid, nspname, nspowner, nspacl
@@ -71,7 +71,7 @@ order by 1
 
 
 def snapshot(url: sa.URL, *, of: str = "") -> list[str]:
-    """Return the facts of a database's schema, one a line.
+    """Return the facts of a database's schema, one per line.
 
     Args:
         url: The database.
@@ -94,7 +94,7 @@ RANDOM = re.compile(r"\\(un)?restrict |ALTER TABLE ONLY \S+ ALTER COLUMN \S+ SET
 
 
 def dump(url: sa.URL, *options: str) -> str:
-    """Return what pg_dump writes with some options, but for what is random."""
+    """Return the output of pg_dump with some options, without its random lines."""
     done = subprocess.run(
         [find_program("pg_dump"), *options, as_text(url)], capture_output=True, text=True, check=False
     )

@@ -29,7 +29,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what has been imported and collected out of every garbage collection to come."""
+    """Exempt everything that has been imported and collected from later garbage collections."""
     gc.collect()
     gc.freeze()
 
@@ -39,7 +39,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests have recorded as their summary, such as a score."""
+    """Print the summaries that tests have recorded, such as a score."""
     for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed")):
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
@@ -81,7 +81,7 @@ def supabase_url(server: Server) -> Iterator[sa.URL]:
 
 @pytest.fixture
 def connection(url: sa.URL) -> Iterator[sa.Connection]:
-    """A connection to the migrated database ``url``; what the test does not commit is rolled back."""
+    """A connection to the migrated database ``url``; uncommitted changes are rolled back."""
     with engine_of(url).connect() as connection:
         yield connection
 
@@ -96,7 +96,7 @@ def scores(server: Server, request: pytest.FixtureRequest) -> Iterator[Scores]:
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """The Chromium of this machine."""
-    from playwright.sync_api import sync_playwright  # here, because few tests look at a page
+    from playwright.sync_api import sync_playwright  # here, because few tests open a page
 
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((found for name in names if (found := shutil.which(name))), None)

@@ -13,13 +13,13 @@ DAYS = 60
 def load_fixture(url: sa.URL, *, users: int = USERS, days: int = DAYS, last: datetime.date) -> None:
     """Fill a database that is like a new Supabase project.
 
-    One user in ten joins in the midst of the range, one in forty has left, one in fifty is banned. Three days in ten
+    One user in ten joins in the middle of the range, one in forty has left, one in fifty is banned. Three days in ten
     have no score, and one breakdown in two hundred disagrees with its score.
 
     Args:
         url: The database.
-        users: How many accounts.
-        days: How many days of scores.
+        users: The number of accounts.
+        days: The number of days with scores.
         last: The last of these days.
     """
     with create_engine(url, application_name="momentum-fixture").begin() as connection:
@@ -61,7 +61,7 @@ def load_fixture(url: sa.URL, *, users: int = USERS, days: int = DAYS, last: dat
               select '{last}'::date - n as day from generate_series(0, {days - 1}) as n
             ) as d
             cross join lateral (
-              -- Naming the row makes the server draw anew for each one.
+              -- Naming the row makes the server draw new numbers for each one.
               select floor(random() * 40) as movement, floor(random() * 40) as sleep
               where u.id is not null and d.day is not null
             ) as points

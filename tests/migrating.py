@@ -22,7 +22,7 @@ SCRIPTS = ScriptDirectory.from_config(alembic_config("postgresql://localhost/unu
 REVISIONS = list(SCRIPTS.walk_revisions())[::-1]
 HISTORY = ["base", *(revision.revision for revision in REVISIONS)]
 
-# What there can be before the first revision: which scores, and whether the app's own versions of our tables.
+# The databases from which migrations start: which scores they have, and whether the app's own versions of our tables.
 WAYS = [*((scores, False) for scores in SCORES), ("fresh", True), ("public.production", True)]
 
 
@@ -69,7 +69,7 @@ def rows_of(url: sa.URL) -> dict[str, list[str]]:
 
 
 def visible(facts: list[str]) -> list[str]:
-    """Return the facts that clients can see: what a downgrade leaves in the private schema is none."""
+    """Return the facts that clients can see: without those of the private schema, where a downgrade leaves things."""
     return [fact for fact in facts if "momentum_internal" not in fact]
 
 
@@ -179,7 +179,7 @@ def database_with_scores(server: Server, scores: str, *, predecessors: bool = Fa
     Args:
         server: Where to make it.
         scores: One of ``momentum.migrate.config.SCORES``.
-        predecessors: Whether the app's own versions of our tables stand there too, and its view over production scores.
+        predecessors: Whether it has the app's own versions of our tables too, and its view over production scores.
     """
     schema, _, layout = scores.partition(".")
 

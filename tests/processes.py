@@ -17,7 +17,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TextIO
 
-# What the scripts of the package and of Alembic call, and the modules that `python -m` runs.
+# The functions that the scripts of the package and of Alembic call, and those of the modules that `python -m` runs.
 PROGRAMS = {
     "alembic": "alembic.config:main",
     "momentum-backfill": "momentum.backfill.cli:main",
@@ -48,7 +48,7 @@ _FORKING.set_forkserver_preload(
 
 
 class Process:
-    """A program that runs, with its output in two pipes; what it has of ``subprocess.Popen`` is as there."""
+    """A running program with its output in two pipes. Its methods are those of ``subprocess.Popen``."""
 
     def __init__(self, program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT) -> None:
         self.args = [program, *map(str, arguments)]
@@ -107,7 +107,7 @@ class Process:
             os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """End it at once, wherever it is."""
+        """End it at once."""
         self.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Process:
 def run(
     program: str, *arguments: str | Path, env: Mapping[str, str], cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return what it said."""
+    """Run a program to its end, and return its exit code and output."""
     process = Process(program, *arguments, env=env, cwd=cwd)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
@@ -140,14 +140,14 @@ def as_text_file(connection: Connection) -> TextIO:
 
 
 def become(arguments: list[str], environ: dict[str, str], cwd: str, stdout: Connection, stderr: Connection) -> None:
-    """Be a program: this is what runs in the process that was forked."""
+    """Become a program, in the process that was forked."""
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(cwd)
     for number, name, connection in ((1, "stdout", stdout), (2, "stderr", stderr)):
         os.dup2(connection.fileno(), number)
         connection.close()
-        # Standard error by the line, as Python has it.
+        # Standard error is flushed after each line, as Python does it.
         setattr(sys, name, os.fdopen(number, "w", 1 if number == 2 else -1, encoding="utf-8", closefd=False))
     # As in a terminal, although the tests may have been started where interrupts are ignored, as in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,9 +11,9 @@ from momentum.testing import add_user as add_user
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
-# What a row of each table has in the columns of its own; a row has those of them that the table has, because the score
-# table comes in two layouts and the app's own versions of our tables lack some. The ordinal makes a name or a day not
-# yet taken, and no day of the future.
+# Values for the columns of each table. A row gets those whose columns the table has: the score table comes in two
+# layouts, and the app's own versions of our tables lack some columns. The ordinal makes a name or a day that is not yet
+# taken, and never a future day.
 ROWS = {
     "momentum_pillars": {"name": "'pillar ' || :ordinal", "description": "E'a\\tdescription, 100 %'"},
     "momentum_events": {
@@ -55,7 +55,7 @@ ROWS = {
     },
 }
 
-# A score table in the seed's layout, as it may have stood there for years: with grants and policies of its own.
+# A score table in the seed's layout, as an app may have had it for years: with grants and policies of its own.
 LEGACY_SCORES = """
 create schema if not exists {schema};
 create table {schema}.daily_engagement_scores (
@@ -74,8 +74,8 @@ comment on table {schema}.daily_engagement_scores is 'Scores of old.';
 """
 
 
-# The app's production score table with everything that stands on it. It can't be moved or renamed: its triggers and
-# functions name it in strings, and its clients do so from outside.
+# The app's production score table with everything that depends on it. It can't be moved or renamed: its triggers and
+# functions name it in strings, and so do its clients.
 PRODUCTION_SCORES = """
 create schema if not exists {schema};
 grant usage on schema {schema} to anon, authenticated, service_role;
@@ -109,7 +109,7 @@ create policy "Users can view own scores" on {schema}.daily_engagement_scores fo
 create policy "Service role can manage all scores" on {schema}.daily_engagement_scores to service_role using (true);
 grant all on table {schema}.daily_engagement_scores to anon, authenticated, service_role;
 
--- What the app would post to its push function: a row for each, so that a test can count them.
+-- A row for each call of the app's push function, so that a test can count them.
 create table public.pushes (
   id bigint generated always as identity primary key,
   user_id uuid,
@@ -257,7 +257,7 @@ create table public.habit_index (
 create index idx_habit_index_user_date on public.habit_index (user_id, index_date);
 """
 
-# The view of the app's own over its production table; it asks with its owner's rights.
+# The app's own view over its production table; it reads with its owner's rights.
 PREDECESSOR_VIEW = """
 create view public.daily_momentum_scores as
 select user_id, final_score as score, score_date, breakdown as pillar_breakdown
@@ -320,7 +320,7 @@ def add_users(engine: sa.Engine, count: int = 1, **columns: object) -> list[uuid
 
 
 def refuse_rows(engine: sa.Engine, condition: str, action: str) -> None:
-    """Give the score table a trigger that does something to certain rows."""
+    """Give the score table a trigger that takes an action for rows that meet a condition."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f"""
             create function public.interfere() returns trigger language plpgsql as $$

@@ -1,4 +1,4 @@
-"""The one Postgres server of a test run, and the programs that come with one."""
+"""The one Postgres server of a test run, and the programs that come with Postgres."""
 
 import importlib.util
 import shutil
@@ -34,13 +34,13 @@ def shared_server(config: pytest.Config) -> Server:
 
 
 def describe_for_worker(server: Server) -> dict[str, str]:
-    """Return what another process needs to use a server."""
+    """Return the facts that another process needs to use a server."""
     return {"url": as_text(server.url), "backend": server.backend}
 
 
 @lru_cache(maxsize=16)
 def engine_of(url: sa.URL) -> sa.Engine:
-    """Return the engine for a database, the same each time: a new one would ask the server what it is anew."""
+    """Return the engine for a database, the same each time: a new one would query the server's settings again."""
     return create_engine(url, application_name="momentum-tests")
 
 
@@ -50,5 +50,5 @@ def find_program(name: str) -> str:
     # Not imported: on import the package looks for a directory that not every system has.
     embedded = sorted(Path(package.origin).parent.glob(f"pginstall*/bin/{name}")) if package and package.origin else []
     program = str(embedded[-1]) if embedded else shutil.which(name)
-    assert program, f"{name} is needed, as people use it; install it or the extra `embedded`"
+    assert program, f"{name} is needed; install it or the extra `embedded`"
     return program

@@ -1,4 +1,4 @@
-"""The Supabase CLI from npm, run as people run it, but for its telemetry and without anybody's login."""
+"""The Supabase CLI from npm, run as people run it, but without telemetry and without a login."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def find_cli() -> Path:
-    """Return the CLI's program for this machine. What npm puts into .bin only starts it, and wants node for that."""
+    """Return the CLI's program for this machine. The script that npm puts into .bin only starts it, and needs node."""
     programs = sorted((ROOT / "node_modules" / "@supabase").glob("cli-*/bin/supabase*"))
     assert programs, "the Supabase CLI is not installed; run `make install`"
     return programs[0]
 
 
 def remote_url(url: sa.URL) -> str:
-    """Return a URL as the CLI reads it: it wants a host before the path, also where the server has a socket only."""
+    """Return a URL as the CLI reads it: it requires a host before the path, even for a server with only a socket."""
     return as_text(url if url.host else url.set(host="localhost"))
 
 

@@ -1,4 +1,4 @@
-"""The documents say what is true: their examples run, their options exist, what is generated is fresh."""
+"""The documents are true: their examples run, their options exist, and generated parts are fresh."""
 
 import os
 import re
@@ -183,7 +183,7 @@ def test_the_workflow_calls_make_and_nothing_else() -> None:
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for command in commands:
         program, _, target = command.partition(" ")
-        assert program == "make", f"{command}: what CI does, everybody can do with make"
+        assert program == "make", f"{command}: everything that CI does can be done with make"
         assert target in targets, f"the Makefile has no target {target}"
 
 

@@ -1,4 +1,4 @@
-"""The rules of this house, each with the reason why."""
+"""The rules of this repository, each with its reason."""
 
 import ast
 import inspect
@@ -174,7 +174,7 @@ def test_a_revision_is_sealed(path: Path) -> None:
     foreign = {name.split(".")[0] for name in imports_of(path)} - {"alembic", "sqlalchemy"} - sys.stdlib_module_names
     assert not foreign, f"{path.name} imports {foreign}: it would change its meaning when that changes"
     lines = path.read_text(encoding="utf-8").count("\n")
-    assert lines < 300, f"{path.name} has {lines} lines: split it, one change a revision"
+    assert lines < 300, f"{path.name} has {lines} lines: split it, one change per revision"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{4}_[a-z0-9]+(_[a-z0-9]+)*\.py", path.name), (
         f"{path.name} is not named YYYY-MM-DD-HHMM_slug.py, so the folder would not list the history in order"
     )
@@ -203,7 +203,7 @@ def test_no_way_back_drops_a_table() -> None:
 @pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.doc)
 def test_a_revision_says_why_and_goes_back(revision: Script) -> None:
     for step in (revision.module.upgrade, revision.module.downgrade):
-        assert step.__doc__, f"{revision.path}: {step.__name__} has no docstring that says what it does to the rows"
+        assert step.__doc__, f"{revision.path}: {step.__name__} has no docstring that says what happens to the rows"
     assert revision.doc.endswith("."), f"{revision.path}: the first line is a sentence"
 
 
@@ -221,7 +221,7 @@ def test_each_revision_creates_what_it_says(supabase_url: sa.URL) -> None:
         before = relations()
         migrate_to(supabase_url, revision.revision)
         assert relations() - before == set(revision.module.creates), (
-            f"`creates` in {Path(revision.path).name} is what the preflight looks for in public: it must name all"
+            f"the preflight looks in public for `creates` of {Path(revision.path).name}: it must name everything"
         )
         assert len(revision.module.creates) == len(set(revision.module.creates))
 
@@ -287,7 +287,7 @@ def test_every_constraint_follows_the_naming_convention(url: sa.URL) -> None:
             assert not name.startswith(f"ck_{table}_ck_"), f"{name}: the convention was applied twice; use op.f()"
         else:
             stem = {"p": f"pk_{table}", "u": f"uq_{table}_{columns}", "f": f"fk_{table}_{columns}_{referred}"}[kind]
-            assert name == stem, f"{table}: {name} should be {stem}, so that an error tells what was broken"
+            assert name == stem, f"{table}: {name} should be {stem}, so that an error names what was broken"
 
 
 def indexes(url: sa.URL) -> list[tuple[str, str, bool, list[str]]]:
@@ -320,7 +320,7 @@ def test_no_index_doubles_the_beginning_of_another(url: sa.URL) -> None:
     for table, name, unique, columns in found:
         for other_table, other, _, other_columns in found:
             if (table, unique) == (other_table, False) and name != other:
-                assert other_columns[: len(columns)] != columns, f"{name} is for nothing: {other} leads with {columns}"
+                assert other_columns[: len(columns)] != columns, f"{name} is useless: {other} begins with {columns}"
 
 
 def test_every_foreign_key_is_led_by_an_index(url: sa.URL) -> None:
@@ -353,7 +353,7 @@ def test_every_dependency_has_a_reason_and_a_lower_bound() -> None:
         assert re.search(r">=\d", requirement), f"{requirement} has no lower bound: an older one was never tested"
         assert "<" not in requirement, f"{requirement} has an upper bound, which other services would have to share"
         (line,) = [line for line in text.splitlines() if f'"{requirement}"' in line]
-        assert re.search(r"# \w+ *\w+", line), f"{requirement} has no comment that says what it is for"
+        assert re.search(r"# \w+ *\w+", line), f"{requirement} has no comment on its purpose"
 
 
 def test_what_npm_installs_is_pinned_for_every_machine() -> None:
@@ -364,7 +364,7 @@ def test_what_npm_installs_is_pinned_for_every_machine() -> None:
         assert packages[f"node_modules/{name}"]["version"] == version
     for path, package in packages.items():
         assert "resolved" not in package, f"{path} names a registry; each machine has one of its own"
-        # npm leaves out what the registry at hand lacks, and `npm ci` then installs nothing anywhere.
+        # npm leaves out packages that its registry lacks, and `npm ci` then installs nothing anywhere.
         missing = [name for name in package.get("optionalDependencies", ()) if f"node_modules/{name}" not in packages]
         assert not missing, f"package-lock.json lacks {missing}, which {path} wants on other machines"
 

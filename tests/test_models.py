@@ -1,4 +1,4 @@
-"""The models write and read what the migrated database holds, and the database refuses what the models forbid."""
+"""The models write and read rows of the migrated database, which refuses what the models forbid."""
 
 import asyncio
 import datetime
@@ -33,7 +33,7 @@ NOON = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
 
 Owned = type[MomentumEvent] | type[MotivationJournal] | type[HabitIndex]
 
-# What each model needs besides its user.
+# The values that each model needs besides its user.
 NEEDED: dict[Any, dict[str, Any]] = {
     MomentumPillar: {"name": "sleep"},
     MomentumEvent: {"event_type": "walk"},
@@ -68,7 +68,7 @@ def user(connection: sa.Connection) -> uuid.UUID:
 
 
 def make(model: Any, user: uuid.UUID, **values: Any) -> Any:
-    """Return an instance with what it needs, and with the values given."""
+    """Return an instance with the values that it needs and those that are given."""
     owner = {} if model is MomentumPillar else {"user_id": user}
     return model(**{**owner, **NEEDED[model], **values})
 
@@ -501,7 +501,7 @@ def test_momentum_connect_offers_as_text_and_loads_sqlalchemy_no_sooner() -> Non
 
 @pytest.mark.slow
 def test_importing_the_models_loads_sqlalchemy_and_our_modules_only() -> None:
-    """Nothing of Alembic, the command, the driver or the tests' servers; `make import-cost` has the figure."""
+    """No part of Alembic, the command, the driver or the tests' servers; `make import-cost` measures the cost."""
     sqlalchemy = modules_after("import sqlalchemy.orm, sqlalchemy.dialects.postgresql")
     models = modules_after("from momentum import MomentumEvent, DailyMomentumScore, Base, live, soft_delete")
     parts = {"__init__", "base", "deletion", "errors", "mixins", "models", "types"}

@@ -1,4 +1,4 @@
-"""The wheel and the sdist, as other services get them: what is in them, and that an empty environment can use them."""
+"""The wheel and the sdist, as other services get them: their files, and their use in an empty environment."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the programs of an environment in which the wheel is installed, and nothing but what it needs."""
+    """The programs of an environment with the wheel and its dependencies, and nothing else."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     programs = folder / "bin"
@@ -83,7 +83,7 @@ def files_below(folder: str) -> set[str]:
 def test_the_sdist_holds_what_the_wheel_is_built_from(sdist: Path) -> None:
     expected = files_below("momentum") | files_below("alembic")
     expected |= {"alembic.ini", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
-    # The last two are hatchling's.
+    # The last two are added by hatchling.
     assert names_in_sdist(sdist) == expected | {"PKG-INFO", ".gitignore"}
 
 
@@ -152,7 +152,7 @@ def test_twine_finds_nothing_to_say(sdist: Path, wheel: Path) -> None:
 
 
 def environ_for(url: sa.URL, folder: Path) -> dict[str, str]:
-    """Return the environment of a program that runs away from the repository, on a database."""
+    """Return the environment of a program that uses a database and knows nothing of the repository."""
     text = as_text(url)
     return {"PATH": os.environ["PATH"], "HOME": str(folder), URL_VARIABLES[0]: text}
 

@@ -1,4 +1,4 @@
-"""The site of docs/: what repeats other files is fresh, every link leads somewhere, and each page can be read."""
+"""The site of docs/: generated pages are fresh, every link has a target, and each page can be read."""
 
 import re
 import subprocess
@@ -24,12 +24,12 @@ class Quiet(SimpleHTTPRequestHandler):
     """Serves files and writes no log."""
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Write nothing."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the site, built anew. A page that is in no menu and a link that leads nowhere fail the build."""
+    """The address of the site, built for the test. A page in no menu or a link without a target fails the build."""
     folder = tmp_path_factory.mktemp("site")
     command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--quiet", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def address_of(path: Path) -> str:
     )
 
 
-# Elements that stick out of the window although no scroll bar of their own lets a reader get to the rest.
+# Elements that reach beyond the window, with no scroll bar of their own to reach the rest.
 CUT_OFF = """() => [...document.querySelectorAll("article *")].filter((element) => {
   const box = element.getBoundingClientRect();
   if (box.width === 0 || box.right <= innerWidth + 1) return false;
