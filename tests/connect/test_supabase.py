@@ -121,12 +121,12 @@ def test_a_key_is_the_projects_service_role_key_or_objected_to(key: str, objecti
 
 
 def assert_no_part_of(key: str, text: str) -> None:
-    """Assert that no eight letters of a key in a row stand in a text, but for its kind, which is no secret."""
+    """Assert that a text has no eight consecutive letters of a key, except for its kind, which is no secret."""
     secret = re.sub(r"^sb_(secret|publishable)_", "", key)
     assert not [part for n in range(len(secret) - 7) if (part := secret[n : n + 8]) in text]
 
 
-# What the command is given, and what it says. Each of them stops it before it connects.
+# The URL and the lines of the env file, and the message. Each of these stops the command before it connects.
 REFUSALS = {
     "no key": (DIRECT, [], f"project {PROJECT} may be changed only with its service-role key: write it as"),
     "an empty key": (POOLER, ["SUPABASE_SERVICE_ROLE_KEY="], "may be changed only with its service-role key"),
@@ -154,7 +154,7 @@ REFUSALS = {
 
 
 def backfill(path: Path, *arguments: str, port: int, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the command; whatever host it is told, the driver goes to a port of this machine, if it goes at all."""
+    """Run the command. Whatever its host, the driver connects to a port of this machine, if it connects at all."""
     env = {**os.environ, "PGHOSTADDR": "127.0.0.1", "PGPORT": str(port), "PGCONNECT_TIMEOUT": "5", **environ}
     done = processes.run("momentum-backfill", "--env-file", path, "--days", "1", *arguments, env=env)
     for key in re.findall(r"KEY=(.+)", path.read_text(encoding="utf-8")):
@@ -164,7 +164,7 @@ def backfill(path: Path, *arguments: str, port: int, **environ: str) -> subproce
 
 
 class Listener:
-    """Where clients of a server without TLS come to, and what they have sent."""
+    """A server without TLS that keeps what its clients send."""
 
     def __init__(self, listening: socket.socket) -> None:
         self.port: int = listening.getsockname()[1]
@@ -174,9 +174,9 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> list[bytes]:
-        """Take no more clients, and return what they have sent once the last one is gone."""
+        """Accept no more clients, and return what they have sent once the last one is gone."""
         if self._thread.is_alive():
-            # Wakes the thread, which a close alone would not.
+            # Wakes the thread; a close alone would not.
             self._socket.shutdown(socket.SHUT_RDWR)
             self._thread.join()
         return self.received
@@ -226,7 +226,7 @@ def test_the_backfill_refuses_in_one_sentence_before_it_connects(
     assert listener.stop() == []
 
 
-# What libpq sends before anything else where it wants TLS: a length of 8 and the code of an SSLRequest.
+# The first message of libpq where it wants TLS: a length of 8 and the code of an SSLRequest.
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 
 
@@ -242,7 +242,7 @@ def test_with_the_right_key_it_connects_with_tls_only_and_keeps_the_key(
     done = backfill(path, port=listener.port, **({} if lines else variable))
     assert done.returncode == 3, done.stderr
     assert "server does not support SSL, but SSL was required" in done.stderr
-    assert set(listener.stop()) == {SSL_REQUEST, b""}, "nothing but the wish for TLS was sent"
+    assert set(listener.stop()) == {SSL_REQUEST, b""}, "only the request for TLS was sent"
     assert_no_part_of(key, done.stdout + done.stderr)
 
 
@@ -251,7 +251,7 @@ def test_the_migrations_and_other_hosts_want_no_key(tmp_path: Path, listener: Li
     done = backfill(env_file(tmp_path, f"SUPABASE_DB_URL={local}"), port=listener.port)
     assert done.returncode == 3
     assert listener.received[0] == SSL_REQUEST
-    assert listener.received[1] != b"", "without TLS the client went on in clear, as it may on this machine"
+    assert listener.received[1] != b"", "the client went on without TLS, as it may on this machine"
     listener.received.clear()
     supabases = POOLER.replace(":5432", f":{listener.port}")
     done = program("-x", f"url={supabases}", "current", home=tmp_path, PGHOSTADDR="127.0.0.1")

@@ -1,4 +1,4 @@
-"""The fixtures that pytest finds in projects where the package is installed, used by such a project and not."""
+"""The fixtures that pytest finds where the package is installed, in projects that use them and in others."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def test_a_services_tests_get_databases_with_our_tables(server: Server, processe
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project whose only test says which server and which database it has got."""
+    """A project whose only test prints its server and its database."""
     (tmp_path / "test_own.py").write_text(
         """
 def test_own(momentum_server, momentum_session):

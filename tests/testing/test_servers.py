@@ -1,4 +1,4 @@
-"""The servers of momentum.testing: real, apart from each other, and gone without a trace."""
+"""The servers of momentum.testing: real, isolated from each other, and gone without a trace."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def names_of(server: Server) -> set[str]:
 
 
 def processes_of(directory: Path) -> list[int]:
-    """Return the processes that were started on a data directory or work in it."""
+    """Return the processes that were started for a data directory."""
     running = psutil.process_iter(["pid", "cmdline"])
     return [process.pid for process in running if str(directory) in " ".join(process.info["cmdline"] or [])]
 
