@@ -1,4 +1,4 @@
-"""Supabase's advisors have nothing against what the migrations make and leave, and would say so if they had."""
+"""Supabase's advisors accept everything that the migrations make and leave, and would report a mistake."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from tools.advisors import ALLOWED, findings, objections, reason
 
 HEAD = HISTORY[-1]
 
-# What a next revision could do wrong, and what must be reported then: the lint, its level, and what it is about.
+# Mistakes that a later revision could make, each with the expected report: the lint, its level, and its subject.
 VIOLATIONS = {
     ("unindexed_foreign_keys", "INFO", "fk_momentum_events_pillar_id_momentum_pillars"): """
         drop index public.ix_momentum_events_pillar_id
@@ -108,7 +108,7 @@ def test_they_object_to_nothing_new_where_scores_are_adopted(server: Server, sco
         before = set(objections(url))
         migrate_to(url, HEAD, existing="adopt")
         after = {finding for finding in objections(url) if "momentum_internal.predecessor_" not in finding.detail}
-        assert after < before, "what was there is as it was, but for the tables that were replaced"
+        assert after < before, "existing objects are unchanged, except for the tables that were replaced"
         migrate_to(url, "base")
         assert set(objections(url)) == before
     finally:
@@ -119,7 +119,7 @@ LINT = ("db", "lint", "--schema=public,legacy,momentum_internal", "--level=warni
 
 
 def test_the_functions_are_sound(url: sa.URL) -> None:
-    """`supabase db lint` executes no function: it reads it, with the extension plpgsql_check."""
+    """`supabase db lint` does not execute functions: it reads them, with the extension plpgsql_check."""
     if not execute(url, "select count(*) from pg_available_extensions where name = 'plpgsql_check'"):
         pytest.skip("`supabase db lint` was not run: the server has no plpgsql_check (postgresql-15-plpgsql-check)")
     done = supabase(*LINT, "--fail-on=warning", url=url)

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 
 from tools import erd
 
-# What a viewer would not see: texts that reach beyond their table's box, or run into another text.
+# Text that a viewer could not read: beyond its table's box, or overlapping other text.
 UNREADABLE = """() => {
   const found = [];
   const boxes = (root) => [...root.querySelectorAll("text")].map((text) => [text.textContent, text.getBBox()]);
@@ -56,7 +56,7 @@ def test_the_picture_is_readable_at_1200_pixels(browser: Browser) -> None:
     page.goto(erd.PICTURE.as_uri())
     assert page.evaluate("document.documentElement.getBoundingClientRect().width") <= 1200
     assert page.evaluate(UNREADABLE) == []
-    # The measure finds what it should: a long name would be seen.
+    # The check can fail: a long name is found.
     page.evaluate("document.querySelector('g.entity .comment').textContent = 'far too long '.repeat(9)")
     assert len(page.evaluate(UNREADABLE)) > 0
     page.close()

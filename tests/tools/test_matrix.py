@@ -15,11 +15,11 @@ THIS = "this server"
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the runs keep what they print; one of them is with the server that is running already."""
+    """The folder of the runs' output. One of the runs uses the server that is already running."""
     monkeypatch.setattr(matrix, "KEPT", tmp_path)
     variables = {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.url)}
     monkeypatch.setitem(matrix.RUNS, THIS, (lambda: nullcontext(variables), matrix.this_python))
-    # One file of tests instead of all, in this process's place, whose coverage must not be measured twice.
+    # One test file instead of all, in one process, whose coverage must not be measured twice.
     monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov tests/backfill/test_display.py")
     return tmp_path
 

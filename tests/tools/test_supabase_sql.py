@@ -1,4 +1,4 @@
-"""What `supabase db push` makes of supabase/migrations/ is what `alembic upgrade head` makes, and no more than that."""
+"""`supabase db push` makes the same of supabase/migrations/ as `alembic upgrade head`, and nothing else."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ from tools.supabase_sql import DIRECTORY, export, file_name
 
 HEAD = HISTORY[-1]
 
-# The CLI's own list of what it has pushed.
+# The CLI's own list of the files that it has pushed.
 OURS = "--exclude-schema=supabase_migrations"
 
 
@@ -29,7 +29,7 @@ def push(url: sa.URL) -> subprocess.CompletedProcess[str]:
 
 
 def refusal_of(url: sa.URL, revision: Script) -> str:
-    """Return what the server says to a revision's file, executed in one transaction, as the CLI does it."""
+    """Return the server's error for a revision's file, executed in one transaction, as the CLI does it."""
     with pytest.raises(psycopg.Error) as refused:
         run(url, export()[file_name(revision)])
     return str(refused.value)
@@ -43,7 +43,7 @@ def assert_pushed(done: subprocess.CompletedProcess[str]) -> None:
 
 def test_the_files_are_fresh() -> None:
     committed = {path.name: path.read_text(encoding="utf-8") for path in sorted(DIRECTORY.iterdir())}
-    assert committed == export(), "supabase/migrations/ is not what the revisions say: run `make supabase-sql`"
+    assert committed == export(), "supabase/migrations/ differs from the revisions: run `make supabase-sql`"
 
 
 def test_the_files_are_in_the_order_of_the_history_and_short() -> None:
@@ -53,7 +53,7 @@ def test_the_files_are_in_the_order_of_the_history_and_short() -> None:
     for name, text in files.items():
         assert re.fullmatch(r"\d{14}_[a-z0-9_]+\.sql", name), f"the CLI skips a file with the name {name}"
         assert text.count("\n") < 300, f"{name} is too long to be read"
-        assert "concurrently" not in text.lower(), f"{name} has what runs in no transaction, and so would not be undone"
+        assert "concurrently" not in text.lower(), f"{name} has a statement that no transaction would undo"
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_pushed_database_is_what_alembic_makes_and_alembic_goes_on_from_there(
     before = snapshot(supabase_url)
     assert_pushed(push(supabase_url))
     assert current(supabase_url) == HEAD
-    # With the rows of the private schema: the version, and what the migrations know of the score table.
+    # With the rows of the private schema: the version, and the record of the score table.
     pushed = dump(supabase_url, OURS)
     assert HEAD in pushed
     assert pushed == dump(url)

@@ -1,4 +1,4 @@
-"""What the service writes into momentum-schema's tables."""
+"""The rows that the service writes into momentum-schema's tables."""
 
 import datetime
 import uuid
@@ -11,7 +11,7 @@ from momentum import HabitIndex, MomentumEvent, MomentumPillar, MotivationJourna
 
 
 def log_day(session: Session, user_id: uuid.UUID, day: datetime.date) -> None:
-    """Log what a user did on a day, why, and how firm the habit is."""
+    """Record a user's day: an event, the motivation, and the strength of the habit."""
     movement = MomentumPillar(name="movement")
     session.add_all(
         [
@@ -23,7 +23,7 @@ def log_day(session: Session, user_id: uuid.UUID, day: datetime.date) -> None:
 
 
 def delete_events(session: Session, event_type: str) -> int:
-    """Delete events of a kind softly, and return how many went."""
+    """Delete events of a kind softly, and return their number."""
     statement = soft_delete(MomentumEvent, MomentumEvent.event_type == event_type)
     return len(session.scalars(statement.returning(MomentumEvent.id)).all())
 

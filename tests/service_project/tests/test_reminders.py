@@ -1,4 +1,4 @@
-"""The service's tests, on the Postgres that momentum-schema's fixtures bring along."""
+"""The service's tests, on the Postgres of momentum-schema's fixtures."""
 
 import asyncio
 import datetime
