@@ -1,7 +1,7 @@
 """Every fact of the catalog with a statement that changes it.
 
-The mutations are made from the catalog, so that a new column, key, index or privilege is mutated, and has to be
-noticed, without anybody thinking of it.
+The mutations are made from the catalog, so that a new column, key, index or privilege is mutated, and must be noticed,
+without any change here.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ SCORES = "legacy.daily_engagement_scores"
 INTERNAL = ("momentum_internal.alembic_version", "momentum_internal.score_table")
 RELATIONS = (*(f"public.{name}" for name in Base.metadata.tables), SCORES, VIEW, *INTERNAL)
 
-# What can be granted, and to whom Supabase grants it without being asked.
+# Everybody, and the roles to which Supabase grants privileges by default.
 ROLES = "unnest(array['public', 'anon', 'authenticated', 'service_role'])"
 
 # The queries below read these views. A mutation belongs to the file that must notice it.
@@ -68,7 +68,7 @@ inner join tables as t on i.indrelid = t.oid
 inner join pg_class as c on i.indexrelid = c.oid;
 """
 
-# Each row: the file that must notice, what is changed, on what, and the SQL that changes it.
+# Each row: the file that must notice, the changed fact, its object, and the SQL that changes it.
 FACTS = {
     "table": """
 select t.file, what, t.name, format(statement, t.name)
@@ -579,7 +579,7 @@ values
 """,
 }
 
-# The view as it is, and pieces of its text with what could stand there instead.
+# The view's text, and parts of it, each with a replacement.
 VIEW_QUERY = f"""
 select s.user_id, s.score, (s.score_ts at time zone 'UTC')::date as score_date, s.pillar_breakdown
 from {SCORES} as s where true"""
@@ -629,7 +629,7 @@ VIEW_STATEMENTS = {
     "execute function momentum_internal.set_updated_at()",
 }
 
-# The view's comments and privileges, for those mutations that have to make it anew.
+# The view's comments and privileges, for the mutations that create it again.
 VIEW_BELONGINGS = f"""
 select format('comment on view %s is %L', '{VIEW}', obj_description('{VIEW}'::regclass, 'pg_class'))
 union all
@@ -659,7 +659,7 @@ class Mutation(NamedTuple):
 
 
 def read_rows(connection: psycopg.Connection[Any], text: str) -> list[Any]:
-    """Return what a query selects; psycopg looks for no parameters in it."""
+    """Return the rows of a query, in which psycopg looks for no parameters."""
     return connection.execute(text.encode()).fetchall()
 
 
@@ -675,7 +675,7 @@ def read_mutations(connection: psycopg.Connection[Any]) -> list[Mutation]:
     connection.rollback()
     statements = dict(VIEW_STATEMENTS)
     for what, (old, new) in VIEW_TEXTS.items():
-        assert old in VIEW_QUERY, f"{old!r} is not in the view's text: mend VIEW_TEXTS."
+        assert old in VIEW_QUERY, f"{old!r} is not in the view's text: fix VIEW_TEXTS."
         query = VIEW_QUERY.replace(old, new)
         statements[what] = (
             f"drop view {VIEW}; create view {VIEW} with (security_invoker = true) as {query}; {belongings}"

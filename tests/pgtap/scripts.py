@@ -1,6 +1,6 @@
 """Runs the files of sql/pgtap/ within a transaction of the caller's.
 
-For that a file's own ``begin`` and ``rollback`` are taken away, and nothing else of its text.
+For that, a file's own ``begin`` and ``rollback`` are removed, and nothing else.
 """
 
 import re
@@ -15,7 +15,7 @@ Scripts = dict[str, list[bytes]]
 
 
 def read_scripts() -> Scripts:
-    """Return the files' texts by the name of what they test."""
+    """Return the files' texts by the name of the relation that they test."""
     scripts: Scripts = {}
     for path in sorted(FOLDER.glob("test_*.sql"), reverse=True):
         name = path.stem.removeprefix("test_").removesuffix("_catalog")
@@ -31,7 +31,7 @@ def without_transaction(text: str) -> bytes:
 
 
 def run_script(connection: psycopg.Connection[Any], script: bytes) -> list[str]:
-    """Return what pgTAP complains of: failed assertions, a wrong number of them, or an error in the script."""
+    """Return pgTAP's complaints: failed assertions, a wrong number of them, or an error in the script."""
     lines: list[str] = []
     try:
         cursor = connection.execute(script)

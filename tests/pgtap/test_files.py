@@ -43,7 +43,7 @@ def test_file_runs_in_one_transaction_which_it_rolls_back(script: str) -> None:
 
 def test_file_is_sql_for_every_client(script: str) -> None:
     assert not re.search(r"^\s*\\", script, re.MULTILINE), "Only psql knows its own commands."
-    assert "search_path =" not in script, "Each runner has a search path of its own, in which pgTAP stands elsewhere."
+    assert "search_path =" not in script, "Each runner has a search path of its own, with pgTAP in another schema."
 
 
 def test_descriptions_stand_inside_the_parentheses(script: str) -> None:
@@ -65,14 +65,14 @@ def pg_prove(url: sa.URL, *arguments: str | Path) -> subprocess.CompletedProcess
     )
 
 
-# What people type, and what `supabase test db sql/pgtap` has its container do.
+# As people type it, and as the container of `supabase test db sql/pgtap` does it.
 WAYS: dict[str, list[str | Path]] = {"files": [*FILES], "folder": ["--ext", ".pg", "--ext", ".sql", "-r", FOLDER]}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("pg_prove") is None,
-    reason="the pgTAP files were not run under pg_prove: it isn't there (libtap-parser-sourcehandler-pgtap-perl)",
+    reason="the pgTAP files were not run under pg_prove: it is not installed (libtap-parser-sourcehandler-pgtap-perl)",
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_pg_prove_runs_the_files_unchanged(url: sa.URL, way: str) -> None:
@@ -92,7 +92,7 @@ def test_pg_prove_runs_the_files_unchanged(url: sa.URL, way: str) -> None:
 
 
 def planned() -> int:
-    """Return how many assertions the files plan in all."""
+    """Return the number of assertions that the files plan in all."""
     return sum(int(re.findall(r"select plan\((\d+)\)", path.read_text(encoding="utf-8"))[0]) for path in FILES)
 
 
@@ -104,7 +104,7 @@ def test_the_supabase_cli_runs_the_files_unchanged(url: sa.URL) -> None:
         pytest.skip("the pgTAP files were not run with `supabase test db`: there is no Docker")
     if not url.host or not execute(url, "select count(*) from pg_available_extensions where name = 'pgtap'"):
         pytest.skip("the pgTAP files were not run with `supabase test db`: the server has no host or no pgTAP for it")
-    # As it is on Supabase.
+    # As on Supabase.
     run(url, f'alter database "{url.database}" set search_path = "$user", public, extensions')
     done = supabase("test", "db", str(FOLDER), url=url)
     assert done.returncode == 0, done.stdout + done.stderr

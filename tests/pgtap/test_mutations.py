@@ -23,19 +23,19 @@ from tests.server import engine_of
 
 PROJECT = Path(__file__).parents[2]
 
-# As many databases as processors, for there is nothing else to wait for.
+# One database per processor: nothing else is waited for.
 WORKERS = min(os.cpu_count() or 1, 4)
 
 
 class Outcome(NamedTuple):
-    """What came of a mutation."""
+    """The outcome of a mutation."""
 
     mutation: Mutation
     refused: str | None
     noticed: bool
 
 
-# An assertion that fails ends the file: what comes after it can't make it more noticed.
+# A failed assertion ends the file: later ones would add nothing.
 STOP_AT_FAILURE = """
 alter function pgtap.ok(boolean, text) rename to counted_ok;
 create function pgtap.ok(boolean, text) returns text language plpgsql as $$
@@ -79,7 +79,7 @@ def connections(server: Server, count: int) -> Iterator[list[psycopg.Connection[
 
 
 def assert_all_is_well(pool: list[psycopg.Connection[Any]], scripts: Scripts) -> None:
-    """Assert that the files complain of nothing where nothing is mutated, for that would pass for notice."""
+    """Assert that no file complains without a mutation, because that would count as notice."""
     for connection in pool:
         for name, script in ((name, script) for name, texts in scripts.items() for script in texts):
             complaints = run_script(connection, script)
@@ -96,7 +96,7 @@ def test_each_change_of_a_fact_is_noticed_by_a_file_of_its_relation(
         assert_all_is_well(pool, scripts)
         mutations = read_mutations(pool[0])
         assert {mutation.file for mutation in mutations} == scripts.keys(), (
-            "a relation has no file, or a file nothing to notice"
+            "a relation has no file, or a file has nothing to notice"
         )
         idle: SimpleQueue[psycopg.Connection[Any]] = SimpleQueue()
         for connection in pool:
