@@ -32,7 +32,7 @@ import sqlalchemy as sa
 from momentum.connect.engine import create_engine, execute_script
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
-from momentum.migrate.locks import LONGEST_LOCK_TIMEOUT
+from momentum.migrate.locks import LOCK_TIMEOUTS
 from momentum.testing import Server, running_server
 from tests.samples import LEGACY_SCORES, PRODUCTION_SCORES
 
@@ -701,7 +701,7 @@ def stalls(run: Run) -> list[str]:
     """Return a sentence for each kind of statement that took longer than a migration may keep a client waiting."""
     found = []
     for kind in KINDS:
-        bound = LONGEST_LOCK_TIMEOUT + longest(run.alone, kind) + SLACK
+        bound = LOCK_TIMEOUTS.longest + longest(run.alone, kind) + SLACK
         if (stall := longest(run.migrating, kind)) > bound:
             found.append(f"{run.name}: a statement on {kind} took {stall:.2f} s, more than {bound:.2f} s")
     return found

@@ -1,7 +1,7 @@
-"""How a migration gets its locks without anybody having to wait for it: the advisory lock, timeouts and retries.
+"""The advisory lock, timeouts and retries, with which a migration gets its locks without making anybody wait.
 
-A statement that waits for a lock on a table makes everybody who comes after it wait as well. So each one waits for a
-moment only, and its revision is tried again a little later. Nothing is ever run untimed, in neither direction.
+A statement that waits for a lock on a table makes everyone who comes after it wait as well. So each one waits only for
+a moment, and its revision is tried again a little later. No statement ever runs without a time limit, up or down.
 """
 
 import random
@@ -13,28 +13,47 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from momentum.errors import MigrationError
+from momentum.retries import Backoff, Fault, fault_of, jittered, milliseconds
 from momentum.wording import counted
 
-# Lock timeouts and deadlocks: what another try can heal. https://www.postgresql.org/docs/current/errcodes-appendix.html
-RETRIED = ("55P03", "40P01")
-
-# A revision changes catalogs only; what takes longer is executed patiently, outside of its transaction.
+# A revision changes only catalogs; anything longer is executed patiently, outside of its transaction.
 STATEMENT_TIMEOUT = "1min"
 
-# What a statement may take that reads a whole table, such as the preflight's.
+# For a statement that reads a whole table, such as the preflight's.
 READING_TIMEOUT = "15min"
 
-# What ends a run that can't have its locks, unless it is told otherwise.
+# The defaults after which a run that can't get its locks gives up.
 ATTEMPTS = 40
 SECONDS = 300.0
 
-FIRST_LOCK_TIMEOUT = 0.3
-LONGEST_LOCK_TIMEOUT = 2.0
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
+# A statement waits a little longer for a lock in each attempt, and the run a little longer between two.
+LOCK_TIMEOUTS = Backoff(first=0.3, factor=1.3, longest=2.0)
+PAUSES = Backoff(first=0.15, factor=1.5, longest=5.0)
 
 # The key of the advisory lock, the same in every release: two versions must not migrate a database at once either.
 ADVISORY_LOCK = 7_266_308_621_054_313
+
+
+def lock_timeout(failed: int, remaining: float) -> float:
+    """Return the seconds that a statement of the next attempt may wait for a lock.
+
+    Args:
+        failed: How many attempts have failed.
+        remaining: The seconds until the deadline.
+    """
+    return min(LOCK_TIMEOUTS.seconds(failed + 1), remaining)
+
+
+def pause_until(remaining: float, seconds: float, chance: float) -> float | None:
+    """Return a pause with its jitter; None if it would reach the deadline.
+
+    Args:
+        remaining: The seconds until the deadline.
+        seconds: The pause.
+        chance: A random number, 0 to 1.
+    """
+    pause = jittered(seconds, chance)
+    return pause if pause < remaining else None
 
 
 @dataclass
@@ -43,7 +62,7 @@ class Patience:
 
     Attributes:
         attempts: How many lock timeouts and deadlocks end the run.
-        seconds: After how many seconds no other attempt is made, and no statement waits any longer.
+        seconds: The seconds after which no other attempt is made and no statement waits any longer.
         failed: How many attempts have failed.
     """
 
@@ -66,43 +85,37 @@ class Patience:
         """The seconds until the deadline, never less than a millisecond, because a timeout of 0 means none."""
         return max(self.seconds - self.spent, 0.001)
 
-    @property
-    def lock_timeout(self) -> float:
-        """The seconds that a statement of the next attempt may wait for a lock: a little longer each time."""
-        return min(FIRST_LOCK_TIMEOUT * 1.3**self.failed, LONGEST_LOCK_TIMEOUT, self.remaining)
-
     def try_again(self) -> bool:
         """Count a failed attempt, and pause before the next one; false if there is to be none."""
         self.failed += 1
-        return self.failed < self.attempts and self.pause(min(FIRST_PAUSE * 1.5**self.failed, LONGEST_PAUSE))
+        return self.failed < self.attempts and self.pause(PAUSES.seconds(self.failed))
 
     def pause(self, seconds: float) -> bool:
-        """Pause for about so long; false, and at once, if that would be past the deadline."""
-        # The jitter keeps two who wait for each other from meeting again.
-        seconds *= random.uniform(0.5, 1.0)  # noqa: S311
-        if self.spent + seconds >= self.seconds:
+        """Pause for about this long; false, and at once, if that would reach the deadline."""
+        pause = pause_until(self.remaining, seconds, random.random())  # noqa: S311
+        if pause is None:
             return False
-        time.sleep(seconds)
+        time.sleep(pause)
         return True
 
     def run(
         self, connection: sa.Connection, action: Callable[[], None], *, statement_timeout: str | None = None
     ) -> None:
-        """Do something in a transaction of its own, or several; again and again where it can't have its locks.
+        """Run an action in one or more transactions of its own, again and again while it can't get its locks.
 
         Args:
-            connection: What the action uses. Its timeouts are set, and stay so.
-            action: What to do. It must bear being done again after a rollback.
-            statement_timeout: What each statement may take; a minute if not given.
+            connection: The connection that the action uses. Its timeouts are set, and stay so.
+            action: Does the work. It must be safe to repeat after a rollback.
+            statement_timeout: The time limit of each statement; a minute by default.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: Of the last attempt, or another error.
+            sqlalchemy.exc.DBAPIError: The last attempt failed, or another attempt would not help.
         """
         while True:
             set_all(
                 connection,
                 {
-                    "lock_timeout": milliseconds(self.lock_timeout),
+                    "lock_timeout": milliseconds(lock_timeout(self.failed, self.remaining)),
                     "statement_timeout": statement_timeout or STATEMENT_TIMEOUT,
                 },
             )
@@ -125,16 +138,11 @@ def set_all(connection: sa.Connection, values: Mapping[str, str]) -> None:
     connection.commit()
 
 
-def milliseconds(seconds: float) -> str:
-    """Return a time as Postgres reads it."""
-    return f"{max(round(seconds * 1000), 1)}ms"
-
-
 def can_be_retried(error: sa.exc.DBAPIError) -> bool:
-    """Tell whether an error may be gone in another attempt.
+    """Return whether another attempt may succeed.
 
     Raises:
-        KeyboardInterrupt: The driver met the error when it cancelled the statement because of an interrupt, which must
+        KeyboardInterrupt: The driver got the error while it cancelled the statement because of an interrupt, which must
             not be lost: the lock timeout often comes first.
     """
     cause: BaseException | None = error.orig
@@ -142,20 +150,20 @@ def can_be_retried(error: sa.exc.DBAPIError) -> bool:
         if isinstance(cause, KeyboardInterrupt):
             raise cause
         cause = cause.__context__
-    return getattr(error.orig, "sqlstate", None) in RETRIED
+    return fault_of(getattr(error.orig, "sqlstate", None) or "", lost=False) is Fault.BUSY
 
 
 @contextmanager
 def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
-    """Hold the advisory lock that one migration of a database has at a time.
+    """Hold the advisory lock that only one migration of a database has at a time.
 
-    It is polled on a connection of its own, in autocommit mode: whoever blocks in pg_advisory_lock holds a snapshot,
-    for which the other one's CREATE INDEX CONCURRENTLY would wait, and no deadlock detector sees that.
+    It is polled on a connection of its own, in autocommit mode: a session that blocks in pg_advisory_lock holds a
+    snapshot, for which the other migration's CREATE INDEX CONCURRENTLY would wait, and no deadlock detector sees that.
 
     Raises:
-        MigrationError: Somebody else has held it for as long as the patience goes.
+        MigrationError: Another migration has held it until the deadline.
     """
-    # A pool of the same kind with the same way to connect: the engine's own may have no second connection to give.
+    # A pool of the same kind that connects in the same way: the engine's own may have no second connection to give.
     own = sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
     key = {"key": ADVISORY_LOCK}
     try:
@@ -184,7 +192,7 @@ def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
 
 
 def find_holder(connection: sa.Connection) -> str:
-    """Return who holds the advisory lock, for people to find."""
+    """Return a description of the session that holds the advisory lock, by which people can find it."""
     row = connection.execute(
         sa.text("""
             select l.pid, a.application_name

@@ -21,7 +21,8 @@ from sqlalchemy.schema import CreateIndex
 
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
-from momentum.migrate.locks import Patience, can_be_retried, milliseconds
+from momentum.migrate.locks import Patience, can_be_retried
+from momentum.retries import milliseconds
 
 TIMEOUTS = ("lock_timeout", "statement_timeout")
 
