@@ -29,6 +29,9 @@ from tests.migrating import HISTORY, database_with_scores, execute, fetch, migra
 PROGRAM = Path(sys.executable).with_name("momentum-backfill")
 PASSWORD = "pa55-word"
 
+# Seconds after which a process hangs and is ended; nothing that is tested depends on it.
+HANGS = 60
+
 DAY = datetime.date(2026, 3, 5)
 ONE_DAY = DayRange(DAY, DAY)
 
@@ -134,8 +137,14 @@ def scores_in(server: Server, layout: str) -> Iterator[Scores]:
         server.drop_database(url)
 
 
+def run_out_of_time(connection: sa.Connection) -> None:
+    """Have the server end the running transaction because a statement took too long, however fast the machine is."""
+    connection.exec_driver_sql("set local statement_timeout = 1")
+    connection.exec_driver_sql("select pg_sleep(60)")
+
+
 def sums_hold(report: Report) -> bool:
-    """Tell whether a report has counted every user-day once, by day too."""
+    """Return whether a report has counted every user-day once, by day too."""
     by_day = (report.inserted_by_day, report.inserted), (report.failed_by_day, report.failed)
     return report.eligible == report.present + report.inserted + report.raced + report.failed and (
         report.dry_run or all(sum(counter.values()) == total for counter, total in by_day)
@@ -240,7 +249,7 @@ class Proxy:
         for each in self._open:
             self._cut(each)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(HANGS)
 
     def _start(self, target: Callable[..., None], *arguments: socket.socket) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)

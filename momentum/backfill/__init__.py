@@ -1,7 +1,7 @@
-"""The backfill: a row for every active user and every UTC day of a range.
+"""The backfill: a row for every active user on every UTC day of a range.
 
 ``run_backfill`` is the job as a function that returns its counts; ``momentum.backfill.cli`` is a thin command over it.
-Everything is imported on first use, so that the command's help doesn't wait for SQLAlchemy.
+Everything is imported on first use, so that the command's help needn't wait for SQLAlchemy.
 """
 
 from importlib import import_module
@@ -25,7 +25,7 @@ __all__ = ["DayRange", "Observers", "Report", "Settings", "run_backfill"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what this package offers when it is first asked for (PEP 562)."""
+    """Import a public name of this package on first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -10,9 +10,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.days import DayRange
-from momentum.backfill.faults import Fault, classify
+from momentum.backfill.faults import classify
+from momentum.backfill.pace import Pace, TableSize, is_scan_cheaper
 from momentum.backfill.pages import KeyRange, Pages
 from momentum.backfill.session import BY_SCAN, BY_USER, Session
+from momentum.retries import Fault
 from momentum.scores import ScoreTable
 
 Result_co = TypeVar("Result_co", covariant=True)
@@ -20,55 +22,38 @@ Result = TypeVar("Result")
 
 
 class ReadUsers(Protocol[Result_co]):
-    """Reads the users of a range of ids."""
+    """A function that reads the users of a range of ids."""
 
     def __call__(
         self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
     ) -> Result_co | None:
-        """Return what came of it, or None if there is too much of it.
+        """Return the result, or None if it is too large.
 
         Args:
             connection: Where to read.
-            keys: Which users.
-            by_scan: Whether one scan of the score table is cheaper than looking up user by user.
-            divisible: Whether there could be fewer users; if not, there is never too much.
+            keys: The range of ids.
+            by_scan: Whether one scan of the score table is cheaper than looking up users one by one.
+            divisible: Whether fewer users could be read instead; if not, no result is too large.
         """
 
 
-# What a statement looks up at most: a second or two, where a server's limit may be two minutes.
-USERS = 20_000
-USER_DAYS = 1_500_000
-
-# For how many users the table is scanned at most.
-SCANNED_USERS = 1_000_000
-# For how many times as many users as the step before a scan may be.
-GROWTH = 4
-
-# What a read costs in microseconds, measured: a page of the table when all of it is scanned; a user, and a row of a
-# user, when each is looked up. Where the table is larger than the server's buffers, a row brings its page along.
-SCANNED_PAGE = 10.0
-LOOKED_UP_USER = 8.0
-LOOKED_UP_ROW = 0.7
-LOOKED_UP_ROW_UNBUFFERED = 3.5
-
-
 def never(_: object) -> bool:
-    """Tell of no result that it is little: reading it costs more than the scan."""
+    """Call no result small: reading it costs more than the scan."""
     return False
 
 
 def always(_: object) -> bool:
-    """Tell of each result that it is little: it is a few numbers for however many users."""
+    """Call every result small: it is a few numbers for any number of users."""
     return True
 
 
 class Step(NamedTuple):
-    """What is read next.
+    """The users to read next.
 
     Attributes:
-        upto: Up to which id; None if there are no users after these.
-        number: For how many users.
-        by_scan: Whether one scan of the score table is cheaper than looking up user by user.
+        upto: The last id of the range; None if no users come after it.
+        number: How many users these are at most.
+        by_scan: Whether one scan of the score table is cheaper than looking up users one by one.
     """
 
     upto: uuid.UUID | None
@@ -86,33 +71,35 @@ class Chunks:
 
     Attributes:
         is_done: Whether there are no more users.
-        looked_up: How many users a statement may look up.
     """
 
     def __init__(self, pages: Pages, scores: ScoreTable, days: DayRange) -> None:
         self.is_done = False
-        self.looked_up = max(1, min(USERS, USER_DAYS // len(days)))
         self._pages = pages
         self._scores = scores
         self._length = len(days)
-        self._number = self.looked_up
-        self._most = SCANNED_USERS
+        self._pace = Pace.at_first(len(days))
         self._after: uuid.UUID | None = None
 
-    def step(self, session: Session, read: ReadUsers[Result], is_little: Callable[[Result], bool] = never) -> Result:
-        """Read the next users and return what came of it; if that takes too long or is too much, fewer of them.
+    @property
+    def looked_up(self) -> int:
+        """The most users that a statement may look up one by one."""
+        return self._pace.looked_up
+
+    def step(self, session: Session, read: ReadUsers[Result], is_small: Callable[[Result], bool] = never) -> Result:
+        """Read the next users and return the result; if that takes too long or is too much, read fewer of them.
 
         Args:
             session: Where to read.
             read: Reads them.
-            is_little: Tells whether what came of it is so little that a scan may be for more users.
+            is_small: Returns whether a result is so small that a scan may be for more users.
 
         Raises:
             sqlalchemy.exc.DBAPIError: The server refused.
         """
         limit = session.limits.statement_timeout
         while True:
-            number = self._number
+            number = self._pace.number
             started = time.monotonic()
             try:
                 upto, number, by_scan = session.read(functools.partial(self._look_ahead, limit=limit))
@@ -125,26 +112,34 @@ class Chunks:
                     raise
                 result = None
             if result is None:
-                # What was too much is not tried again.
-                self._number = self._most = self._fewer(number)
+                self._pace = self._pace.after_too_many(number)
                 continue
-            if is_little(result) and (time.monotonic() - started) * GROWTH < limit / 2:
-                self._number = min(self._number * GROWTH, self._most)
+            if is_small(result):
+                self._pace = self._pace.after(time.monotonic() - started, limit)
             self._after = upto
             self.is_done = upto is None
             return result
 
-    def _fewer(self, number: int) -> int:
-        """Return for how many users to try after so many were too many."""
-        return max(self.looked_up, number // GROWTH) if number > self.looked_up else max(1, number // 2)
-
     def _look_ahead(self, connection: Connection, *, limit: float) -> Step:
-        """Return what to read next, where a statement may take so many seconds.
+        """Return what to read next, if a statement may take ``limit`` seconds."""
+        table = self._measure(connection)
 
-        The decision rests on sizes, which are facts, while the planner's statistics may be old. A scan costs the same
-        for however many users; looking them up costs the more.
-        """
-        table = connection.execute(
+        def is_scanned() -> bool:
+            return self._pages.may_scan and is_scan_cheaper(self._pace.number, self._length, table, limit)
+
+        if is_scanned():
+            upto = self._pages.next_key(connection, self._after, self._pace.number)
+            if upto is not None or self._pace.number <= self.looked_up:
+                return Step(upto, self._pace.number, by_scan=True)
+            self._pace = self._pace.with_left(self._pages.count_after(connection, self._after))
+            if is_scanned():
+                return Step(None, self._pace.number, by_scan=True)
+        number = min(self._pace.number, self.looked_up)
+        return Step(self._pages.next_key(connection, self._after, number), number, by_scan=False)
+
+    def _measure(self, connection: Connection) -> TableSize:
+        """Return the current size of the score table."""
+        size = connection.execute(
             text("""
                 select size / cast(current_setting('block_size') as int) as pages,
                   size <= pg_size_bytes(current_setting('shared_buffers')) as buffered
@@ -152,20 +147,4 @@ class Chunks:
             """),
             {"relation": self._scores.relation},
         ).one()
-        scan = SCANNED_PAGE * int(table.pages or 0)
-        look_up = LOOKED_UP_USER + (LOOKED_UP_ROW if table.buffered else LOOKED_UP_ROW_UNBUFFERED) * self._length
-        may_scan = self._pages.may_scan and scan < limit / 2 * 1e6
-
-        def is_scanned(number: int) -> bool:
-            return may_scan and scan < number * look_up
-
-        if is_scanned(self._number):
-            upto = self._pages.next_key(connection, self._after, self._number)
-            if upto is not None or self._number <= self.looked_up:
-                return Step(upto, self._number, by_scan=True)
-            # There are fewer left, and so there will be.
-            self._number = self._most = max(self.looked_up, self._pages.count_after(connection, self._after))
-            if is_scanned(self._number):
-                return Step(None, self._number, by_scan=True)
-        number = min(self._number, self.looked_up)
-        return Step(self._pages.next_key(connection, self._after, number), number, by_scan=False)
+        return TableSize(int(size.pages or 0), bool(size.buffered))

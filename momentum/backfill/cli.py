@@ -25,7 +25,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from momentum import __version__
+from momentum.backfill.days import DEFAULT_LENGTH, DayRange, today
 from momentum.backfill.display import Display, page_of, print_report, print_undo_report
+from momentum.backfill.settings import (
+    MOST_DAYS_OF_ACTIVITY,
+    MOST_ROWS_PER_COMMIT,
+    MOST_ROWS_PER_PAGE,
+    MOST_WORKERS,
+    SAMPLE,
+    Limits,
+    Settings,
+)
 from momentum.command import run_app
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
@@ -35,54 +45,52 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from typer._click.core import Parameter
 
-    from momentum.backfill.days import DayRange
     from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
     from momentum.backfill.fill import Failure, Row
     from momentum.backfill.report import Report
-    from momentum.backfill.settings import Settings
     from momentum.backfill.undo import UndoReport
 
 COMMAND = "momentum-backfill"
 
-# Discrepancies that a page lists; it says how many more there are.
+# The most discrepancies that a page lists; it says how many more there are.
 MOST_ON_A_PAGE = 5000
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 def main() -> None:
-    """Run the command and end the process with its exit code."""
+    """Run the command and exit with its exit code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command with some arguments and return its exit code; every error is one line on standard error."""
+    """Run the command and return its exit code; every error is one line on standard error."""
     display = Display(sys.stderr, quiet=False, verbose=False, as_json=asks_for_json_log(arguments))
     return run_app(app, COMMAND, arguments, display.complain)
 
 
 def asks_for_json_log(arguments: list[str]) -> bool:
-    """Tell whether standard error is written for machines, although the options may turn out to be wrong."""
+    """Return whether errors should be written for machines, before it is known whether the options are right."""
     return "--log-format=json" in arguments or ("--log-format", "json") in itertools.pairwise(arguments)
 
 
 def parse_day(text: str) -> datetime.date:
-    """Return a day written as YYYY-MM-DD."""
+    """Return the day that is written as YYYY-MM-DD."""
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no day; write it as YYYY-MM-DD") from None
+        raise typer.BadParameter(f"{text!r} is not a day; write it as YYYY-MM-DD") from None
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and end, if it was asked for."""
+    """Print the version and exit, if asked for."""
     if wanted:
         print(f"{COMMAND} {__version__}")
         raise typer.Exit
 
 
 class LogFormat(enum.StrEnum):
-    """How standard error is written."""
+    """The format of standard error."""
 
     TEXT = "text"
     JSON = "json"
@@ -103,7 +111,7 @@ def backfill(
             metavar="URL",
             envvar=URL_VARIABLES[0],
             show_envvar=True,
-            help=f"The database. Without it {URL_VARIABLES[1]} of the environment, then the env file.",
+            help=f"The database. Default: {URL_VARIABLES[1]} in the environment, then the env file.",
             rich_help_panel="Database",
         ),
     ] = None,
@@ -111,8 +119,8 @@ def backfill(
         str | None,
         Option(
             metavar="PATH",
-            help="A file with SUPABASE_DB_URL, or SUPABASE_URL and SUPABASE_DB_PASSWORD, and for Supabase's hosts with "
-            f"SUPABASE_SERVICE_ROLE_KEY; the environment beats it. Default: {DEFAULT_ENV_FILE}.",
+            help="A file with SUPABASE_DB_URL, or SUPABASE_URL and SUPABASE_DB_PASSWORD, and, for Supabase's hosts, "
+            f"SUPABASE_SERVICE_ROLE_KEY; the environment takes precedence. Default: {DEFAULT_ENV_FILE}.",
             rich_help_panel="Database",
         ),
     ] = None,
@@ -121,7 +129,7 @@ def backfill(
         Option(
             min=1,
             metavar="N",
-            help="How many UTC days, ending yesterday or on --to. Default: 30.",
+            help=f"The number of UTC days, ending yesterday or on --to. Default: {DEFAULT_LENGTH}.",
             rich_help_panel="What to fill",
         ),
     ] = None,
@@ -135,21 +143,21 @@ def backfill(
             "--to",
             parser=parse_day,
             metavar="DAY",
-            help="The last UTC day, included, not in the future. Default: yesterday.",
+            help="The last UTC day, inclusive, not in the future. Default: yesterday.",
             rich_help_panel="What to fill",
         ),
     ] = None,
     user: Annotated[
         list[uuid.UUID] | None,
-        Option(metavar="UUID", help="Only this user; may be given again.", rich_help_panel="What to fill"),
+        Option(metavar="UUID", help="Only this user; may be repeated.", rich_help_panel="What to fill"),
     ] = None,
     active_within: Annotated[
         int | None,
         Option(
             min=1,
-            max=36500,
+            max=MOST_DAYS_OF_ACTIVITY,
             metavar="N",
-            help="Only users who signed in on or after the first day less N days, or had a momentum event in the N "
+            help="Only users who signed in on or after the first day minus N days, or had a momentum event in the N "
             "days up to and including the day.",
             rich_help_panel="What to fill",
         ),
@@ -157,18 +165,32 @@ def backfill(
     dry_run: Annotated[
         bool,
         Option(
-            "--dry-run", metavar="", help="Count, by day, what would be inserted; write nothing.", rich_help_panel="How"
+            "--dry-run",
+            metavar="",
+            help="Count the rows that would be inserted, by day; write nothing.",
+            rich_help_panel="How",
         ),
     ] = False,
     workers: Annotated[
-        int, Option(min=1, max=16, metavar="N", help="Connections that fill at once.", rich_help_panel="How")
-    ] = 1,
+        int,
+        Option(
+            min=1, max=MOST_WORKERS, metavar="N", help="Connections that fill at the same time.", rich_help_panel="How"
+        ),
+    ] = Settings.workers,
     page_size: Annotated[
-        int, Option(min=1, max=500, metavar="N", help="Rows in an INSERT at most.", rich_help_panel="How")
-    ] = 500,
+        int,
+        Option(min=1, max=MOST_ROWS_PER_PAGE, metavar="N", help="The most rows in an INSERT.", rich_help_panel="How"),
+    ] = Settings.page_size,
     commit_every: Annotated[
-        int, Option(min=1, max=1000, metavar="N", help="Rows between two commits.", rich_help_panel="How")
-    ] = 1000,
+        int,
+        Option(
+            min=1,
+            max=MOST_ROWS_PER_COMMIT,
+            metavar="N",
+            help="The most rows between two commits.",
+            rich_help_panel="How",
+        ),
+    ] = Settings.commit_every,
     pause_ms: Annotated[
         int,
         Option(
@@ -177,14 +199,14 @@ def backfill(
             help="Milliseconds to pause after a commit, outside of a transaction.",
             rich_help_panel="How",
         ),
-    ] = 0,
+    ] = round(1000 * Settings.pause),
     lock_timeout: Annotated[
         float,
-        Option(min=0.001, metavar="SECONDS", help="How long a statement waits for a lock.", rich_help_panel="How"),
-    ] = 2.0,
+        Option(min=0.001, metavar="SECONDS", help="How long a statement may wait for a lock.", rich_help_panel="How"),
+    ] = Limits.lock_timeout,
     statement_timeout: Annotated[
         float, Option(min=0.001, metavar="SECONDS", help="How long a statement may take.", rich_help_panel="How")
-    ] = 60.0,
+    ] = Limits.statement_timeout,
     attempts: Annotated[
         int,
         Option(
@@ -193,13 +215,13 @@ def backfill(
             help="How often a transaction is tried after lock timeouts, deadlocks and lost connections.",
             rich_help_panel="How",
         ),
-    ] = 8,
+    ] = Limits.attempts,
     allow_webhooks: Annotated[
         bool,
         Option(
             "--allow-webhooks",
             metavar="",
-            help="Run although a trigger of the score table calls out of the database for every row.",
+            help="Run even if a trigger of the score table calls out of the database for every row.",
             rich_help_panel="How",
         ),
     ] = False,
@@ -209,22 +231,21 @@ def backfill(
             min=0.0,
             max=1.0,
             metavar="RATE",
-            help="The share of failed rows above which the run stops, from 1,000 rows on, and the exit code is 1.",
+            help=f"The share of failed rows above which the run stops (from {SAMPLE:,} rows on) and the exit code is "
+            "1.",
             rich_help_panel="How",
         ),
-    ] = 0.01,
+    ] = Settings.max_error_rate,
     manifest: Annotated[
         Path | None,
-        Option(
-            metavar="PATH", help="Append every inserted user and day, once committed.", rich_help_panel="Taking back"
-        ),
+        Option(metavar="PATH", help="Append every inserted user and day, once committed.", rich_help_panel="Undo"),
     ] = None,
     undo: Annotated[
         Path | None,
         Option(
             metavar="MANIFEST",
             help="Delete the rows that a manifest lists and that are still the untouched default.",
-            rich_help_panel="Taking back",
+            rich_help_panel="Undo",
         ),
     ] = None,
     discrepancy_threshold: Annotated[
@@ -235,13 +256,14 @@ def backfill(
             help="Report scores that differ by more than this from their breakdown.",
             rich_help_panel="Discrepancies",
         ),
-    ] = 5,
+    ] = float(Settings.discrepancy_threshold),
     discrepancies: Annotated[
         Path | None,
-        Option(metavar="PATH", help="Write all of them to this CSV file.", rich_help_panel="Discrepancies"),
+        Option(metavar="PATH", help="Write all discrepancies to this CSV file.", rich_help_panel="Discrepancies"),
     ] = None,
     no_discrepancies: Annotated[
-        bool, Option("--no-discrepancies", metavar="", help="Don't look for them.", rich_help_panel="Discrepancies")
+        bool,
+        Option("--no-discrepancies", metavar="", help="Don't look for discrepancies.", rich_help_panel="Discrepancies"),
     ] = False,
     failures: Annotated[
         Path | None,
@@ -253,31 +275,39 @@ def backfill(
     ] = None,
     report_page: Annotated[
         Path | None,
-        Option("--report", metavar="PATH", help="Write an HTML page with a picture of it.", rich_help_panel="Output"),
+        Option(
+            "--report", metavar="PATH", help="Write an HTML page with a picture of the run.", rich_help_panel="Output"
+        ),
     ] = None,
     as_json: Annotated[
         bool, Option("--json", metavar="", help="Print one JSON object instead of text.", rich_help_panel="Output")
     ] = False,
     log_format: Annotated[
         LogFormat,
-        Option(help="What standard error is written for: people or machines.", rich_help_panel="Output"),
+        Option(help="The format of standard error: for people or machines.", rich_help_panel="Output"),
     ] = LogFormat.TEXT,
     quiet: Annotated[
         bool,
-        Option("--quiet", "-q", metavar="", help="Errors only; with --json the object too.", rich_help_panel="Output"),
+        Option(
+            "--quiet",
+            "-q",
+            metavar="",
+            help="Print errors only; with --json also the object.",
+            rich_help_panel="Output",
+        ),
     ] = False,
     verbose: Annotated[
         bool,
-        Option("--verbose", "-v", metavar="", help="Also say what is done, step by step.", rich_help_panel="Output"),
+        Option("--verbose", "-v", metavar="", help="Also log each step.", rich_help_panel="Output"),
     ] = False,
     version: Annotated[
-        bool, Option("--version", callback=show_version, is_eager=True, help="Print the version and end.")
+        bool, Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> int:
     """Give every active user a row for every UTC day of a range.
 
     Inserts the default row (score 0) where a user has none; existing rows are never touched, so it can be run again at
-    any time. Active is who has an account that is not deleted and not banned, from the day on which it was created.
+    any time. A user is active if the account is neither deleted nor banned, from the day it was created.
 
     [bold]Examples[/bold]
 
@@ -289,19 +319,15 @@ def backfill(
 
     momentum-backfill --days 2 --quiet --log-format json --failures failed.jsonl  [dim](at night)[/dim]
 
-    momentum-backfill --manifest rows.jsonl --report page.html  [dim](keep what is needed to look and to undo)[/dim]
+    momentum-backfill --manifest rows.jsonl --report page.html  [dim](keep a page to read and a list to undo by)[/dim]
 
-    momentum-backfill --undo rows.jsonl --dry-run  [dim](what taking those rows back would do)[/dim]
+    momentum-backfill --undo rows.jsonl --dry-run  [dim](what an undo of those rows would do)[/dim]
 
     momentum-backfill --discrepancies review.csv  [dim](scores that contradict their breakdown)[/dim]
     """
     del version
     check_combinations(context)
-    # Here and not above, so that --help need not wait for SQLAlchemy.
-    from momentum.backfill.days import DayRange, today
-    from momentum.backfill.faults import Retries
-    from momentum.backfill.session import Limits
-    from momentum.backfill.settings import Settings
+    # Here and not above, so that --help needn't wait for SQLAlchemy.
     from momentum.connect.env_file import EnvFile, check_service_role_key, find_url
 
     with ExitStack() as stack:
@@ -316,7 +342,7 @@ def backfill(
                 commit_every=commit_every,
                 workers=workers,
                 pause=pause_ms / 1000,
-                limits=Limits(lock_timeout, statement_timeout, Retries(attempts)),
+                limits=Limits(lock_timeout, statement_timeout, attempts),
                 max_error_rate=max_error_rate,
                 allow_webhooks=allow_webhooks,
                 dry_run=dry_run,
@@ -344,12 +370,12 @@ def backfill(
                 print_report(report, settings, unfinished)
             return judge(report, max_error_rate, stopped, display)
         except KeyboardInterrupt:
-            return display.complain("Interrupted; what was not committed is rolled back.", stopped.exit_code)
+            return display.complain("Interrupted; uncommitted work is rolled back.", stopped.exit_code)
         except MomentumError as error:
             return display.complain(str(error), error.exit_code)
 
 
-# What says how to fill; to take back, the manifest says all of it.
+# Options that say how to fill; for an undo the manifest says it all.
 NOT_WITH_UNDO = (
     "days",
     "first",
@@ -369,7 +395,7 @@ def check_combinations(context: typer.Context) -> None:
     """Refuse options that contradict each other.
 
     Raises:
-        ConfigurationError: Two of them do.
+        ConfigurationError: Two of the options do.
     """
     given = {option.name: option.opts[0] for option in given_options(context)}
     for one, other in (("quiet", "verbose"), ("discrepancies", "no_discrepancies")):
@@ -378,7 +404,7 @@ def check_combinations(context: typer.Context) -> None:
     if "undo" in given:
         for name in NOT_WITH_UNDO:
             if name in given:
-                raise ConfigurationError(f"Give --undo without {given[name]}: the manifest says what is taken back.")
+                raise ConfigurationError(f"Give --undo without {given[name]}: the manifest says which rows to delete.")
 
 
 def given_options(context: typer.Context) -> list["Parameter"]:
@@ -436,7 +462,7 @@ class Outputs:
 
         return cls(on_discrepancy, on_inserted if manifest else ignore, on_failure if failures else ignore, largest)
 
-    def write_page(self, path: Path, report: "Report", settings: "Settings", url: "URL", resume: str | None) -> None:
+    def write_page(self, path: Path, report: "Report", settings: Settings, url: "URL", resume: str | None) -> None:
         """Write the page of a run."""
         from momentum.backfill.page import write_page
         from momentum.connect.url import describe
@@ -445,15 +471,15 @@ class Outputs:
 
 
 def ignore(_: object) -> None:
-    """Do nothing with what is handed over."""
+    """Ignore the argument."""
 
 
-def execute(url: "URL", settings: "Settings", display: Display, outputs: Outputs, stopped: "StopSignals") -> "Report":
-    """Run the backfill; the driver's errors become ours, and say what was committed before.
+def execute(url: "URL", settings: Settings, display: Display, outputs: Outputs, stopped: "StopSignals") -> "Report":
+    """Run the backfill and return its report; the driver's errors become ours, and say what was committed.
 
     Raises:
-        MomentumError: It could not run to its end.
-        KeyboardInterrupt: It was told to stop, and could not do so in an orderly way.
+        MomentumError: The run failed.
+        KeyboardInterrupt: The run was asked to stop, and could not end in an orderly way.
     """
     from momentum.backfill.fill import Observers
     from momentum.backfill.run import run_backfill
@@ -474,7 +500,7 @@ def execute(url: "URL", settings: "Settings", display: Display, outputs: Outputs
 def take_back(
     url: "URL",
     manifest: Path,
-    settings: "Settings",
+    settings: Settings,
     display: Display,
     outputs: Outputs,
     stopped: "StopSignals",
@@ -483,7 +509,7 @@ def take_back(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Undo a run, print what came of it and return the exit code that it deserves."""
+    """Undo a run, print the report and return the exit code."""
     from momentum.backfill.undo import run_undo
     from momentum.connect.engine import create_engine
     from momentum.connect.url import describe
@@ -511,7 +537,7 @@ def take_back(
 
 @contextmanager
 def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSignals") -> Iterator[None]:
-    """Turn the driver's errors into ours, and say what stands in the database all the same."""
+    """Turn the driver's errors into ours, and say what has been committed in spite of them."""
     from momentum.connect.engine import connection_errors
 
     try:
@@ -527,7 +553,7 @@ def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSi
 
 
 def judge(report: "Report", max_error_rate: float, stopped: "StopSignals", display: Display) -> int:
-    """Return the exit code that a report deserves, and say why if it is not 0."""
+    """Return the exit code for a report, and print the reason if it is not 0."""
     if stopped.asked():
         return stopped.exit_code
     if report.recount_disagrees:
@@ -540,22 +566,22 @@ def judge(report: "Report", max_error_rate: float, stopped: "StopSignals", displ
 
 
 def judge_failures(report: "Report | UndoReport", max_error_rate: float, display: Display) -> int:
-    """Return 1, and say why, if more rows have failed than are allowed, else 0."""
+    """Return 1, and print the reason, if more rows have failed than allowed; otherwise 0."""
     if report.error_rate <= max_error_rate:
         return 0
     return display.complain(
         f"{counted(report.failed, 'row')} failed, an error rate of {report.error_rate:.2%}, above the limit of "
-        f"{max_error_rate:.2%}; the log names them.",
+        f"{max_error_rate:.2%}; the log lists them.",
         1,
     )
 
 
-# What the command for the rest says by absolute days, what must stay secret, and what has done its work.
+# Options that the command to resume replaces by absolute days, that are secret, or that have done their work.
 NOT_RESUMED = ("database_url", "days", "first", "last", "dry_run")
 
 
-def resume_command(context: typer.Context, days: "DayRange") -> str:
-    """Return the command that does what is left: the days are absolute, and there is no URL in it."""
+def resume_command(context: typer.Context, days: DayRange) -> str:
+    """Return the command that resumes the run: its days are absolute, and it contains no URL."""
     given = given_options(context)
     words = [COMMAND]
     if not any(option.name == "undo" for option in given):
@@ -570,34 +596,34 @@ def resume_command(context: typer.Context, days: "DayRange") -> str:
 
 
 class StopSignals:
-    """Which signal has asked the run to stop, if one has."""
+    """The signal that has asked the run to stop, if any."""
 
     def __init__(self, display: Display) -> None:
         self.received: int | None = None
         self._display = display
 
     def asked(self) -> bool:
-        """Tell whether one has."""
+        """Return whether a signal has asked the run to stop."""
         return self.received is not None
 
     @property
     def exit_code(self) -> int:
-        """What shells expect of a program that a signal has ended; that of Ctrl-C if none is known."""
+        """The exit code that shells expect after a signal; that of Ctrl-C if none is known."""
         return 128 + (self.received or signal.SIGINT)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Take note of the first signal, so that the running page ends and commits; abort at the second."""
+        """Remember the first signal, so that the current page is finished and committed; abort at the second."""
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        # Not print: it may be a print that the signal has interrupted.
+        # Not print, because the signal may have interrupted a print.
         said = self._display.line("Stopping after this page; interrupt again to abort at once.")
         os.write(sys.stderr.fileno(), f"{said}\n".encode())
 
 
 @contextmanager
 def stop_signals(display: Display) -> Iterator[StopSignals]:
-    """Catch Ctrl-C and a request to terminate while a run is going on."""
+    """Catch Ctrl-C and a request to terminate while a run goes on."""
     signals = StopSignals(display)
     previous = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -612,7 +638,7 @@ def csv_file(path: Path, display: Display) -> "Iterator[Callable[[Discrepancy], 
     """Yield a function that writes a discrepancy to a CSV file, which is opened before anything else happens.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The file cannot be written.
     """
     try:
         stream = path.open("w", newline="", encoding="utf-8")
@@ -628,7 +654,5 @@ def csv_file(path: Path, display: Display) -> "Iterator[Callable[[Discrepancy], 
         with stream:
             yield write_row
     except OSError as error:
-        # What was filled is filled and must be reported, whatever became of the list.
-        display.complain(
-            f"--discrepancies {path} could not be written ({error.strerror}); the list is not complete.", 0
-        )
+        # Rows were filled and must be reported, even if the list is lost.
+        display.complain(f"--discrepancies {path} could not be written ({error.strerror}); the list is incomplete.", 0)

@@ -43,12 +43,12 @@ class DayRange:
     def choose(
         cls, first: datetime.date | None, last: datetime.date | None, days: int | None, current: datetime.date
     ) -> "DayRange":
-        """Return the range that an operator means.
+        """Return the range that an operator has asked for.
 
         Args:
             first: Its first day, if given.
-            last: Its last day; yesterday unless given.
-            days: Its length; 30 days unless given or settled by the first day.
+            last: Its last day; yesterday by default.
+            days: Its length; 30 days by default, unless the first day is given.
             current: The current UTC day.
 
         Raises:
@@ -58,7 +58,7 @@ class DayRange:
             raise ConfigurationError("Give --days or --from, not both: each says where the range begins.")
         last = last or current - ONE_DAY
         if last > current:
-            raise ConfigurationError(f"--to {last} lies in the future; the current UTC day is {current}.")
+            raise ConfigurationError(f"--to {last} is in the future; the current UTC day is {current}.")
         try:
             return cls(first or last - ONE_DAY * ((days or DEFAULT_LENGTH) - 1), last)
         except OverflowError:

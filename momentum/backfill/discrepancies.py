@@ -1,7 +1,7 @@
-"""Scores that differ from what their own breakdown says, for people to review.
+"""Scores that differ from their own breakdown, for people to review.
 
-A breakdown says what the score should be by its numeric ``final_score`` if it has one, else by the sum of its numeric
-top-level values. A row whose breakdown has neither, or that has no score, is not comparable.
+The score of a breakdown is its numeric ``final_score`` if it has one, otherwise the sum of its numeric top-level
+values. A row whose breakdown has neither, or that has no score, can't be compared.
 """
 
 import datetime
@@ -18,18 +18,16 @@ from momentum.backfill.days import DayRange
 from momentum.backfill.pages import EVERYBODY, KeyRange
 from momentum.scores import ScoreTable
 
-DEFAULT_THRESHOLD = Decimal(5)
-
 
 @dataclass(frozen=True)
 class Discrepancy:
     """A score that differs from its breakdown.
 
     Attributes:
-        user_id: Whose score it is.
+        user_id: The user.
         day: The UTC day.
         score: The score, in points.
-        breakdown_score: What the breakdown says, in points.
+        breakdown_score: The score of the breakdown, in points.
     """
 
     user_id: uuid.UUID
@@ -39,7 +37,7 @@ class Discrepancy:
 
     @property
     def difference(self) -> Decimal:
-        """The score less what the breakdown says, in points."""
+        """The score minus that of the breakdown, in points."""
         return self.score - self.breakdown_score
 
     def __str__(self) -> str:
@@ -50,10 +48,10 @@ class Discrepancy:
 
 
 class LargestDiscrepancies:
-    """Keeps the discrepancies with the largest differences, and counts the others.
+    """The discrepancies with the largest differences, and the number of the others.
 
     Args:
-        most: How many it keeps.
+        most: How many to keep.
 
     Attributes:
         left_out: How many others there were.
@@ -62,12 +60,12 @@ class LargestDiscrepancies:
     def __init__(self, most: int) -> None:
         self.left_out = 0
         self._most = most
-        # The number in between keeps equal differences from being compared further.
+        # The number in the middle keeps discrepancies with equal differences from being compared.
         self._heap: list[tuple[Decimal, int, Discrepancy]] = []
         self._count = itertools.count()
 
     def add(self, found: Discrepancy) -> None:
-        """Take one more into account."""
+        """Add a discrepancy."""
         entry = (abs(found.difference), -next(self._count), found)
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, entry)
@@ -77,7 +75,7 @@ class LargestDiscrepancies:
             heapq.heappushpop(self._heap, entry)
 
     def __iter__(self) -> Iterator[Discrepancy]:
-        """Yield what was kept, the largest difference first."""
+        """Yield the discrepancies that were kept, the largest difference first."""
         return (entry[2] for entry in sorted(self._heap, reverse=True))
 
 
@@ -91,16 +89,16 @@ def find_discrepancies(
     keys: KeyRange = EVERYBODY,
     limit: int | None = None,
 ) -> list[Discrepancy]:
-    """Return the rows of the range that differ by more than the threshold, by user and day.
+    """Return the rows of the range that differ from their breakdown by more than the threshold, by user and day.
 
     Args:
         connection: A connection.
         scores: The score table.
         days: The range.
-        threshold: In points; a difference of exactly this much is none.
-        users: Only these; everybody if empty.
+        threshold: In points; a difference of exactly this much doesn't count.
+        users: Only these users; everyone if empty.
         keys: Only the users in this range of ids.
-        limit: At most so many.
+        limit: The most rows to return.
     """
     layout = scores.layout
     conditions = [layout.within_days]
@@ -117,7 +115,7 @@ def find_discrepancies(
                   case
                     when jsonb_typeof({layout.breakdown} -> 'final_score') = 'number'
                       then ({layout.breakdown} ->> 'final_score')::numeric
-                    -- Nothing to add up in one that is empty or no object, which would be an error here.
+                    -- An empty breakdown has nothing to add up, and one that is not an object would be an error here.
                     when jsonb_typeof({layout.breakdown}) = 'object' and {layout.breakdown} <> '{{}}'
                       then (
                         select sum(points::numeric)
@@ -128,7 +126,7 @@ def find_discrepancies(
                 where {" and ".join(conditions)}
               ) as compared
               where abs(compared.score - compared.breakdown_score) > :threshold
-              -- Or all rows would be read in the order of an index, a third slower, for the few that differ.
+              -- Otherwise all rows would be read in an index's order, a third slower, for the few that differ.
               offset 0
             ) as found
             order by found.user_id, found.day

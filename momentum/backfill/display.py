@@ -1,4 +1,4 @@
-"""What a person sees of the command: a bar on a terminal, a line now and then in a log, and the result."""
+"""The output of the command: a progress bar on a terminal, occasional lines in a log, and the result."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ LOG_INTERVAL = 1.0
 
 
 class Display:
-    """What a person sees while the run is going on: a bar on a terminal, a line now and then in a log."""
+    """The output while the run goes on: a progress bar on a terminal, occasional lines in a log."""
 
     def __init__(self, stream: TextIO, *, quiet: bool, verbose: bool, as_json: bool = False) -> None:
         self.committed = 0
@@ -34,7 +34,7 @@ class Display:
         self._as_json = as_json
         self._started = self._last_line = time.monotonic()
         self._commits = 0
-        # Begun with the first progress: an error before that needs no bar above it.
+        # Started by the first progress, so that no bar is above an earlier error.
         self._draws_bar = False
         self._bar: Any = None
         self._task: Any = None
@@ -45,9 +45,9 @@ class Display:
         """Yield a display on standard error that also shows what the job logs.
 
         Args:
-            quiet: Errors only.
-            verbose: Also what is done, step by step.
-            as_json: A JSON object a line, for machines.
+            quiet: Show errors only.
+            verbose: Also show each step.
+            as_json: Write one JSON object per line, for machines.
         """
         display = cls(sys.stderr, quiet=quiet, verbose=verbose, as_json=as_json)
         handler = LogHandler(display)
@@ -64,7 +64,7 @@ class Display:
             logger.setLevel(level)
 
     def _start_bar(self) -> None:
-        """Show a bar with what is done, rows a second, the time left and the failures so far."""
+        """Show a bar with the progress, rows per second, the time left and the failures so far."""
         self._draws_bar = False
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -84,12 +84,12 @@ class Display:
         self._bar.start()
 
     def finish(self) -> None:
-        """Leave the bar where it stands: while it moves, what is printed would not go to standard output."""
+        """Stop the bar; while it moves, it captures everything that is printed."""
         if self._bar is not None:
             self._bar.stop()
 
     def line(self, line: str, level: str = "info", **fields: object) -> str:
-        """Return a line as it is written: for machines, an object with the fields as well."""
+        """Return a line as it is written; for machines, as an object that also has the fields."""
         if self._as_json:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             return json.dumps({"time": now, "level": level, "message": line, **fields})
@@ -98,10 +98,10 @@ class Display:
         return f"Error: {line}" if level == "error" else f"{level}: {line}"
 
     def write(self, line: str, level: str = "info", **fields: object) -> None:
-        """Write a line, above the bar if there is one; for machines, an object with the fields as well."""
+        """Write a line, above the bar if there is one; for machines, as an object that also has the fields."""
         line = self.line(line, level, **fields)
         if self._bar is None:
-            # In one piece, because workers write at the same time.
+            # In a single write, because workers write at the same time.
             print(f"{line}\n", end="", file=self._stream, flush=True)
         else:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -117,12 +117,12 @@ class Display:
         return exit_code
 
     def log(self, line: str) -> None:
-        """Write a line that only ``--verbose`` wants."""
+        """Write a line that is shown only with ``--verbose``."""
         if self._verbose:
             self.write(line, "debug" if self._as_json else "info")
 
     def progress(self, progress: "Progress") -> None:
-        """Show how far the run is."""
+        """Show the progress of a run."""
         if self._draws_bar:
             self._start_bar()
         report = progress.report
@@ -163,7 +163,7 @@ class Display:
         self._commits = report.commits
 
     def undo_progress(self, report: "UndoReport") -> None:
-        """Show how far an undoing is."""
+        """Show the progress of an undo."""
         if self._draws_bar:
             self._start_bar()
         self.committed = 0 if report.dry_run else report.deleted
@@ -189,7 +189,7 @@ class Display:
 
 
 class LogHandler(logging.Handler):
-    """Hands the job's log to the display."""
+    """Passes the log of the job to the display."""
 
     def __init__(self, display: Display) -> None:
         super().__init__()
@@ -222,15 +222,15 @@ def print_report(report: "Report", settings: "Settings", resume: str | None) -> 
         )
     print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
     if resume:
-        print(f"To do the rest: {resume}")
+        print(f"To resume: {resume}")
 
 
 def totals_of(report: "Report") -> list[tuple[str, int]]:
-    """Return the counts of a report, each with its name for people."""
+    """Return the counts of a report, each with a name for people."""
     rows = [
         ("active users", report.users),
         ("eligible user-days", report.eligible),
-        ("already there", report.present),
+        ("already present", report.present),
         ("would be inserted" if report.dry_run else "inserted", report.inserted),
     ]
     if not report.dry_run:
@@ -245,7 +245,7 @@ def totals_of(report: "Report") -> list[tuple[str, int]]:
 
 
 def why_nobody(accounts: int, settings: "Settings") -> str:
-    """Return in a sentence why none of the accounts that there are is an active user of the range."""
+    """Return a sentence that says why none of the accounts is an active user of the range."""
     reasons = f"was created after {settings.days.last}, is deleted"
     if settings.active_within is None:
         reasons += " or is banned"
@@ -256,25 +256,25 @@ def why_nobody(accounts: int, settings: "Settings") -> str:
 
 
 def print_undo_report(report: "UndoReport", resume: str | None) -> None:
-    """Print the report of an undoing for people."""
-    title = "Dry run of undoing" if report.dry_run else "Undoing"
+    """Print the report of an undo for people."""
+    title = "Dry run of the undo of" if report.dry_run else "Undo of"
     state = ": nothing was deleted." if report.dry_run else ", interrupted:" if report.interrupted else ":"
     print(f"{title} {report.manifest}{state}")
     rows = [
         ("rows of the manifest", report.listed),
         ("would be deleted" if report.dry_run else "deleted", report.deleted),
-        ("changed since, and kept", report.kept),
-        ("not there any more", report.absent),
+        ("changed since, kept", report.kept),
+        ("already gone", report.absent),
     ]
     if not report.dry_run:
         rows += [("failed", report.failed)]
     print_rows(rows)
     if resume:
-        print(f"To do the rest: {resume}")
+        print(f"To resume: {resume}")
 
 
 def print_rows(rows: list[tuple[str, int]]) -> None:
-    """Print counts with their names, the numbers under each other."""
+    """Print counts with their names, the numbers aligned."""
     for name, value in rows:
         print(f"  {name:<30}{value:>12,}")
 
@@ -282,14 +282,14 @@ def print_rows(rows: list[tuple[str, int]]) -> None:
 def page_of(
     report: "Report", settings: "Settings", database: str, discrepancies: "LargestDiscrepancies", resume: str | None
 ) -> "Page":
-    """Return what the page of a run shows.
+    """Return the content of the page of a run.
 
     Args:
         report: The counts.
-        settings: What the run was to do.
+        settings: The settings of the run.
         database: Host, port and name of the database.
         discrepancies: The largest ones.
-        resume: The command that does the rest, if there is a rest.
+        resume: The command that resumes the run, if anything is left.
     """
     from momentum.backfill.page import DayCounts, Page
 
@@ -314,36 +314,36 @@ def page_of(
 
 
 def outcome_of(report: "Report", settings: "Settings") -> str:
-    """Return in a sentence how a run has ended."""
+    """Return a sentence that says how a run ended."""
     if report.dry_run:
         return "Dry run; nothing was written."
     if report.interrupted:
-        return "Interrupted; what was committed stays, and the rest is still to do."
+        return "Interrupted; committed rows stay, and the run can be resumed."
     if report.gave_up or report.error_rate > settings.max_error_rate:
         return f"{counted(report.failed, 'row')} failed, more than the allowed share of {settings.max_error_rate:.2%}."
     if report.recount_disagrees:
         return f"The recount found {counted(report.left_over or 0, 'eligible user-day')} without a row; run it again."
     if report.failed:
-        return f"Done, but for {counted(report.failed, 'row')} that failed."
+        return f"Done, except for {counted(report.failed, 'row')} that failed."
     return "Done; every eligible user-day has a row."
 
 
 def settings_of(settings: "Settings") -> list[tuple[str, str]]:
-    """Return the settings of a run, each with its name for people."""
+    """Return the settings of a run, each with a name for people."""
     limits = settings.limits
-    users = f"{len(settings.users):,} named" if settings.users else "all that are active"
+    users = f"{len(settings.users):,} named" if settings.users else "all active"
     if settings.active_within is not None:
         users += f", seen within {counted(settings.active_within, 'day')}"
     rows = [
         ("days (UTC)", str(settings.days)),
         ("users", users),
         ("workers", f"{settings.workers}"),
-        ("rows a page", f"{settings.page_size}"),
-        ("rows a commit", f"{settings.commit_every}"),
+        ("rows per page", f"{settings.page_size}"),
+        ("rows per commit", f"{settings.commit_every}"),
         ("pause after a commit", f"{1000 * settings.pause:g} ms"),
         ("lock timeout", f"{limits.lock_timeout:g} s"),
         ("statement timeout", f"{limits.statement_timeout:g} s"),
-        ("attempts", f"{limits.retries.attempts}"),
+        ("attempts", f"{limits.attempts}"),
         ("allowed error rate", f"{settings.max_error_rate:.2%}"),
     ]
     if settings.look_for_discrepancies:

@@ -1,9 +1,9 @@
-"""Who is active, and the days on which each is eligible.
+"""Active users, and the days on which each is eligible.
 
-A user is active whose account exists, is not deleted, and is not banned at the moment of the run. Such a user is
-eligible on every day of the range before whose end, in UTC, the account was created; where the run is narrowed to
-recent activity, on the days that the activity covers. Accounts made after the run began are left for the next run, so
-that newcomers can't prolong this one.
+A user is active if the account exists and is neither deleted nor banned at the moment of the run. An active user is
+eligible on every day of the range from the UTC day the account was created or, if the run is limited to recent
+activity, on those of these days that the activity covers. Accounts created after the run began are left for the next
+run, so that new users can't prolong this one.
 """
 
 import datetime
@@ -37,7 +37,7 @@ from sqlalchemy import table as table_clause
 
 from momentum.backfill.days import ONE_DAY, DayRange
 
-# Supabase has them all; older stand-ins of it have auth.users with fewer columns.
+# Supabase has them all; older stand-ins for it have an auth.users with fewer columns.
 OPTIONAL_COLUMNS = ("created_at", "banned_until", "deleted_at", "last_sign_in_at")
 
 ACCOUNTS = table_clause("users", column("id", UUID), *(column(name) for name in OPTIONAL_COLUMNS), schema="auth")
@@ -52,7 +52,7 @@ EVENTS = table_clause(
 
 
 def read_account_columns(connection: Connection) -> frozenset[str]:
-    """Return which of the optional columns auth.users has."""
+    """Return the optional columns that auth.users has."""
     found = connection.scalars(
         text("""
             select attname
@@ -69,11 +69,11 @@ class Eligibility:
     """The rules of a run, as pieces of SQL.
 
     Attributes:
-        columns: Which of the optional columns auth.users has.
+        columns: The optional columns that auth.users has.
         days: The range.
-        started_at: The moment of the run, on the server's clock.
-        users: Only these; everybody if empty.
-        active_within: Whether, and by how many days, activity must be recent; None: it need not be.
+        started_at: The moment of the run, by the server's clock.
+        users: Only these users; everyone if empty.
+        active_within: The days within which a user must have been active; None: activity doesn't matter.
     """
 
     columns: frozenset[str]
@@ -84,7 +84,7 @@ class Eligibility:
 
     @property
     def since(self) -> datetime.datetime:
-        """The moment from which on a sign-in counts as recent; the calendar's beginning, where that would be before."""
+        """The moment from which a sign-in counts as recent, not before the beginning of the calendar."""
         try:
             day = self.days.first - ONE_DAY * (self.active_within or 0)
         except OverflowError:
@@ -94,14 +94,14 @@ class Eligibility:
     def active_users(self, *conditions: ColumnElement[bool]) -> Subquery:
         """Return the active users as a table ``active (id, first_day, candidate_days, recently_seen)``.
 
-        ``first_day`` is the first day of the range on which the account existed, ``candidate_days`` how many there are
-        from then on, and ``recently_seen`` whether the user is eligible on all of them whatever events there are.
+        ``first_day`` is the first day of the range on which the account existed, ``candidate_days`` the number of days
+        from then on, and ``recently_seen`` whether the user is eligible on all of them regardless of events.
         """
         accounts = ACCOUNTS.c
         first_day: ColumnElement[Any] = literal(self.days.first, Date)
         active = list(conditions)
         if "created_at" in self.columns:
-            # An account of unknown age counts as always there.
+            # An account of unknown age counts as having always existed.
             created = func.coalesce(cast(func.timezone("UTC", accounts.created_at), Date), first_day)
             first_day = func.greatest(created, first_day)
             active.append(created <= self.days.last)
@@ -134,7 +134,7 @@ class Eligibility:
 
     def days_of(self, active: FromClause) -> Select[datetime.date]:
         """Return the query of a user's eligible days, for a lateral join to ``active_users``."""
-        # Without a time zone, so that no session's summer time can stretch or shrink a day.
+        # Without a time zone, so that the session's daylight saving time can't make a day longer or shorter.
         moments = (
             func.generate_series(
                 cast(active.c.first_day, DateTime),
@@ -155,10 +155,10 @@ class Eligibility:
     ) -> Exists:
         """Return whether a user had a live momentum event in the days up to and including a day.
 
-        Events recorded after the run's start don't count, so that the recount at its end sees what the run saw.
+        Events recorded after the run began don't count, so that the recount at its end sees the same ones.
         """
         event = EVENTS.alias("event")
-        # A date must become a timestamp before it gets a time zone, or the session's time zone would creep in.
+        # A date must become a timestamp before it gets a time zone, or it would be read in the session's time zone.
         first_moment = func.timezone("UTC", cast(day - literal(active_within - 1), DateTime))
         end = func.timezone("UTC", cast(day + literal(1), DateTime))
         return (

@@ -1,8 +1,8 @@
-"""The filling: workers take users with gaps from a common queue and give them their rows, a transaction at a time.
+"""Workers that take users with gaps from a shared queue and insert their rows, a transaction at a time.
 
-The order of users and days is the same in every transaction of every run, so two who meet wait for each other, but
-never in a circle. A run that lost a race, or whose page the server refused, looks again and goes on row by row, so that
-in the end each eligible user-day has been counted once: as present, inserted, raced or failed.
+Users and days are in the same order in every transaction of every run, so two that meet wait for each other, but never
+in a circle. A worker that lost a race, or whose page the server refused, looks again and goes on with smaller pieces,
+so that in the end each eligible user-day has been counted once: as present, inserted, raced or failed.
 """
 
 import datetime
@@ -19,30 +19,27 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.chunks import GROWTH, USERS, Chunks
-from momentum.backfill.faults import Fault, classify, sqlstate
+from momentum.backfill.batches import compare, is_low, is_piece, refill, rows_of, take, take_rest
+from momentum.backfill.chunks import Chunks
+from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.manifest import as_line
+from momentum.backfill.pace import GROWTH, USERS
 from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, UserGap
-from momentum.backfill.report import NAMED_FAILURES, Report
+from momentum.backfill.report import NAMED_FAILURES, Report, is_too_many
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.connect.engine import reason
+from momentum.retries import Fault
 from momentum.wording import counted
 
-# With so many users who lack rows at most is one scan answered, and so many who must be looked up.
+# The most users with gaps, and the most who must be looked up, with which one scan is answered.
 MOST_GAPS = USERS
 
-# Below so many transactions' worth of rows in the queue a worker looks for more users with gaps.
-LOW_WATER = 4
-
-# Rows after which more failures than allowed stop a run; fewer are no sample.
-SAMPLE = 1000
-
-# How often a transaction is tried that holds rows of one page only because the page as a whole had failed.
+# The attempts of a transaction that holds rows of one page only because the page as a whole has failed.
 ATTEMPTS_OF_A_PIECE = 2
 
-# Rows that a dry run counts in one statement.
-ROWS_A_COUNT = 50_000
+# The rows that a dry run counts in one statement.
+ROWS_PER_COUNT = 50_000
 
 # A user and a UTC day, as the driver returns them.
 Row = tuple[uuid.UUID, datetime.date]
@@ -53,13 +50,13 @@ logger = logging.getLogger("momentum.backfill")
 
 
 class Failure(NamedTuple):
-    """A user-day that has no row, and what the server said.
+    """A user-day whose row could not be inserted, and why.
 
     Attributes:
         user_id: The user.
         day: The UTC day.
         sqlstate: The error's SQLSTATE; empty if a trigger skipped the row without an error.
-        message: What the server said, without its DETAIL.
+        message: The server's message, without its DETAIL.
     """
 
     user_id: uuid.UUID
@@ -68,13 +65,13 @@ class Failure(NamedTuple):
     message: str
 
     def as_line(self) -> dict[str, str]:
-        """Return it as an object for machines."""
+        """Return the failure as an object for machines."""
         return as_line(self.user_id, self.day, sqlstate=self.sqlstate, message=self.message)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         report: The report so far.
@@ -88,7 +85,7 @@ class Progress:
 
 
 class Observers(NamedTuple):
-    """Who is told what happens. They are called by one worker at a time.
+    """The functions that are called while a run goes on, by one worker at a time.
 
     Attributes:
         on_progress: Called after each commit and after each group of users that was looked at.
@@ -105,14 +102,14 @@ NOBODY = Observers()
 
 
 class Inserted(NamedTuple):
-    """What a transaction did.
+    """The result of a transaction.
 
     Attributes:
-        rows: What it inserted.
+        rows: The rows that it inserted.
         tried: The gaps that it tried to fill.
-        untried: Those that it left, because the run was stopped.
-        pages: In how many pages.
-        slowest: How many seconds the slowest of them took.
+        untried: The gaps that it left, because the run was stopped.
+        pages: The number of pages that it inserted.
+        slowest: The seconds that the slowest page took.
     """
 
     rows: list[Row]
@@ -129,11 +126,11 @@ class Filler:
         engine: Connects to the database.
         pages: The statements.
         chunks: The walk through all users.
-        settings: What to do.
-        report: Where it is counted.
-        observers: Who is told.
-        should_stop: Asked after each page; once it says yes, what was done is committed and the workers end.
-        total: How many user-days there are to settle, if that is known.
+        settings: The settings of the run.
+        report: The report that counts it.
+        observers: The functions that are called meanwhile.
+        should_stop: Asked after each page; once it returns true, finished pages are committed and the workers end.
+        total: How many user-days there are to settle, if known.
     """
 
     def __init__(
@@ -166,15 +163,15 @@ class Filler:
         self._sessions: list[Session] = []
 
     def run(self) -> None:
-        """Fill until nobody has gaps, or the run is stopped.
+        """Fill until no user has gaps or the run is stopped.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: The server refused a statement for a reason that nothing heals. What was
-                committed before stays, and is counted.
-            KeyboardInterrupt: The process was interrupted; what was not committed is rolled back.
+            sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help. Earlier commits
+                stay, and are counted.
+            KeyboardInterrupt: The process was interrupted; uncommitted work is rolled back.
         """
         threads = [
-            # Daemons, so that a process that is told to end at once does not wait for a statement.
+            # Daemons, so that a process that must end at once doesn't wait for a statement.
             threading.Thread(target=self._work, name=f"backfill-{number}", daemon=True)
             for number in range(1, self._settings.workers + 1)
         ]
@@ -192,18 +189,18 @@ class Filler:
         report.retries += sum(session.retried for session in self._sessions)
         if self._should_stop() and (self._queue or not self._chunks.is_done or self._unsettled):
             report.interrupted = True
-        # What was found but not tried is left to the next run and to its counts.
+        # Gaps that were found and not tried are left to the next run and its counts.
         report.eligible -= self._unsettled
         self._tell()
 
     def _abort(self) -> None:
-        """Have every worker stop at once: what it has not committed is rolled back."""
+        """Stop every worker at once; uncommitted work is rolled back."""
         self._aborted = True
         for session in self._sessions:
             session.cancel()
 
     def _work(self) -> None:
-        """Take users with gaps and fill them, until there are none; in a thread of its own."""
+        """Take users with gaps and fill them until there are none, in a thread of its own."""
         try:
             with Session(
                 self._engine,
@@ -227,33 +224,27 @@ class Filler:
                 self._changed.notify_all()
 
     def _sleep(self, seconds: float) -> None:
-        """Sleep, but no longer than until the run is stopped."""
+        """Sleep, but not longer than the run goes on."""
         sleep_until(self._ended, seconds)
 
     def _ended(self) -> bool:
-        """Tell whether no other transaction is to be begun."""
+        """Return whether no other transaction should begin."""
         return self._error is not None or self._aborted or self._report.gave_up or self._should_stop()
 
     def _next(self, session: Session, own: deque[UserGap]) -> bool:
-        """Move users from the queue to a worker's own, a transaction's worth of rows; false if all is done."""
-        wanted = ROWS_A_COUNT if self._settings.dry_run else self._settings.commit_every
+        """Move users with enough gaps for a transaction from the queue to a worker's own; false if all is done."""
+        wanted = ROWS_PER_COUNT if self._settings.dry_run else self._settings.commit_every
         while True:
             with self._changed:
                 while not self._ended():
-                    low = self._queued < LOW_WATER * wanted * self._settings.workers
-                    if low and not self._finding and not self._chunks.is_done:
+                    is_open = not self._chunks.is_done
+                    if is_open and not self._finding and is_low(self._queued, wanted, self._settings.workers):
                         self._finding = True
                         break
-                    has = sum(gap.missing for gap in own)
-                    while self._queue and has < wanted:
-                        gap = self._queue.popleft()
-                        self._queued -= gap.missing
-                        own.append(gap)
-                        has += gap.missing
-                    if own and (has >= wanted or (self._chunks.is_done and not self._finding)):
-                        return True
-                    if self._chunks.is_done and not self._finding:
-                        return False
+                    self._queued -= refill(own, self._queue, wanted)
+                    no_more = self._chunks.is_done and not self._finding
+                    if no_more or rows_of(own) >= wanted:
+                        return bool(own)
                     self._changed.wait()
                 else:
                     return False
@@ -278,7 +269,7 @@ class Filler:
             self._tell()
 
     def _read_gaps(self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> Gaps | None:
-        """Return what the users of a range of ids lack; None if it is more than should be held at once."""
+        """Return the gaps of the users in a range of ids; None if there are too many to be held at once."""
         if not by_scan:
             return self._pages.find_by_user(connection, keys)
         found = self._pages.find_by_scan(connection, keys, MOST_GAPS if divisible else None)
@@ -291,12 +282,12 @@ class Filler:
         return gaps
 
     def _count(self, session: Session, own: deque[UserGap]) -> None:
-        """Count by day what users lack, by the very query with which a run would insert it."""
+        """Count the rows that users lack by day, with the same query by which a run would insert them."""
         self._count_some(session, list(own))
         own.clear()
 
     def _count_some(self, session: Session, some: Sequence[UserGap]) -> None:
-        """Count what some users lack; where that takes too long, half of them at a time."""
+        """Count the rows that some users lack; if that takes too long, half of them at a time."""
         ids = [gap.user_id for gap in some]
         try:
             by_day = session.read(lambda connection: self._pages.count_by_day(connection, ids))
@@ -310,14 +301,14 @@ class Filler:
         with self._changed:
             self._report.missing_by_day.update(by_day)
             found = sum(by_day.values())
-            expected = sum(gap.missing for gap in some)
+            expected = rows_of(some)
             self._report.inserted += found
             self._report.eligible += found - expected
             self._unsettled -= expected
             self._tell()
 
     def _fill(self, session: Session, own: deque[UserGap]) -> None:
-        """Give users their rows in one transaction; if it does not do what was expected of it, look again."""
+        """Insert users' rows in one transaction; if it doesn't insert what was expected, look again."""
         batch = take(own, self._settings.commit_every)
         try:
             done = session.write(lambda connection: self._insert_pages(connection, batch))
@@ -330,7 +321,7 @@ class Filler:
         own.extendleft(reversed(done.untried))
         with self._changed:
             self._settle(done.rows, pages=done.pages, slowest=done.slowest)
-            as_expected = len(done.rows) == sum(gap.missing for gap in done.tried)
+            as_expected = len(done.rows) == rows_of(done.tried)
             if as_expected:
                 self._unsettled -= len(done.rows)
                 self._tell()
@@ -347,7 +338,7 @@ class Filler:
         while left and not (pages and self._ended()):
             page = take(left, self._settings.page_size)
             started = time.monotonic()
-            rows += self._pages.insert_page(connection, [gap.user_id for gap in page], sum(gap.missing for gap in page))
+            rows += self._pages.insert_page(connection, [gap.user_id for gap in page], rows_of(page))
             slowest = max(slowest, time.monotonic() - started)
             tried += page
             pages += 1
@@ -366,12 +357,12 @@ class Filler:
             self._observers.on_inserted(rows)
 
     def _look_closer(self, session: Session, tried: Sequence[UserGap], inserted: Sequence[Row]) -> None:
-        """Find out what became of rows that were not all inserted, and try those that are still missing by name.
+        """Find out what became of rows that were not all inserted, and insert those that are still missing by name.
 
         Args:
             session: The worker's session.
-            tried: Users with the number of rows that they lacked, all that are known to be missing.
-            inserted: What was inserted of these.
+            tried: All users whose rows are in question, with the number of rows that each lacked.
+            inserted: The rows of these that were inserted.
         """
         expected: Counter[uuid.UUID] = Counter()
         for gap in tried:
@@ -379,15 +370,12 @@ class Filler:
         ids = list(expected)
         missing = session.read(lambda connection: self._pages.list_missing(connection, ids))
         active = session.read(lambda connection: self._pages.list_active(connection, ids))
-        filled = Counter(user for user, _ in inserted)
-        gone = sum(max(expected[user] - filled[user], 0) for user in ids if user not in active)
-        raced = sum(expected.values()) - len(inserted) - gone - len(missing)
+        found = compare(expected, Counter(user for user, _ in inserted), active, len(missing))
         with self._changed:
-            self._unsettled -= sum(expected.values()) - len(missing)
-            self._report.eligible -= gone
-            # Fewer than none: rows that were there when they were counted have gone since, and are missing as well.
-            self._report.present += min(raced, 0)
-            self._report.raced += max(raced, 0)
+            self._unsettled -= expected.total() - len(missing)
+            self._report.eligible -= found.gone
+            self._report.present -= found.vanished
+            self._report.raced += found.raced
             self._tell()
         for start in range(0, len(missing), self._settings.page_size):
             if self._ended():
@@ -395,7 +383,7 @@ class Filler:
             self._insert_by_name(session, missing[start : start + self._settings.page_size])
 
     def _insert_by_name(self, session: Session, rows: Sequence[UserDay]) -> None:
-        """Insert rows in a transaction of their own; halve them where that fails, until those at fault are alone."""
+        """Insert rows in a transaction of their own; if that fails, halve them until those at fault are alone."""
         started = time.monotonic()
         try:
             inserted = session.write(
@@ -405,8 +393,7 @@ class Filler:
             fault = classify(error)
             if self._aborted or fault in (Fault.FATAL, Fault.LOST):
                 raise
-            # Whoever is locked is locked for all days.
-            if len(rows) == 1 or (fault is Fault.BUSY and rows[0].user_id == rows[-1].user_id):
+            if is_piece(rows, fault):
                 self._explain(session, rows, sqlstate(error), reason(error, self._engine.url))
                 return
             half = len(rows) // 2
@@ -424,7 +411,7 @@ class Filler:
                 self._tell()
 
     def _explain(self, session: Session, rows: Sequence[UserDay], code: str, message: str) -> None:
-        """Look at rows that were not inserted, and count what became of each."""
+        """Look at rows that were not inserted, and count each as raced, failed or no longer eligible."""
         outcomes = session.read(lambda connection: self._pages.look_again(connection, rows))
         failures = [Failure(row.user_id, row.day, code, message) for row in outcomes if is_failure(row)]
         with self._changed:
@@ -439,37 +426,16 @@ class Filler:
             self._unsettled -= len(rows)
             for failure in failures:
                 self._observers.on_failure(failure)
-            if report.attempted >= SAMPLE and report.error_rate > self._settings.max_error_rate:
+            if is_too_many(report.failed, report.attempted, self._settings.max_error_rate):
                 report.gave_up = True
             self._tell()
 
     def _tell(self) -> None:
-        """Say how far the run is."""
+        """Report the progress."""
         with self._changed:
             self._observers.on_progress(Progress(self._report, self._candidates - self._unsettled, self._total))
 
 
 def is_failure(row: Outcome) -> bool:
-    """Tell whether a user-day should have a row and has none."""
+    """Return whether a user-day should have a row and has none."""
     return not row.present and row.eligible
-
-
-def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
-    """Take users from the front, up to so many rows; the last one may be left there with the rest."""
-    taken: list[UserGap] = []
-    while gaps and rows > 0:
-        gap = gaps.popleft()
-        if gap.missing > rows:
-            gaps.appendleft(UserGap(gap.user_id, gap.missing - rows))
-            gap = UserGap(gap.user_id, rows)
-        taken.append(gap)
-        rows -= gap.missing
-    return taken
-
-
-def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:
-    """Take what is left at the front of the user who was taken last."""
-    rest: list[UserGap] = []
-    while gaps and gaps[0].user_id == gap.user_id:
-        rest.append(gaps.popleft())
-    return rest

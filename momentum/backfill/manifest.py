@@ -1,4 +1,4 @@
-"""Files of user-days, a JSON object a line: what a run inserted, and what failed."""
+"""Files of user-days, one JSON object per line: the rows that a run inserted, and those that failed."""
 
 import datetime
 import io
@@ -14,17 +14,17 @@ from momentum.errors import ConfigurationError
 
 @contextmanager
 def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping[str, str]]], None]]:
-    """Yield a function that appends objects to a file, a line each, and returns when the system has them.
+    """Yield a function that appends objects to a file, one per line, and returns once the system has them.
 
-    Appended to and not written anew, so that a run that is resumed with the same options loses nothing. The lines of a
-    call go to the system at once, so that a process that is killed leaves no part of one.
+    The file is never overwritten, so that a run that is resumed with the same options loses nothing. The lines of a
+    call go to the system at once, so that a process that is killed leaves no partial line.
 
     Args:
-        path: The file; made where there is none.
-        option: What the command calls it, for the error.
+        path: The file; created if it doesn't exist.
+        option: The command's option for it, for the error.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The file cannot be written.
     """
     try:
         stream = path.open("ab", buffering=0)
@@ -48,13 +48,13 @@ def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping
     try:
         yield write
     finally:
-        # What could not be written has been said above.
+        # An error of the last write has been raised above.
         with suppress(OSError):
             stream.close()
 
 
 def ends_within_a_line(path: Path) -> bool:
-    """Tell whether the last line of a file has no end, as where the disk was full: what follows needs a line anew."""
+    """Return whether the last line of a file is incomplete, as after a full disk, so that a new line must be begun."""
     try:
         with path.open("rb") as stream:
             return stream.seek(0, io.SEEK_END) > 0 and stream.seek(-1, io.SEEK_END) >= 0 and stream.read(1) != b"\n"
@@ -63,10 +63,10 @@ def ends_within_a_line(path: Path) -> bool:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Refuse a file that could not be written at the end of a run; it is not changed.
+    """Refuse a file that could not be written at the end of a run, without changing it.
 
     Raises:
-        ConfigurationError: It could not.
+        ConfigurationError: The file cannot be written.
     """
     try:
         with path.open("a", encoding="utf-8"):
@@ -84,11 +84,11 @@ def read_manifest(path: Path) -> Iterator[UserDay]:
     """Yield the user-days of a manifest.
 
     Raises:
-        ConfigurationError: It cannot be read, or a line is not one of a manifest.
+        ConfigurationError: The file cannot be read, or a line doesn't belong in a manifest.
     """
     number = 0
     try:
-        # What is no UTF-8 is no JSON either, and is told by its line like everything else.
+        # Bytes that are not UTF-8 are not JSON either; the error names the line, as for everything else.
         with path.open(encoding="utf-8", errors="surrogateescape") as stream:
             for line in stream:
                 number += 1

@@ -1,7 +1,7 @@
-"""A run as one HTML file that a person looks at: a picture of the range, and what to review.
+"""The report of a run as an HTML file: a picture of the range, and the scores to review.
 
-The page needs no network: its only style and its only script stand in it, and its Content-Security-Policy names both by
-their hash and forbids the rest. ``page.html`` beside this module is the template.
+The page needs no network: its only style and its only script are inline, and its Content-Security-Policy allows both by
+their hash and forbids everything else. The template is ``page.html``, next to this module.
 """
 
 import base64
@@ -18,21 +18,21 @@ from momentum.backfill.discrepancies import Discrepancy
 from momentum.errors import ConfigurationError
 from momentum.wording import counted
 
-# The drawing's measures. Heights are in pixels; widths are in days, since the drawing is as wide as the screen allows.
+# Dimensions of the drawing. Heights are in pixels; widths are in days, because the drawing is as wide as the screen.
 BARS_HEIGHT = 240
-# What the tallest bar leaves free: small parts are drawn higher than they are.
+# Space above the tallest bar, because small parts are drawn taller than they are.
 HEADROOM = 6
-# One user-day of 20,000 must be seen, so no part of a bar is lower than this.
+# One user-day in 20,000 must be visible, so no part of a bar is lower than this.
 LEAST_HEIGHTS = {"present": 1, "filled": 2, "failed": 3}
-# Above the bars, where days with failures are marked; left out where there is none.
+# The lane above the bars where days with failures are marked; left out if there are none.
 LANE_HEIGHT = 26
-# From this many days on the bars touch each other.
+# The number of days above which the bars touch each other.
 DENSE = 120
-# Labels of days that fit side by side on a wide and on a narrow screen.
+# Labels of days that fit next to each other on a wide and on a narrow screen.
 LABELS = {"wide": 10, "narrow": 4}
-# Days with failures that are named under the picture.
+# Days with failures that are listed under the picture.
 NAMED_DAYS = 8
-# Decimals of a score that are shown at most.
+# The most decimals of a score that are shown.
 DECIMALS = 4
 
 
@@ -42,9 +42,9 @@ class DayCounts:
 
     Attributes:
         day: The UTC day.
-        present: Had a row already, or got one from somebody else meanwhile.
-        filled: Got their row from this run; in a dry run, would get it.
-        failed: Have no row, because the server refused it.
+        present: User-days that already had a row, or got one from somebody else meanwhile.
+        filled: User-days that got their row from this run; in a dry run, that would get it.
+        failed: User-days without a row, because the server refused it.
     """
 
     day: datetime.date
@@ -60,21 +60,21 @@ class DayCounts:
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows; strings are plain text, and are escaped.
+    """The content of the page; strings are plain text, and are escaped.
 
     Attributes:
-        title: What was done, such as ``Backfill of 2026-01-01 to 2026-03-01``.
-        outcome: How it ended, in one sentence.
+        title: The title, such as ``Backfill of 2026-01-01 to 2026-03-01``.
+        outcome: How the run ended, in one sentence.
         database: Host, port and name; never a password.
-        finished_at: When it ended, with its time zone.
-        days: The counts of each day; days between the first and the last that are not there count as empty.
-        totals: Names and values, as they are to be read.
-        settings: Names and values, as they are to be read.
-        triggers: Sentences on the row triggers of the score table.
-        discrepancies: Scores to review, in any order; None if nobody looked for them.
+        finished_at: When the run ended, with its time zone.
+        days: The counts of each day; missing days between the first and the last count as empty.
+        totals: Names and values, ready to be displayed.
+        settings: Names and values, ready to be displayed.
+        triggers: Sentences about the row triggers of the score table.
+        discrepancies: Scores to review, in any order; None if they were not compared.
         discrepancies_left_out: How many more there are.
-        resume: The literal command for the rest, if there is a rest.
-        dry_run: Whether nothing was written, so that what is filled only would be.
+        resume: The literal command that resumes the run, if anything is left.
+        dry_run: Whether nothing was written, so that ``filled`` counts the rows that would be.
     """
 
     title: str
@@ -92,16 +92,16 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write a page to a file, which is replaced if it is there.
+    """Write a page to a file, which is replaced if it exists.
 
     Args:
         path: The HTML file.
-        page: What it shows.
+        page: Its content.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The file cannot be written.
     """
-    # Here and not above, since most runs write no page.
+    # Here and not above, because most runs write no page.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -119,20 +119,20 @@ def write_page(path: Path, page: Page) -> None:
         discrepancies=in_columns(page.discrepancies or ()),
     )
     try:
-        # A file name in the resume command may hold bytes that are no text; they must not cost the page.
+        # A file name in the resume command may hold bytes that aren't text; they must not cost the page.
         path.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigurationError(f"--report {path} cannot be written ({error.strerror}).") from None
 
 
 def csp_hash(text: str) -> str:
-    """Return how a Content-Security-Policy names an inline style or script of this text."""
+    """Return the hash by which a Content-Security-Policy allows an inline style or script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A label on an axis, with where it stands: pixels from the top, or percent of the width."""
+    """A label on an axis and its position: pixels from the top, or percent of the width."""
 
     position: float
     label: str
@@ -140,7 +140,7 @@ class Tick:
 
     @property
     def anchor(self) -> str:
-        """Which end of the text stands at the position, so that nothing is cut off at the edges."""
+        """The end of the text that is at the position, so that nothing is cut off at the edges."""
         return "start" if self.position < 3 else "end" if self.position > 97 else "middle"
 
 
@@ -152,9 +152,9 @@ class Chart:
         days: Every day from the first to the last.
         sums: The user-days of the whole range, by part.
         shares: The same as a share of all user-days, as text.
-        failures: The days with most failures, the worst first.
-        failed_days: How many days have any.
-        highest: The user-days of the fullest day.
+        failures: The days with the most failures, the worst first.
+        failed_days: The number of days with failures.
+        highest: The most user-days of a day.
         lane: The height above the bars where days with failures are marked, in pixels.
         height: The height of lane and bars, in pixels.
         bands: An SVG path of each part of the bars.
@@ -192,14 +192,14 @@ def draw(counts: Sequence[DayCounts]) -> Chart:
     steps = scale_steps(highest)
     height_of_one = (BARS_HEIGHT - HEADROOM) / steps[-1]
 
-    # A few bars would be slabs if they filled the width.
+    # A few bars would be too wide if they filled the width.
     width = 1.0 if len(days) > DENSE else min(0.8, 0.12 * len(days))
     boxes: dict[str, list[tuple[float, int, int]]] = {part: [] for part in LEAST_HEIGHTS}
     for position, count in enumerate(days):
         bottom = lane + BARS_HEIGHT
         for part, least in LEAST_HEIGHTS.items():
             if number := getattr(count, part):
-                # Whole pixels, so that no seam shows between the parts.
+                # Whole pixels, so that there is no gap between the parts.
                 top = bottom - max(least, round(number * height_of_one))
                 boxes[part].append((position + (1 - width) / 2, top, bottom))
                 bottom = top
@@ -220,11 +220,11 @@ def draw(counts: Sequence[DayCounts]) -> Chart:
 
 
 def outline(boxes: Sequence[tuple[float, int, int]], width: float) -> str:
-    """Return an SVG path around some boxes of the same width; boxes that touch are one shape, so that no seam shows.
+    """Return an SVG path around boxes of the same width; boxes that touch are one shape, without a gap between them.
 
     Args:
-        boxes: Left, top and bottom of each, from left to right.
-        width: How wide each is.
+        boxes: The left, top and bottom of each, from left to right.
+        width: The width of each.
     """
     runs: list[list[tuple[float, int, int]]] = []
     for box in boxes:
@@ -242,7 +242,7 @@ def outline(boxes: Sequence[tuple[float, int, int]], width: float) -> str:
 
 
 def scale_steps(highest: int) -> list[int]:
-    """Return at most six round numbers at equal distances, from 0 to the first that is not below the highest."""
+    """Return up to six round numbers at equal distances, from 0 to the first one that is at least the highest."""
     highest = max(highest, 1)
     distances = (leading * 10**zeros for zeros in itertools.count() for leading in (1, 2, 5))
     distance = next(distance for distance in distances if 5 * distance >= highest)
@@ -250,7 +250,7 @@ def scale_steps(highest: int) -> list[int]:
 
 
 def day_ticks(days: Sequence[datetime.date], most: int) -> list[Tick]:
-    """Return evenly spread labels of days: every so many days or, where these would be too many, months."""
+    """Return evenly spaced labels of days: every n-th day or, if these would be too many, months."""
 
     def months(step: int) -> list[int]:
         # Counted from year 1, so that steps of more than a year work as well.
@@ -272,7 +272,7 @@ def day_ticks(days: Sequence[datetime.date], most: int) -> list[Tick]:
 
 
 def short(number: int) -> str:
-    """Return a round number as it fits beside an axis."""
+    """Return a round number, short enough for the label of an axis."""
     for letter, unit in (("M", 1_000_000), ("k", 1_000)):
         if number >= max(unit, 100_000):
             return f"{number / unit:,.10g}{letter}"
@@ -280,7 +280,7 @@ def short(number: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Return a share in percent, which is neither 0 nor 100 where it is not exactly that."""
+    """Return a share in percent; it says 0 or 100 only if that is exact."""
     if not part or part == whole:
         return "100 %" if part else "0 %"
     percent = 100 * part / whole
@@ -292,10 +292,10 @@ def share(part: int, whole: int) -> str:
 
 
 def in_columns(discrepancies: Sequence[Discrepancy]) -> list[tuple[str, str, str, str, str]]:
-    """Return user, day, score, breakdown's score and difference as text, the largest difference first."""
+    """Return user, day, score, score of the breakdown and difference as text, the largest difference first."""
 
     def size(found: Discrepancy) -> Decimal:
-        # Postgres calls NaN the largest number, and Decimal refuses to compare it.
+        # To Postgres NaN is the largest number, and Decimal refuses to compare it.
         return Decimal("Infinity") if found.difference.is_nan() else abs(found.difference)
 
     ordered = sorted(discrepancies, key=lambda found: (-size(found), found.day, found.user_id))
@@ -311,8 +311,8 @@ def in_columns(discrepancies: Sequence[Discrepancy]) -> list[tuple[str, str, str
 
 
 def points(numbers: Sequence[Decimal], sign: str = "-") -> list[str]:
-    """Return the numbers of a column with as many decimals as one of them needs, so that they stand in line."""
-    # What JSON may hold can have more digits than a page.
+    """Return the numbers of a column with the decimals that one of them needs, so that they are aligned."""
+    # A number in JSON can have more digits than fit on a page.
     plain = [number.is_finite() and abs(number) < Decimal(10) ** 15 for number in numbers]
     rounded = [round(number, DECIMALS) for number, is_plain in zip(numbers, plain, strict=True) if is_plain]
     decimals = max((-int(number.normalize().as_tuple().exponent) for number in rounded), default=0)

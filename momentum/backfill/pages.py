@@ -1,4 +1,4 @@
-"""The statements of the backfill: find the users with gaps, insert a page of what they lack, look again, take back."""
+"""The statements of the backfill: find users with gaps, insert a page of their rows, look again, delete."""
 
 import datetime
 import uuid
@@ -47,14 +47,14 @@ class UserDay(NamedTuple):
 
 
 class UserGap(NamedTuple):
-    """A user and how many eligible days have no row."""
+    """A user and the number of eligible days without a row."""
 
     user_id: uuid.UUID
     missing: int
 
 
 class KeyRange(NamedTuple):
-    """The users whose ids come after one and up to another one; None is no bound."""
+    """The users whose ids come after one id, up to and including another; None is no bound."""
 
     after: uuid.UUID | None
     upto: uuid.UUID | None
@@ -64,13 +64,13 @@ EVERYBODY = KeyRange(None, None)
 
 
 class Gaps(NamedTuple):
-    """What some users lack.
+    """The gaps of some users.
 
     Attributes:
-        users: How many of them have an eligible day at all.
-        candidates: Their days in the range since the accounts exist, eligible or not.
-        eligible: On how many user-days they are eligible.
-        gaps: Who of them lacks how many of these, in the order of the ids.
+        users: How many of them have an eligible day.
+        candidates: Their days in the range from the day each account was created, eligible or not.
+        eligible: Their eligible user-days.
+        gaps: Those with gaps and the number of days that each lacks, by id.
     """
 
     users: int
@@ -80,11 +80,11 @@ class Gaps(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """How many eligible user-days have no row."""
+        """The number of eligible user-days without a row."""
         return sum(gap.missing for gap in self.gaps)
 
     def and_also(self, others: "Gaps") -> "Gaps":
-        """Return what these users lack, and others of them."""
+        """Return the gaps of these users and of others."""
         return Gaps(
             self.users + others.users,
             self.candidates + others.candidates,
@@ -94,7 +94,7 @@ class Gaps(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a user-day that was not inserted looks like afterwards."""
+    """The state of a user-day that was not inserted: whether it has a row, and whether the user is active."""
 
     user_id: uuid.UUID
     day: datetime.date
@@ -107,9 +107,9 @@ class Pages:
 
     Args:
         scores: The score table.
-        eligibility: Who is to have a row, and when.
-        distributed: Whether the score table is distributed over several servers by Citus, which can't look up user by
-            user: there each statement is one join.
+        eligibility: The users who should have rows, and on which days.
+        distributed: Whether Citus has distributed the score table over several servers. It can't look up users one by
+            one, so each statement is a join.
     """
 
     def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False) -> None:
@@ -137,27 +137,27 @@ class Pages:
 
     @property
     def may_scan(self) -> bool:
-        """Whether ``find_by_scan`` finds the same: it does where users are eligible on all days since they joined."""
+        """Whether ``find_by_scan`` returns the same: it does if users are eligible on all days since they joined."""
         return not self._day_by_day and not self._distributed
 
     def next_key(self, connection: Connection, after: uuid.UUID | None, number: int) -> uuid.UUID | None:
-        """Return the id that comes so many after another one; None if there are fewer left."""
+        """Return the id that comes a number of users after another one; None if there are fewer left."""
         statement = select(ACCOUNTS.c.id).order_by(ACCOUNTS.c.id).offset(number - 1).limit(1)
         statement = statement.where(*self._among_users())
         return connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None))))
 
     def count_after(self, connection: Connection, after: uuid.UUID | None) -> int:
-        """Return how many users come after an id."""
+        """Return the number of users after an id."""
         statement = select(func.count()).select_from(ACCOUNTS).where(*self._among_users())
         return int(connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None)))) or 0)
 
     def count_candidates(self, connection: Connection) -> int:
-        """Return on how many user-days of the range the active users have an account, eligible or not."""
+        """Return the number of user-days of the range on which active users have an account, eligible or not."""
         active = self._eligibility.active_users()
         return int(connection.scalar(select(func.coalesce(func.sum(active.c.candidate_days), 0))) or 0)
 
     def find_by_user(self, connection: Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Gaps:
-        """Return what some users lack, looked up user by user: the cost grows with these users' rows in the range."""
+        """Return the gaps of some users, looked up one by one; the cost grows with their rows in the range."""
         wanted = (
             self._in_range(ACCOUNTS.c.id, keys)
             if isinstance(keys, KeyRange)
@@ -177,17 +177,17 @@ class Pages:
     def find_by_scan(
         self, connection: Connection, keys: KeyRange, limit: int | None
     ) -> tuple[Gaps, list[uuid.UUID]] | None:
-        """Return what some users lack, by one scan of the score table, and who must be looked up instead.
+        """Return the gaps of some users by one scan of the score table, and the users who must be looked up instead.
 
-        Those are users with rows of days before their account began, which don't count. None if there are more than the
-        limit of either.
+        The latter have rows on days before their account was created, which don't count. None if there are more than
+        the limit of either.
         """
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
         rows = (
             select(
                 self._table.c.user_id,
                 func.count().label("present"),
-                # Called as the column is, so that the expression of the day fits it, too.
+                # Named like the column, so that the expression of the day applies to it as well.
                 func.min(self._moment).label(self._moment.name),
             )
             .where(self._within, *self._in_range(self._table.c.user_id, keys))
@@ -206,9 +206,9 @@ class Pages:
     def insert_page(
         self, connection: Connection, ids: Sequence[uuid.UUID], limit: int
     ) -> Sequence[tuple[uuid.UUID, datetime.date]]:
-        """Insert the first so many rows that some users lack, by user and day, and return which they were."""
+        """Insert the first rows that some users lack, by user and day, up to a limit, and return them."""
         with connection.execute(self._insert_page, {"ids": list(ids), "limit": limit}) as result:
-            # The driver's own rows, which cost half of what SQLAlchemy's do; of these there may be millions.
+            # The driver's own rows, which cost half as much as SQLAlchemy's; there may be millions of them.
             rows: Sequence[tuple[uuid.UUID, datetime.date]] = result.cursor.fetchall()
             return rows
 
@@ -217,30 +217,30 @@ class Pages:
         return [UserDay(*row) for row in connection.execute(self._list, {"ids": list(ids)})]
 
     def count_by_day(self, connection: Connection, ids: Sequence[uuid.UUID]) -> dict[datetime.date, int]:
-        """Return by day how many rows some users lack: what a run would insert, by the query with which it does."""
+        """Return the number of rows that some users lack by day, with the query by which a run would insert them."""
         missing = self._list.subquery("missing")
         counted = select(missing.c.day, func.count().label("missing")).group_by(missing.c.day)
         return {row.day: row.missing for row in connection.execute(counted, {"ids": list(ids)})}
 
     def list_active(self, connection: Connection, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-        """Return which of some users are still active."""
+        """Return those of some users who are still active."""
         active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam("ids", type_=ARRAY(UUID))))
         return set(connection.scalars(select(active.c.id), {"ids": list(ids)}))
 
     def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
-        """Insert the default rows of some user-days, and return which of them were inserted."""
+        """Insert the default rows of some user-days, and return those that were inserted."""
         return {UserDay(*row) for row in connection.execute(self._insert_rows, bind_rows(rows))}
 
     def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
-        """Return, of user-days, whether they have a row and whether the user is still active."""
+        """Return for each user-day whether it has a row and whether the user is still active."""
         return [Outcome(*row) for row in connection.execute(self._look_again, bind_rows(rows))]
 
     def delete_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
-        """Delete the rows of some user-days that are still the untouched default, and return which they were."""
+        """Delete the rows of some user-days that are still the untouched default, and return these."""
         return {UserDay(*row) for row in connection.execute(self._delete, bind_rows(rows))}
 
     def list_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
-        """Return which rows ``delete_untouched`` would delete."""
+        """Return the rows that ``delete_untouched`` would delete."""
         named = named_rows()
         statement = select(named.c.user_id, named.c.day).where(*self._is_untouched(named))
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
@@ -248,8 +248,8 @@ class Pages:
     def count_present_by_day(
         self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
     ) -> dict[datetime.date, int]:
-        """Return by day how many of the eligible user-days of some users have a row."""
-        del by_scan, divisible  # The planner is told elsewhere, and there are only so many days.
+        """Return the number of eligible user-days of some users that have a row, by day."""
+        del by_scan, divisible  # The session sets the planner, and the result has one number per day.
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
         day = self._day.label("day")
         there = and_(*self._rows_of(active))
@@ -263,7 +263,7 @@ class Pages:
     def _read_gaps(
         self, connection: Connection, counted: Select[Any], limit: int | None = None
     ) -> tuple[Gaps, list[uuid.UUID]] | None:
-        """Return the sums of counted users, and who of these has gaps or can't be told; None if these are too many."""
+        """Return the sums of counted users, those with gaps and those in doubt; None if these are too many."""
         users = counted.subquery("counted")
         sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
         lacking = sure & (users.c.missing > 0)
@@ -301,7 +301,7 @@ class Pages:
         ).select_from(active.join(rows, true()))
 
     def _counted_in_one_join(self, active: FromClause) -> Select[Any]:
-        """Count each user's rows by a join that every server can do for the users it has."""
+        """Count each user's rows by a join, which every server can do for its own users."""
         return (
             select(
                 active.c.id,
@@ -333,14 +333,14 @@ class Pages:
         )
 
     def _rows_of(self, active: FromClause) -> list[ColumnElement[bool]]:
-        """Return the conditions of a user's rows on the days of the range since the account exists."""
+        """Return the conditions of a user's rows on the days of the range from the day the account was created."""
         last = literal(self._eligibility.days.last, Date)
         return [self._table.c.user_id == active.c.id, self._day.between(active.c.first_day, last)]
 
     def _missing_of(self, name: str, *, limited: bool) -> Select[uuid.UUID, datetime.date]:
         """Return the anti-join: the user-days without a row of the users in the parameter, by user and day.
 
-        The order is the same in every run: so two runs at once wait for each other, but never in a circle.
+        The order is the same in every run, so that two runs at once wait for each other, but never in a circle.
         """
         active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam(name, type_=ARRAY(UUID))))
         eligible = self._eligibility.days_of(active)
@@ -361,7 +361,7 @@ class Pages:
         return found.limit(bindparam("limit", type_=Integer)) if limited else found
 
     def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> ReturningInsert[uuid.UUID, datetime.date]:
-        """Return the INSERT of the default rows of some user-days; it returns those that it inserted."""
+        """Return the INSERT of the default rows of some user-days, which returns those that it inserted."""
         source = missing.subquery("missing")
         row: dict[str, ColumnElement[object]] = {"user_id": source.c.user_id}
         row |= {name: literal_column(expression) for name, expression in self._default_row.items()}
@@ -373,7 +373,7 @@ class Pages:
         )
 
     def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
-        """Return the user-days in the parameters, of users who are there, by user and day."""
+        """Return the user-days in the parameters whose users exist, by user and day."""
         rows = named_rows()
         return (
             select(rows.c.user_id, rows.c.day)
@@ -391,12 +391,12 @@ class Pages:
         )
 
     def _present(self, user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) -> LateralFromClause:
-        """Return a lateral query with one row where a user has a score on a day."""
+        """Return a lateral query with one row if a user has a score on a day."""
         found = select(literal(True).label("found")).select_from(self._table)
         return found.where(self._table.c.user_id == user_id, self._day == day).limit(1).lateral("present")
 
     def _is_untouched(self, rows: TableValuedAlias) -> list[ColumnElement[bool]]:
-        """Return the conditions of a row that is still as the backfill inserted it on the day named."""
+        """Return the conditions of a named row that is still as the backfill inserted it."""
         return [self._table.c.user_id == rows.c.user_id, self._day == rows.c.day, *self._untouched]
 
     def _delete_statement(self) -> Any:
@@ -409,7 +409,7 @@ class Pages:
         )
 
     def _among_users(self) -> list[ColumnElement[bool]]:
-        """Return the conditions of the users to whom the run is narrowed."""
+        """Return the conditions of the users to whom the run is limited."""
         users = self._eligibility.users
         return [ACCOUNTS.c.id == func.any(literal(list(users), ARRAY(UUID)))] if users else []
 
@@ -425,7 +425,7 @@ class Pages:
 
 
 def named_rows() -> TableValuedAlias:
-    """Return user-days as a table ``named (user_id, day)``, to be bound by ``bind_rows``."""
+    """Return user-days as a table ``named (user_id, day)``, bound by ``bind_rows``."""
     return (
         func.unnest(bindparam("user_ids", type_=ARRAY(UUID)), bindparam("days", type_=ARRAY(Date)))
         .table_valued(column("user_id", UUID), column("day", Date))

@@ -1,7 +1,7 @@
-"""The recount at the end of a run: how many eligible user-days have no row.
+"""The recount at the end of a run: the number of eligible user-days without a row.
 
-It is written as plain SQL and apart from the statements that filled them, so that a mistake there is not made here too:
-it adds up the days that there should be and takes away the rows that there are.
+It is plain SQL, independent of the statements that fill, so that a mistake there isn't repeated here: it adds up the
+days that should have a row and subtracts the rows that exist.
 """
 
 from sqlalchemy import Connection, text
@@ -12,7 +12,7 @@ from momentum.scores import ScoreTable
 
 
 def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligibility, keys: KeyRange) -> int:
-    """Return how many eligible user-days, of the users in a range of ids who are active, have no row."""
+    """Return the number of eligible user-days without a row, of the active users in a range of ids."""
     has = eligibility.columns
     day = scores.layout.day
     conditions = ["true"]
@@ -42,7 +42,7 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
     account = f"select u.id, {first_day} as first_day from auth.users as u where {' and '.join(conditions)}"
     if eligibility.active_within is None:
         statement = f"""
-            -- Not materialized, because only then may the server divide the join among its processes.
+            -- Not materialized, because only then can the server run the join in parallel.
             with account as not materialized ({account})
             select
               (select coalesce(sum(cast(:last as date) - first_day + 1), 0) from account)

@@ -1,4 +1,4 @@
-"""What a run did, counted."""
+"""The report of a run: its counts, and the error rate at which it stops."""
 
 import datetime
 from collections import Counter
@@ -6,10 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from momentum.backfill.days import DayRange
+from momentum.backfill.settings import SAMPLE
 from momentum.backfill.triggers import Trigger
 
-# Failures that a report names, and a log; what comes after is only counted.
+# Failures that the report and the log name; later ones are only counted.
 NAMED_FAILURES = 20
+
+
+def error_rate(failed: int, attempted: int) -> float:
+    """Return the share of attempted rows that failed, 0 to 1."""
+    return failed / attempted if attempted else 0.0
+
+
+def is_too_many(failed: int, attempted: int, max_error_rate: float) -> bool:
+    """Return whether a run should stop because too many rows have failed."""
+    return attempted >= SAMPLE and error_rate(failed, attempted) > max_error_rate
 
 
 @dataclass
@@ -20,32 +31,32 @@ class Report:
 
     Attributes:
         days: The range.
-        dry_run: Whether nothing was written; ``inserted`` is then what would have been.
-        workers: How many connections filled at once.
+        dry_run: Whether nothing was written; ``inserted`` counts the rows that would have been inserted.
+        workers: Connections that filled at the same time.
         users: Users with at least one eligible day.
-        passed_over: Where there is none, the accounts that exist all the same.
+        passed_over: The accounts that exist, if none of them has an eligible day.
         eligible: User-days that should have a row.
-        present: Had a row already.
-        inserted: Got their row from this run.
-        raced: Got their row from somebody else meanwhile.
-        failed: Have no row, because the server refused it.
+        present: User-days that already had a row.
+        inserted: User-days that got their row from this run.
+        raced: User-days that got their row from somebody else meanwhile.
+        failed: User-days without a row, because the server refused it.
+        failures: The first failed ones, each as a user, a day, a SQLSTATE and a message.
         pages: Pages that were inserted.
         commits: Commits of at least one page.
-        failures: The first of those that failed, each as a user, a day, a SQLSTATE and a message.
         retries: Transactions that were tried again, after a lock timeout, a deadlock or a lost connection.
-        slowest_page_seconds: How long the slowest page took.
-        phases: How many seconds each phase took, in their order.
-        elapsed_seconds: How long the whole run took.
-        missing_by_day: In a dry run, the rows that would be inserted by day.
-        inserted_by_day: The rows that were inserted by day.
-        failed_by_day: The rows that failed by day.
-        present_by_day: The rows that were there already, or came from somebody else meanwhile, by day; empty unless
-            they were asked for.
+        slowest_page_seconds: The seconds that the slowest page took.
+        phases: The seconds that each phase took, in their order.
+        elapsed_seconds: The seconds that the whole run took.
+        missing_by_day: In a dry run, the rows that would be inserted on each day.
+        inserted_by_day: The rows that were inserted on each day.
+        failed_by_day: The rows that failed on each day.
+        present_by_day: The rows on each day that were present or came from somebody else meanwhile; empty unless the
+            settings asked for it.
         triggers: The triggers of the score table that fire for the run's rows.
-        discrepancies: Rows that differ from their breakdown; None if nobody looked.
-        left_over: What the recount found: eligible user-days without a row; None if it was not made.
-        interrupted: Whether the run was stopped before it was through; the rest is still to do.
-        gave_up: Whether it stopped itself, because more rows had failed than are allowed.
+        discrepancies: Rows that differ from their breakdown; None if they were not compared.
+        left_over: Eligible user-days without a row, recounted at the end; None if there was no recount.
+        interrupted: Whether the run was stopped before it had finished; another run can do the rest.
+        gave_up: Whether it stopped because more rows had failed than allowed.
     """
 
     days: DayRange
@@ -77,35 +88,35 @@ class Report:
 
     @property
     def attempted(self) -> int:
-        """The rows that were tried."""
+        """The rows that the run tried to insert."""
         return self.inserted + self.raced + self.failed
 
     @property
     def error_rate(self) -> float:
-        """The share of the rows that were tried and failed, 0 to 1."""
-        return self.failed / self.attempted if self.attempted else 0.0
+        """The share of attempted rows that failed, 0 to 1."""
+        return error_rate(self.failed, self.attempted)
 
     @property
     def rows_per_second(self) -> float:
-        """Rows inserted a second while filling."""
+        """Rows inserted per second while filling."""
         seconds = self.phases.get("fill")
         return self.inserted / seconds if seconds else 0.0
 
     @property
     def recount_disagrees(self) -> bool:
-        """Whether the recount found more user-days without a row than this report admits."""
+        """Whether the recount found more user-days without a row than the report counts as failed."""
         return self.left_over is not None and self.left_over > self.failed
 
     @property
     def unfinished(self) -> bool:
-        """Whether something is left that another run could do."""
+        """Whether anything is left for another run."""
         return self.interrupted or self.gave_up or self.recount_disagrees or bool(self.failed)
 
     def as_json(self, resume: str | None) -> dict[str, Any]:
         """Return the report for machines.
 
         Args:
-            resume: The command that does the rest, if there is a rest.
+            resume: The command that does the rest, if anything is left.
         """
         return {
             "dry_run": self.dry_run,

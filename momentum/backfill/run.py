@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from momentum.backfill.chunks import Chunks, always
 from momentum.backfill.discrepancies import Discrepancy, find_discrepancies
 from momentum.backfill.eligibility import Eligibility
-from momentum.backfill.faults import Fault, classify
+from momentum.backfill.faults import classify
 from momentum.backfill.fill import NOBODY, Failure, Filler, Observers
 from momentum.backfill.pages import KeyRange, Pages
 from momentum.backfill.preflight import (
@@ -27,15 +27,16 @@ from momentum.backfill.preflight import (
 )
 from momentum.backfill.recount import count_missing
 from momentum.backfill.report import NAMED_FAILURES, Report
-from momentum.backfill.session import Limits, Session
-from momentum.backfill.settings import Settings
+from momentum.backfill.session import Session
+from momentum.backfill.settings import Limits, Settings
 from momentum.connect.engine import reason
+from momentum.retries import Fault
 from momentum.wording import counted
 
-# Discrepancies that are held at once.
-DISCREPANCIES_A_READ = 20_000
+# The most discrepancies that are held at once.
+DISCREPANCIES_PER_READ = 20_000
 
-# Discrepancies that the log names; what comes after is only counted.
+# Discrepancies that the log names; later ones are only counted.
 LOGGED_ROWS = 20
 
 logger = logging.getLogger("momentum.backfill")
@@ -53,21 +54,21 @@ def run_backfill(
 
     Args:
         engine: Connects to the database as a role that sees all rows.
-        settings: What to do.
-        observers: Who is told what happens meanwhile.
-        on_discrepancy: Called with each discrepancy; the first are logged as warnings as well.
-        should_stop: Asked after each page; once it says yes, what was done is committed and the run ends.
+        settings: The settings of the run.
+        observers: The functions that are called while it goes on.
+        on_discrepancy: Called with each discrepancy; the first ones are also logged as warnings.
+        should_stop: Asked after each page; once it returns true, finished pages are committed and the run ends.
 
     Returns:
-        The report; it counts what the server confirmed.
+        The report; it counts rows whose commit the server has confirmed.
 
     Raises:
-        NotMigratedError: The database is not migrated, or at another revision.
-        ConfigurationError: Row level security would hide rows from the role, the range lies in the future, or a
-            trigger would call out of the database.
-        DatabaseUnreachableError: Whether a commit has happened is not known, because nobody answers any more.
-        sqlalchemy.exc.DBAPIError: The server refused a statement for a reason that nothing heals, or could not be
-            reached again. What was committed before stays, and another run does the rest.
+        NotMigratedError: The database lacks something that the backfill needs.
+        ConfigurationError: The role lacks a right, or row level security would hide rows from it; the range is in the
+            future; or a trigger would call out of the database.
+        DatabaseUnreachableError: It is not known whether a commit took place, because the server doesn't answer.
+        sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help, or could not be
+            reached again. Earlier commits stay, and another run does the rest.
     """
     started = time.monotonic()
     report = Report(settings.days, settings.dry_run, settings.workers)
@@ -109,7 +110,7 @@ def run_backfill(
 
 @contextmanager
 def timed(report: Report, phase: str) -> Iterator[None]:
-    """Take down how long a phase took."""
+    """Record how long a phase took."""
     logger.debug("%s ...", phase)
     started = time.monotonic()
     try:
@@ -119,14 +120,14 @@ def timed(report: Report, phase: str) -> Iterator[None]:
 
 
 def reading_session(engine: Engine, limits: Limits) -> Session:
-    """Return a session that reads, and waits between two attempts."""
+    """Return a session that only reads."""
     return Session(engine, limits, read_only=True, sleep=time.sleep)
 
 
 def look_before(engine: Engine, settings: Settings) -> Database:
-    """Return what a run needs to know of its database; refuse one that can't be filled.
+    """Return the facts about its database that a run needs; refuse a database that can't be filled.
 
-    The first connection is tried once: a server that isn't there is said to be so at once.
+    The first connection is tried once, so that an unreachable server is reported at once.
     """
     with Session(engine, settings.limits, sleep=time.sleep, read_only=settings.dry_run) as session:
         database = session.read(lambda connection: look_at(connection, "insert"), attempts=1)
@@ -143,9 +144,9 @@ def look_before(engine: Engine, settings: Settings) -> Database:
 
 
 def count_candidates(engine: Engine, settings: Settings, pages: Pages) -> int | None:
-    """Return how many user-days there are to settle; None if that can't be counted in time, which is no reason to stop.
+    """Return how many user-days there are to settle; None if they can't be counted in time.
 
-    It is for the progress that people see, no more.
+    The number is only for the progress that is displayed, so its lack is no reason to stop.
     """
     try:
         with reading_session(engine, settings.limits) as session:
@@ -159,10 +160,10 @@ def count_candidates(engine: Engine, settings: Settings, pages: Pages) -> int | 
 def recount(
     session: Session, database: Database, eligibility: Eligibility, chunks: Chunks, should_stop: Callable[[], bool]
 ) -> int | None:
-    """Return how many eligible user-days have no row; None if the run was stopped meanwhile."""
+    """Return the number of eligible user-days without a row; None if the run was stopped meanwhile."""
 
     def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> int:
-        del by_scan, divisible  # The planner is told elsewhere, and a number is never too much.
+        del by_scan, divisible  # The session sets the planner, and a number is never too large.
         return count_missing(connection, database.scores, eligibility, keys)
 
     missing = 0
@@ -174,24 +175,24 @@ def recount(
 
 
 def logged(on_failure: Callable[[Failure], None]) -> Callable[[Failure], None]:
-    """Return what also logs the failures that it hands on, the first ones of a run in full."""
+    """Return a function that logs the first failures of a run and passes all of them on."""
     count = 0
 
-    def log_and_hand_on(failed: Failure) -> None:
+    def log_and_pass_on(failed: Failure) -> None:
         nonlocal count
         count += 1
         if count <= NAMED_FAILURES:
             said = f"{failed.sqlstate} {failed.message}".strip()
             logger.warning("failed: %s %s: %s", failed.day, failed.user_id, said)
         elif count == NAMED_FAILURES + 1:
-            logger.warning("more rows failed; only the first %s are named", NAMED_FAILURES)
+            logger.warning("more rows failed; only the first %s are listed", NAMED_FAILURES)
         on_failure(failed)
 
-    return log_and_hand_on
+    return log_and_pass_on
 
 
 def count_present_by_day(session: Session, pages: Pages, chunks: Chunks) -> Counter[datetime.date]:
-    """Return by day how many of the eligible user-days have a row."""
+    """Return the number of eligible user-days with a row, by day."""
     present: Counter[datetime.date] = Counter()
     while not chunks.is_done:
         present.update(chunks.step(session, pages.count_present_by_day, always))
@@ -206,10 +207,10 @@ def report_discrepancies(
     on_discrepancy: Callable[[Discrepancy], None],
     should_stop: Callable[[], bool],
 ) -> int | None:
-    """Log the first discrepancies, hand on all of them and return how many there are.
+    """Log the first discrepancies, pass all of them on and return their number.
 
-    They are for people to review, and no reason to lose the report of what was filled: where the server cannot compare
-    the rows, that is logged and None is returned.
+    They are for people to review, and no reason to lose the report of the run: if the server can't compare the rows,
+    that is logged and None is returned.
     """
     count = 0
     try:
@@ -231,10 +232,10 @@ def report_discrepancies(
 def read_discrepancies(
     session: Session, database: Database, settings: Settings, chunks: Chunks
 ) -> Iterator[Discrepancy]:
-    """Yield the discrepancies by user and day; no more than some thousands are held at once."""
+    """Yield the discrepancies by user and day, holding some thousands at once at most."""
 
     def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> list[Discrepancy] | None:
-        del by_scan  # It is one scan of these users in any case.
+        del by_scan  # Either way it is one scan of these users.
         found = find_discrepancies(
             connection,
             database.scores,
@@ -242,9 +243,9 @@ def read_discrepancies(
             settings.discrepancy_threshold,
             users=settings.users,
             keys=keys,
-            limit=DISCREPANCIES_A_READ + 1 if divisible else None,
+            limit=DISCREPANCIES_PER_READ + 1 if divisible else None,
         )
-        return None if divisible and len(found) > DISCREPANCIES_A_READ else found
+        return None if divisible and len(found) > DISCREPANCIES_PER_READ else found
 
     while not chunks.is_done:
         yield from chunks.step(session, read)

@@ -1,63 +1,50 @@
-"""A connection that runs transactions: each with its own limits, tried again where that helps, and never half known.
+"""A connection that runs transactions, each with its own limits, tried again where that helps, never in doubt.
 
-Nothing of it rests on a session of the server, so that a transaction pooler may stand in between.
+Nothing depends on a session of the server, so that a transaction pooler may be in between.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.faults import Fault, Retries, classify
+from momentum.backfill.faults import classify
+from momentum.backfill.settings import Limits
 from momentum.connect.engine import reason
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
+from momentum.retries import Fault, jittered
 
 Result = TypeVar("Result")
 
-# How the planner is kept on its path whatever the table's statistics say; they may be of a time when it was empty.
-# Looking up user by user: a sequential scan for each would be the end of it, and a bitmap costs more than the few rows
-# that an index finds, the more so the less of the table is in the server's buffers.
+# Settings that keep the planner on its path whatever the table's statistics say, which may date from when it was empty.
+# Looking up users one by one: a sequential scan for each would never end, and a bitmap costs more than the few rows
+# that an index finds, all the more if little of the table is in the server's buffers.
 BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
-# Reading everything once: nothing may be read again for each user.
+# Reading the whole table once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
 
 logger = logging.getLogger("momentum.backfill")
 
 
 def sleep_until(is_over: Callable[[], bool], seconds: float) -> None:
-    """Sleep so many seconds, but no longer than until something is over."""
+    """Sleep, but no longer than until something is over."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not is_over():
         time.sleep(min(left, 0.05))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a transaction may cost.
-
-    Attributes:
-        lock_timeout: Seconds that a statement may wait for a lock.
-        statement_timeout: Seconds that a statement may take.
-        retries: How often a transaction is tried.
-    """
-
-    lock_timeout: float = 2.0
-    statement_timeout: float = 60.0
-    retries: Retries = field(default_factory=Retries)
-
-
 class Session:
-    """A connection of its own; it is made on first use, and anew after it was lost.
+    """A connection of its own, made on first use and again after it was lost.
 
     Attributes:
-        limits: What each transaction may cost.
+        limits: The limits of each transaction.
         retried: How often a transaction was tried again.
     """
 
@@ -85,45 +72,45 @@ class Session:
 
     @property
     def url(self) -> URL:
-        """Where it connects to."""
+        """The URL of the database."""
         return self._engine.url
 
     def close(self) -> None:
-        """Close the connection; what was not committed is rolled back."""
+        """Close the connection; uncommitted work is rolled back."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     def cancel(self) -> None:
-        """End what the server is doing for this session, from another thread."""
+        """Cancel the statement that is running, from another thread."""
         connection = self._connection
         if connection is not None and not connection.closed and not connection.invalidated:
             driver = connection.connection.driver_connection
             if driver is not None:
-                # What can't be told to end ends with its connection.
+                # A statement that can't be cancelled ends with its connection.
                 with suppress(psycopg.Error):
                     driver.cancel_safe(timeout=2)
 
     def read(
         self, work: Callable[[Connection], Result], planner: Mapping[str, str] = BY_USER, attempts: int | None = None
     ) -> Result:
-        """Return what a function reads in a transaction of its own, which is rolled back.
+        """Return the result of a function that reads in a transaction of its own, which is rolled back.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: Another try would not help, or the last one has failed.
+            sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed.
         """
         return self._try(lambda connection: self._read_once(connection, work, planner), attempts)
 
     def write(self, work: Callable[[Connection], Result], attempts: int | None = None) -> Result:
-        """Return what a function did in a transaction of its own, once the server has confirmed the commit.
+        """Return the result of a function that writes in a transaction of its own, once the commit is confirmed.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: Another try would not help, or the last one has failed; nothing was written.
+            sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed; nothing was written.
         """
         return self._try(lambda connection: self._write_once(connection, work), attempts)
 
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
-        """Run a transaction until it succeeds, or another try would not help."""
+        """Run a transaction until it succeeds or another attempt would not help."""
         failed = 0
         while True:
             try:
@@ -132,27 +119,27 @@ class Session:
                 fault = classify(error)
                 self._abandon(fault)
                 failed += 1
-                if (
-                    fault not in (Fault.BUSY, Fault.LOST)
-                    or failed >= (attempts or self.limits.retries.attempts)
-                    or self._is_aborted()
-                ):
+                if not fault.may_pass or failed >= (attempts or self.limits.attempts) or self._is_aborted():
                     raise
                 self.retried += 1
                 logger.debug("attempt %s failed, trying again: %s", failed, reason(error, self._engine.url))
             except BaseException:
                 self._abandon(Fault.FATAL)
                 raise
-            self._sleep(self.limits.retries.pause(failed))
+            self._pause(failed)
+
+    def _pause(self, failed: int) -> None:
+        """Pause after a failed attempt."""
+        self._sleep(jittered(self.limits.backoff.seconds(failed), random.random()))  # noqa: S311
 
     def _connect(self) -> Connection:
-        """Return the connection, made now if there is none."""
+        """Return the connection, made now if there is none yet."""
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
 
     def _abandon(self, fault: Fault) -> None:
-        """Roll back, or let go of a connection that is no use any more."""
+        """Roll back, or let go of a connection that can't be used any more."""
         try:
             if fault is not Fault.LOST and self._connection is not None:
                 self._connection.rollback()
@@ -166,14 +153,10 @@ class Session:
 
     def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> int | None:
         """Begin a transaction: set its limits and, if it writes, return its id; all in one round trip."""
-        settings = {
-            "lock_timeout": f"{max(int(self.limits.lock_timeout * 1000), 1)}ms",
-            "statement_timeout": f"{max(int(self.limits.statement_timeout * 1000), 1)}ms",
-            **planner,
-        }
+        settings = self.limits.for_transaction(planner)
         columns: list[ColumnElement[Any]] = [func.set_config(name, value, True) for name, value in settings.items()]
         if writes:
-            # As text, because the driver knows no type xid8.
+            # As text, because the driver doesn't know the type xid8.
             columns.append(cast(func.pg_current_xact_id(), Text))
         row = connection.execute(select(*columns)).one()
         return int(row[-1]) if writes else None
@@ -188,7 +171,7 @@ class Session:
         return result
 
     def _write_once(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
-        """Run a function that writes and commit; if the confirmation got lost, ask for it on a new connection."""
+        """Run a function that writes, and commit; if the confirmation is lost, ask for it on a new connection."""
         transaction = self._begin(connection, BY_USER, writes=True)
         result = work(connection)
         try:
@@ -202,13 +185,13 @@ class Session:
         return result
 
     def _was_committed(self, transaction: int | None) -> bool:
-        """Ask what became of a transaction whose commit was sent, and whose confirmation was not received.
+        """Return whether a transaction was committed whose commit was sent and never confirmed.
 
         Raises:
-            DatabaseUnreachableError: Nobody answers.
+            DatabaseUnreachableError: The server doesn't answer.
         """
-        for failed in range(1, self.limits.retries.attempts + 1):
-            self._sleep(self.limits.retries.pause(failed))
+        for failed in range(1, self.limits.attempts + 1):
+            self._pause(failed)
             try:
                 status = self._connect().scalar(
                     text("select pg_xact_status(cast(cast(:id as text) as xid8))"), {"id": str(transaction)}
@@ -218,12 +201,12 @@ class Session:
                 fault = classify(error)
                 self._abandon(fault)
                 if fault is Fault.DATA:
-                    return False  # A server that has never heard of it has taken over from the other.
+                    return False  # A server that doesn't know the transaction has taken over from the other.
                 continue
-            # In progress: the server has not noticed yet that its client is gone.
+            # In progress: the server hasn't noticed yet that its client is gone.
             if status != "in progress":
                 return bool(status == "committed")
         raise DatabaseUnreachableError(
-            f"The connection to {describe(self._engine.url)} was lost during a commit, and whether that has happened "
-            "is not known; run the command again."
+            f"The connection to {describe(self._engine.url)} was lost during a commit, so it is not known whether that "
+            "took place; run the command again."
         )

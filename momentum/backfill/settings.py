@@ -1,36 +1,77 @@
-"""What a run shall do."""
+"""The settings of a run, with the defaults that the command, its help and the documentation go by.
+
+It imports no SQLAlchemy, so that the command's help needn't wait for that.
+"""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from momentum.backfill.days import DayRange
-from momentum.backfill.discrepancies import DEFAULT_THRESHOLD
-from momentum.backfill.session import Limits
+from momentum.retries import Backoff, milliseconds
 
-PAGE_SIZE = 500
-COMMIT_EVERY = 1000
-MAX_ERROR_RATE = 0.01
+# The largest values that the command accepts.
+MOST_ROWS_PER_PAGE = 500
+MOST_ROWS_PER_COMMIT = 1000
+MOST_WORKERS = 16
+MOST_DAYS_OF_ACTIVITY = 36_500
+
+# Rows from which on the error rate is judged while a run goes on; fewer are no sample.
+SAMPLE = 1000
+
+
+# The pauses between two attempts of a transaction.
+BACKOFF = Backoff(first=0.05, factor=2.0, longest=5.0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a transaction.
+
+    Attributes:
+        lock_timeout: Seconds that a statement may wait for a lock.
+        statement_timeout: Seconds that a statement may take.
+        attempts: How often a transaction is tried at most.
+        backoff: The pause before each further attempt.
+    """
+
+    lock_timeout: float = 2.0
+    statement_timeout: float = 60.0
+    attempts: int = 8
+    backoff: Backoff = BACKOFF
+
+    def for_transaction(self, planner: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings of a transaction, as the server reads them.
+
+        Args:
+            planner: Settings of the planner, which go with these limits.
+        """
+        return {
+            "lock_timeout": milliseconds(self.lock_timeout),
+            "statement_timeout": milliseconds(self.statement_timeout),
+            **planner,
+        }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run shall do.
+    """The settings of a run.
 
     Attributes:
         days: The range of UTC days.
-        users: Only these users; everybody if empty.
-        active_within: Narrow the run to users who signed in on or after the range's first day less so many days, or
-            who had a momentum event in the so many days up to and including the day. None: all active users.
-        page_size: Rows an INSERT holds at most.
-        commit_every: Rows after which there is a commit.
-        workers: How many connections fill at once.
+        users: Only these users; everyone if empty.
+        active_within: N, to fill only users who signed in on or after the range's first day less N days, or had a
+            momentum event in the N days up to and including the day. None: all active users.
+        page_size: The most rows in an INSERT.
+        commit_every: The most rows between two commits.
+        workers: Connections that fill at the same time.
         pause: Seconds to pause after a commit, outside of a transaction.
-        limits: What a transaction may cost, and how often it is tried.
+        limits: The limits of a transaction, and how often it is tried.
         max_error_rate: The share of failed rows, 0 to 1, above which a run stops; judged from the 1,000th row on.
-        allow_webhooks: Whether triggers may fire that call out of the database.
-        dry_run: Count what would be inserted, in a read-only transaction.
-        count_by_day: Whether to count at the end how many rows there are by day, for the report's picture.
+        allow_webhooks: Whether triggers that call out of the database may fire.
+        dry_run: Count the rows that would be inserted, in a read-only transaction.
+        count_by_day: Whether to count at the end how many rows there are on each day, for the report's picture.
         look_for_discrepancies: Whether to compare scores with their breakdowns.
         discrepancy_threshold: The points by which they may differ.
     """
@@ -38,14 +79,14 @@ class Settings:
     days: DayRange
     users: tuple[uuid.UUID, ...] = ()
     active_within: int | None = None
-    page_size: int = PAGE_SIZE
-    commit_every: int = COMMIT_EVERY
+    page_size: int = MOST_ROWS_PER_PAGE
+    commit_every: int = MOST_ROWS_PER_COMMIT
     workers: int = 1
     pause: float = 0.0
     limits: Limits = field(default_factory=Limits)
-    max_error_rate: float = MAX_ERROR_RATE
+    max_error_rate: float = 0.01
     allow_webhooks: bool = False
     dry_run: bool = False
     count_by_day: bool = False
     look_for_discrepancies: bool = True
-    discrepancy_threshold: Decimal = DEFAULT_THRESHOLD
+    discrepancy_threshold: Decimal = Decimal(5)

@@ -1,4 +1,4 @@
-"""The triggers that fire for each row: what a backfill sets off beside its rows.
+"""The triggers that fire for each row, and their effects.
 
 A trigger that calls out of the database can't be undone: in the app's production layout one pushes a notification to a
 user's phone for every row that is inserted.
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-# What pg_trigger.tgtype says: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+# The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 FOR_EACH_ROW = 1
 BEFORE = 2
 EVENTS = {"insert": 4, "delete": 8, "update": 16}
 
-# What leaves the database: pg_net's schema, the extension http, and Supabase's database webhooks.
+# Calls that leave the database: pg_net's schema, the extension http, and Supabase's database webhooks.
 CALLS_OUT = re.compile(r"\bnet\s*\.|http|\bsupabase_functions\s*\.", re.IGNORECASE)
 EFFECTS = {
     "notifies listeners": re.compile(r"\bpg_notify\b|^\s*notify\b", re.IGNORECASE | re.MULTILINE),
@@ -30,11 +30,11 @@ class Trigger:
     """A trigger of the score table.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         fires: When it fires, such as ``after insert or update for each row``.
-        function: What it executes, with its schema.
-        effects: What that does, as far as its text tells.
-        calls_out: Whether it, or a function that it calls, calls out of the database.
+        function: The function that it executes, with its schema.
+        effects: The effects of that function, as far as its source shows them.
+        calls_out: Whether the function, or one that it calls, calls out of the database.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Trigger:
     calls_out: bool
 
     def __str__(self) -> str:
-        does = ", ".join(self.effects) or "changes nothing outside of the row"
+        does = ", ".join(self.effects) or "changes nothing outside the row"
         return f"{self.name}, {self.fires}: {self.function}() {does}"
 
 
 def read_triggers(connection: Connection, relation: str, event: str) -> list[Trigger]:
     """Return the triggers of a table that fire on an event, by name.
 
-    Those that fire for a whole statement are among them: they may call out for each of its rows as well.
+    They include those that fire once per statement, which may call out for each of its rows as well.
 
     Args:
         connection: A connection.
@@ -89,14 +89,17 @@ def read_triggers(connection: Connection, relation: str, event: str) -> list[Tri
 
 
 def when(bits: int) -> str:
-    """Return when a trigger fires, in the words of CREATE TRIGGER."""
+    """Return when a trigger fires, as CREATE TRIGGER says it."""
     moment = "before" if bits & BEFORE else "after"
     events = " or ".join(event for event, bit in EVENTS.items() if bits & bit)
     return f"{moment} {events} for each {'row' if bits & FOR_EACH_ROW else 'statement'}"
 
 
 def effects_of(function: int, functions: dict[int, tuple[str, str, str]]) -> tuple[tuple[str, ...], bool]:
-    """Return what a function does, as far as its text and those of the functions that it calls tell."""
+    """Return the effects of a function and whether it calls out of the database.
+
+    Both are read from its source and from that of the functions that it calls.
+    """
     by_name: dict[str, list[int]] = {}
     for oid, (_, name, _) in functions.items():
         by_name.setdefault(name, []).append(oid)

@@ -1,4 +1,4 @@
-"""The undoing: delete the rows that a run inserted and that nobody has touched since, and no other."""
+"""The undo: delete the rows that a run inserted and nobody has changed since, and no others."""
 
 import itertools
 import logging
@@ -12,40 +12,42 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.eligibility import Eligibility
-from momentum.backfill.faults import Fault, classify, sqlstate
-from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, SAMPLE, Failure
+from momentum.backfill.faults import classify, sqlstate
+from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, Failure
 from momentum.backfill.manifest import read_manifest
 from momentum.backfill.pages import Pages, UserDay
 from momentum.backfill.preflight import check_triggers, look_at
+from momentum.backfill.report import error_rate, is_too_many
 from momentum.backfill.run import logged
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.backfill.triggers import Trigger
 from momentum.connect.engine import reason
+from momentum.retries import Fault
 
 logger = logging.getLogger("momentum.backfill")
 
 
 @dataclass
 class UndoReport:
-    """The counts of an undoing; rows count once the server has confirmed their commit.
+    """The counts of an undo; rows count once the server has confirmed their commit.
 
     ``listed`` is always the sum of ``deleted``, ``kept``, ``absent`` and ``failed``.
 
     Attributes:
         manifest: The file that lists the rows.
-        dry_run: Whether nothing was deleted; ``deleted`` is then what would have been.
+        dry_run: Whether nothing was deleted; ``deleted`` counts the rows that would have been deleted.
         listed: Rows that the manifest lists and the run has looked at.
-        deleted: Were still the untouched default, and are gone.
-        kept: Have got a score or were changed otherwise since, and stay.
-        absent: Are not there any more.
-        failed: Are still there, because the server refused to delete them.
+        deleted: Rows that were still the untouched default, and are gone.
+        kept: Rows that have got a score or were changed otherwise since, and stay.
+        absent: Rows that don't exist any more.
+        failed: Rows that still exist, because the server refused to delete them.
         commits: Commits of at least one page.
         retries: Transactions that were tried again.
-        elapsed_seconds: How long it took.
+        elapsed_seconds: The seconds that it took.
         triggers: The triggers that fire for a deleted row.
-        interrupted: Whether it was stopped before it was through.
-        gave_up: Whether it stopped itself, because more rows had failed than are allowed.
+        interrupted: Whether it was stopped before it had finished.
+        gave_up: Whether it stopped because more rows had failed than allowed.
     """
 
     manifest: Path
@@ -63,14 +65,18 @@ class UndoReport:
     gave_up: bool = False
 
     @property
+    def attempted(self) -> int:
+        """The rows that the run tried to delete."""
+        return self.deleted + self.failed
+
+    @property
     def error_rate(self) -> float:
-        """The share of the rows that were to be deleted and failed, 0 to 1."""
-        tried = self.deleted + self.failed
-        return self.failed / tried if tried else 0.0
+        """The share of the rows to delete that failed, 0 to 1."""
+        return error_rate(self.failed, self.attempted)
 
     @property
     def unfinished(self) -> bool:
-        """Whether something is left that another run could do."""
+        """Whether anything is left for another run."""
         return self.interrupted or self.gave_up or bool(self.failed)
 
     def as_json(self, resume: str | None) -> dict[str, Any]:
@@ -106,17 +112,17 @@ def run_undo(
 
     Args:
         engine: Connects to the database as a role that sees all rows.
-        manifest: What a run with ``--manifest`` has written; read twice, so that a bad line changes nothing.
-        settings: Page size, commits, limits and so on; its range and users say nothing here.
+        manifest: The file that a run with ``--manifest`` has written; read twice, so that a bad line changes nothing.
+        settings: Page size, commits, limits and so on; the range and the users don't matter here.
         on_progress: Called after each commit.
         on_failure: Called with each row that could not be deleted.
-        should_stop: Asked after each page; once it says yes, what was done is committed and the run ends.
+        should_stop: Asked before each transaction; once it returns true, the run ends.
 
     Raises:
-        ConfigurationError: The manifest can't be read, rows would be hidden, or a trigger would call out of the
-            database.
-        NotMigratedError: The database is not migrated, or at another revision.
-        sqlalchemy.exc.DBAPIError: The server refused a statement for a reason that nothing heals.
+        ConfigurationError: The manifest can't be read, the role lacks a right or rows are hidden from it, or a trigger
+            would call out of the database.
+        NotMigratedError: The database lacks something that the undo needs.
+        sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help.
     """
     started = time.monotonic()
     for _ in read_manifest(manifest):
@@ -133,7 +139,7 @@ def run_undo(
             logger.info("each deleted row fires the trigger %s", trigger)
         if not settings.dry_run:
             check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
-        # Whoever has been deleted or banned since still has rows to take back: the range plays no part.
+        # Users who were deleted or banned since still have rows to take back, and the range doesn't matter.
         eligibility = Eligibility(database.account_columns, settings.days, database.now)
         undoing = Undoing(session, Pages(database.scores, eligibility), settings, report, logged(on_failure))
         for rows in batches(read_manifest(manifest), settings.commit_every):
@@ -149,7 +155,7 @@ def run_undo(
 
 
 class Undoing:
-    """Takes back rows of a manifest, a transaction at a time."""
+    """Deletes the rows of a manifest, a transaction at a time."""
 
     def __init__(
         self,
@@ -169,11 +175,11 @@ class Undoing:
         """Delete the rows of a transaction that are untouched, and count all of them.
 
         Args:
-            rows: The rows; where the server refuses them they are halved, until those at fault are alone.
-            attempts: How often the transaction is tried; None: as often as the settings say.
+            rows: The rows; if the server refuses them they are halved, until those at fault are alone.
+            attempts: How often the transaction is tried; None: as the settings say.
         """
         report = self._report
-        # A run that was undone and done again with the same manifest has listed its rows twice.
+        # A run that was undone and repeated with the same manifest has listed its rows twice.
         rows = list(dict.fromkeys(rows))
         if self._settings.dry_run:
             untouched, present = self._session.read(
@@ -227,12 +233,12 @@ class Undoing:
         report.failed += len(untouched)
         for row in sorted(untouched):
             self._on_failure(Failure(*row, code, message))
-        if report.deleted + report.failed >= SAMPLE and report.error_rate > self._settings.max_error_rate:
+        if is_too_many(report.failed, report.attempted, self._settings.max_error_rate):
             report.gave_up = True
 
 
 def batches(rows: Iterable[UserDay], size: int) -> Iterable[list[UserDay]]:
-    """Yield rows so many at a time."""
+    """Yield rows in batches of a size."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, size)):
         yield batch

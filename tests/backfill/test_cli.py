@@ -20,7 +20,8 @@ from momentum import __version__
 from momentum.backfill import cli
 from momentum.connect.engine import create_engine
 from momentum.testing import Server
-from tests.backfilling import PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
+from tests.backfilling import HANGS, PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
+from tests.migrating import wait_until
 from tests.processes import Process
 from tests.samples import LONG_AGO, add_users, refuse_rows
 from tests.server import engine_of
@@ -345,7 +346,7 @@ def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engin
     assert f"/{url.database}, 2026-03-02 to {DAY}, backfill" in done.stderr
     for step in ("preflight", "commit 1: 2 rows inserted", "recount", "discrepancies"):
         assert step in done.stderr
-    assert "already there" in done.stdout
+    assert "already present" in done.stdout
 
 
 def test_an_unexpected_error_is_one_line_too(
@@ -414,13 +415,6 @@ def blocked(url: sa.URL, engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-def wait_until(connection: sa.Connection, condition: str) -> None:
-    """Ask the server until a condition holds."""
-    deadline = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
-    while not connection.exec_driver_sql(f"select {condition}").scalar():
-        assert datetime.datetime.now(datetime.UTC) < deadline, f"the server never said {condition}"
-
-
 # In this database, for the tests share a server.
 WAITING = """
     exists (
@@ -440,10 +434,10 @@ def test_an_interrupted_run_ends_its_page_commits_and_says_how_to_go_on(
     url: sa.URL, engine: sa.Engine, blocked: sa.Connection
 ) -> None:
     process = start(url, "--json")
-    wait_until(blocked, WAITING)
+    wait_until(url, WAITING)
     process.send_signal(signal.SIGINT)
     blocked.exec_driver_sql("select pg_advisory_unlock(4711)")
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=HANGS)
     report = json.loads(stdout)
     assert process.returncode == 130
     assert "Traceback" not in stderr
@@ -456,18 +450,17 @@ def test_an_interrupted_run_ends_its_page_commits_and_says_how_to_go_on(
     assert count_scores(engine) == 3000
 
 
-def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(
-    url: sa.URL, engine: sa.Engine, blocked: sa.Connection
-) -> None:
+@pytest.mark.usefixtures("blocked")
+def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(url: sa.URL, engine: sa.Engine) -> None:
     process = start(url)
-    wait_until(blocked, WAITING)
+    wait_until(url, WAITING)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert any("interrupt again to abort" in line for line in iter(process.stderr.readline, ""))
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=HANGS)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "Error: Interrupted; what was not committed is rolled back."
+    assert stderr.splitlines()[-1] == "Error: Interrupted; uncommitted work is rolled back."
     assert count_scores(engine) == 1000
 
 
@@ -481,9 +474,9 @@ TERMINATE = """
 
 def test_a_connection_lost_on_the_way_is_made_again(url: sa.URL, engine: sa.Engine, blocked: sa.Connection) -> None:
     process = start(url, "--json")
-    wait_until(blocked, WAITING)
+    wait_until(url, WAITING)
     blocked.exec_driver_sql(TERMINATE)
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=HANGS)
     report = json.loads(stdout)
     assert (process.returncode, report["inserted"], report["raced"], report["failed"]) == (0, 3000, 0, 0)
     assert report["retries"] >= 1
@@ -494,13 +487,13 @@ def test_a_server_that_stays_away_is_exit_code_3_and_the_run_says_what_was_commi
     server: Server, url: sa.URL, engine: sa.Engine, blocked: sa.Connection
 ) -> None:
     process = start(url, "--attempts", "3")
-    wait_until(blocked, WAITING)
+    wait_until(url, WAITING)
     with engine_of(server.url).connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql(f"alter database {url.database} allow_connections off")
         try:
             blocked.exec_driver_sql(TERMINATE)
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=HANGS)
         finally:
             connection.exec_driver_sql(f"alter database {url.database} allow_connections on")
     assert process.returncode == 3
@@ -528,7 +521,7 @@ def test_a_bar_is_drawn_on_a_terminal_only(url: sa.URL, engine: sa.Engine) -> No
             shown += chunk
     except OSError:
         pass  # The terminal is gone when the program has ended.
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0
     assert b"rows/s" in shown
     assert b"100%" in shown

@@ -40,4 +40,4 @@ def test_an_interrupted_run_says_so_and_how_to_go_on(capsys: pytest.CaptureFixtu
     print_report(Report(DAYS, dry_run=False, interrupted=True), Settings(DAYS), "momentum-backfill --from 2026-03-01")
     shown = capsys.readouterr().out
     assert shown.startswith("Backfill of 2026-03-01 to 2026-03-05 (UTC), interrupted:\n")
-    assert shown.endswith("To do the rest: momentum-backfill --from 2026-03-01\n")
+    assert shown.endswith("To resume: momentum-backfill --from 2026-03-01\n")

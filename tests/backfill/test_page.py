@@ -174,23 +174,23 @@ def test_a_dry_run_says_what_would_be_filled(tmp_path: Path) -> None:
 
 def test_without_a_rest_there_is_no_command(tmp_path: Path) -> None:
     parsed = Parsed(written(replace(sample_page(1), resume=None), tmp_path))
-    assert "To do the rest" not in parsed.text
+    assert "To resume" not in parsed.text
     assert "pre" not in parsed.tags
 
 
 def test_a_range_without_days_has_no_picture(tmp_path: Path) -> None:
     parsed = Parsed(written(replace(sample_page(1), days=[]), tmp_path))
-    assert "No day was looked at." in parsed.text
+    assert "The range has no days." in parsed.text
     assert "svg" not in parsed.tags
 
 
 @pytest.mark.parametrize(
     ("found", "left_out", "told"),
     [
-        (None, 0, "Nobody looked for them in this run."),
-        (0, 0, "None was found."),
-        (0, 9, "9 were found; none is listed here."),
-        (2, 0, "2 in all."),
+        (None, 0, "They were not looked for in this run."),
+        (0, 0, "None were found."),
+        (0, 9, "9 were found; none are listed here."),
+        (2, 0, "2 in total."),
         (2, 1_998, "2 of 2,000 are listed."),
     ],
 )

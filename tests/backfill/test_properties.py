@@ -17,20 +17,20 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from momentum.backfill import DayRange, Observers, Report, Settings, chunks, fill, run_backfill
+from momentum.backfill import DayRange, Observers, Report, Settings, fill, pace, run_backfill
 from momentum.backfill import run as run_module
-from momentum.backfill.faults import Retries
 from momentum.backfill.fill import Failure, Row
 from momentum.backfill.pages import Pages
-from momentum.backfill.session import Limits
+from momentum.backfill.settings import Limits
 from momentum.connect.engine import execute_script
+from momentum.retries import Backoff
 from momentum.testing import Server
 from tests.backfilling import BOTH, Scores, scores_in, sums_hold
 
 EXAMPLES = int(os.environ.get("MOMENTUM_EXAMPLES", "40"))
 FIRST = datetime.date(2026, 2, 1)
 MOST_DAYS = 40
-RETRIES = Retries(attempts=12, first_pause=0.001, longest_pause=0.01)
+PATIENT = Limits(attempts=12, backoff=Backoff(0.001, 2, 0.01))
 
 # The rules once more, as one plain statement that shares nothing with the code: user-days that should have a row.
 ELIGIBLE = """
@@ -93,7 +93,7 @@ options = st.fixed_dictionaries(
 )
 knobs = st.fixed_dictionaries(
     {
-        "scanned_page": st.sampled_from([0.0, math.inf, chunks.SCANNED_PAGE]),
+        "scanned_page": st.sampled_from([0.0, math.inf, pace.SCANNED_PAGE]),
         "chunk": st.integers(1, 15),
         "most_gaps": st.integers(1, 200),
         "distributed": st.booleans(),
@@ -231,13 +231,13 @@ def test_a_run_fills_exactly_the_eligible_days_and_counts_every_one(
     first = FIRST + datetime.timedelta(days=options.pop("start"))
     length = options.pop("length")
     days = DayRange(first, first + datetime.timedelta(days=length - 1))
-    asked = Settings(days, count_by_day=True, limits=Limits(retries=RETRIES), **options)
+    asked = Settings(days, count_by_day=True, limits=PATIENT, **options)
     within = options["active_within"]
     scores = both[layout]
     engine = scores.engine
     with pytest.MonkeyPatch.context() as patch, engine.connect() as connection:
-        patch.setattr(chunks, "SCANNED_PAGE", knobs["scanned_page"])
-        patch.setattr(chunks, "USERS", knobs["chunk"])
+        patch.setattr(pace, "SCANNED_PAGE", knobs["scanned_page"])
+        patch.setattr(pace, "USERS", knobs["chunk"])
         patch.setattr(fill, "MOST_GAPS", knobs["most_gaps"])
         if knobs["distributed"]:
             # The joins that a table needs which Citus has distributed; they do on one server too.

@@ -27,7 +27,7 @@ from momentum.backfill.display import (
 )
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
-from tests.backfilling import PROGRAM, backfill, one_error_line, with_password
+from tests.backfilling import HANGS, PROGRAM, backfill, one_error_line, run_out_of_time, with_password
 from tests.samples import add_users, refuse_rows
 from tests.server import engine_of
 
@@ -61,7 +61,7 @@ def test_the_page_of_a_run_has_its_counts_its_failures_and_the_command_for_the_r
     done = backfill("--from", str(FIRST), "--to", str(LAST), "--max-error-rate", "0.5", "--report", str(path), url=url)
     assert done.returncode == 0
     page = path.read_text(encoding="utf-8")
-    assert "Done, but for 1 row that failed." in page
+    assert "Done, except for 1 row that failed." in page
     text = re.sub(r"<[^>]+>", "", page)
     assert f"momentum-backfill --from {FIRST} --to {LAST} --max-error-rate 0.5 --report {path}" in text
     assert str(users[0]) in page, "the discrepancy is there to review"
@@ -140,12 +140,12 @@ def test_the_largest_differences_are_kept_and_the_others_counted() -> None:
     [
         ({}, "Done; every eligible user-day has a row."),
         ({"dry_run": True}, "Dry run; nothing was written."),
-        ({"interrupted": True}, "Interrupted; what was committed stays, and the rest is still to do."),
+        ({"interrupted": True}, "Interrupted; committed rows stay, and the run can be resumed."),
         ({"gave_up": True, "failed": 30, "inserted": 1}, "30 rows failed, more than the allowed share of 1.00%."),
         ({"failed": 2, "inserted": 8}, "2 rows failed, more than the allowed share of 1.00%."),
         ({"failed": 1}, "1 row failed, more than the allowed share of 1.00%."),
-        ({"failed": 1, "inserted": 999}, "Done, but for 1 row that failed."),
-        ({"failed": 2, "inserted": 998}, "Done, but for 2 rows that failed."),
+        ({"failed": 1, "inserted": 999}, "Done, except for 1 row that failed."),
+        ({"failed": 2, "inserted": 998}, "Done, except for 2 rows that failed."),
         ({"left_over": 1}, "The recount found 1 eligible user-day without a row; run it again."),
         ({"left_over": 4}, "The recount found 4 eligible user-days without a row; run it again."),
     ],
@@ -162,24 +162,24 @@ def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str
     report.triggers = (Trigger("t", "after insert for each row", "public.f", (), calls_out=False),)
     told = dict(settings_of(Settings(DAYS, users=(uuid.uuid4(),), active_within=7, look_for_discrepancies=False)))
     assert told["users"] == "1 named, seen within 7 days"
-    assert dict(settings_of(Settings(DAYS, active_within=1)))["users"] == "all that are active, seen within 1 day"
+    assert dict(settings_of(Settings(DAYS, active_within=1)))["users"] == "all active, seen within 1 day"
     assert "discrepancies from" not in told
     assert ("transactions tried again", 2) in totals_of(report)
-    assert str(report.triggers[0]).endswith("public.f() changes nothing outside of the row")
+    assert str(report.triggers[0]).endswith("public.f() changes nothing outside the row")
     print_report(report, Settings(DAYS), "momentum-backfill --from 2026-03-01")
     shown = capsys.readouterr().out
     assert "stopped because too many rows failed" in shown
     assert re.search(r"inserted +1,234\n", shown)
-    assert shown.endswith("To do the rest: momentum-backfill --from 2026-03-01\n")
+    assert shown.endswith("To resume: momentum-backfill --from 2026-03-01\n")
 
 
-def test_an_undoing_is_told_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undo_is_reported_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     report = UndoReport(Path("rows.jsonl"), dry_run=False, listed=5, deleted=3, kept=1, absent=1, interrupted=True)
     print_undo_report(report, "momentum-backfill --undo rows.jsonl")
     shown = capsys.readouterr().out
-    assert shown.startswith("Undoing rows.jsonl, interrupted:\n")
-    assert re.search(r"changed since, and kept +1\n", shown)
-    assert shown.endswith("To do the rest: momentum-backfill --undo rows.jsonl\n")
+    assert shown.startswith("Undo of rows.jsonl, interrupted:\n")
+    assert re.search(r"changed since, kept +1\n", shown)
+    assert shown.endswith("To resume: momentum-backfill --undo rows.jsonl\n")
     monkeypatch.setattr("momentum.backfill.display.LOG_INTERVAL", 0.0)
     stream = io.StringIO()
     Display(stream, quiet=False, verbose=False).undo_progress(report)
@@ -189,7 +189,7 @@ def test_an_undoing_is_told_in_words(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 @pytest.mark.slow
-def test_an_undoing_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
+def test_an_undo_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tmp_path: Path) -> None:
     add_users(engine, 3)
     manifest = tmp_path / "rows.jsonl"
     assert backfill("--to", str(LAST), "--days", "2", "--manifest", str(manifest), url=url).returncode == 0
@@ -208,7 +208,7 @@ def test_an_undoing_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tm
     except OSError:
         pass  # The terminal is gone when the program has ended.
     os.close(controller)
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0
     assert b"6 rows looked at" in shown
     assert re.search(rb"deleted +6\n", stdout)
@@ -228,7 +228,7 @@ def test_discrepancies_beyond_what_is_held_at_once_are_read_in_smaller_pieces(
             """),
             {"users": users},
         )
-    monkeypatch.setattr("momentum.backfill.run.DISCREPANCIES_A_READ", 10)
+    monkeypatch.setattr("momentum.backfill.run.DISCREPANCIES_PER_READ", 10)
     found: list[Discrepancy] = []
     report = run_backfill(engine, Settings(DAYS), on_discrepancy=found.append)
     assert report.discrepancies == len(found) == 45
@@ -241,8 +241,7 @@ def test_a_count_that_takes_too_long_costs_the_progress_its_total_and_nothing_el
     add_users(engine, 2)
 
     def count(_pages: object, connection: sa.Connection) -> int:
-        connection.exec_driver_sql("set local statement_timeout = 1")
-        connection.exec_driver_sql("select pg_sleep(5)")
+        run_out_of_time(connection)
         raise AssertionError("the server has let it run")
 
     monkeypatch.setattr("momentum.backfill.pages.Pages.count_candidates", count)

@@ -10,12 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings
-from momentum.backfill.faults import Retries
-from momentum.backfill.session import Limits
+from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport, run_undo
+from momentum.retries import Backoff
 from momentum.testing import Server
 from tests.backfilling import (
     DAY,
+    HANGS,
     ONE_DAY,
     SHAPES,
     Scores,
@@ -32,7 +33,7 @@ from tests.samples import add_users
 
 RANGE = ("--from", "2026-03-01", "--to", "2026-03-05")
 DAYS = 5
-QUICK = Limits(lock_timeout=0.05, retries=Retries(attempts=2, first_pause=0.01))
+QUICK = Limits(lock_timeout=0.05, attempts=2, backoff=Backoff(0.01, 2, 1))
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_dry_run_of_an_undo_counts_what_the_real_one_does_and_deletes_nothing(
     assert scores.rows() == before
     assert (dry["dry_run"], dry["resume"], dry["commits"]) == (True, None, 0)
     said = call("--undo", str(manifest), "--dry-run", url=scores.url).stdout
-    assert f"Dry run of undoing {manifest}: nothing was deleted." in said
+    assert f"Dry run of the undo of {manifest}: nothing was deleted." in said
     real = undo(scores, manifest)
     counts = ("listed", "deleted", "kept", "absent", "failed")
     assert [dry[name] for name in counts] == [real[name] for name in counts] == [20, 10, 5, 5, 0]
@@ -179,11 +180,11 @@ def test_an_undo_is_reported_in_words_too(scores: Scores, manifest: Path) -> Non
     done = call("--undo", str(manifest), url=scores.url)
     assert done.returncode == 0
     assert [" ".join(line.split()) for line in done.stdout.splitlines()] == [
-        f"Undoing {manifest}:",
+        f"Undo of {manifest}:",
         "rows of the manifest 10",
         "deleted 10",
-        "changed since, and kept 0",
-        "not there any more 0",
+        "changed since, kept 0",
+        "already gone 0",
         "failed 0",
     ]
 
@@ -249,7 +250,7 @@ def test_a_user_who_is_locked_is_tried_as_often_as_was_said_in_the_last_commit_t
     fill(scores, manifest)
     # Busy three times, then free.
     scores.interfere("nextval('public.seen') <= 3", "raise exception 'busy' using errcode = '40001';", "delete")
-    settings = Settings(ONE_DAY, limits=Limits(retries=Retries(attempts=4, first_pause=0.01)))
+    settings = Settings(ONE_DAY, limits=Limits(attempts=4, backoff=Backoff(0.01, 2, 1)))
     report = run_undo(scores.engine, manifest, settings)
     assert (report.deleted, report.retries, report.failed, report.commits) == (3 * DAYS, 3, 0, 1)
 
@@ -272,10 +273,10 @@ def test_a_pause_between_two_commits_of_an_undo_ends_when_it_is_stopped(scores: 
     with started(scores.url, *options) as process:
         wait_until(scores.url, f"(select count(*) from {scores.relation}) <= 15")
         process.send_signal(signal.SIGTERM)
-        stdout, _ = process.communicate(timeout=20)
+        stdout, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 143
-    [command] = [line for line in stdout.splitlines() if line.startswith("To do the rest: ")]
-    resume = resumed(command.removeprefix("To do the rest: "))
+    [command] = [line for line in stdout.splitlines() if line.startswith("To resume: ")]
+    resume = resumed(command.removeprefix("To resume: "))
     assert sorted(resume) == sorted(options)
     rest = call("--undo", str(manifest), "--json", url=scores.url)
     assert json.loads(rest.stdout)["deleted"] == 15

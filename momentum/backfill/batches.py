@@ -1,0 +1,91 @@
+"""The rows of a transaction, a page or a second look: decisions that need no database."""
+
+import uuid
+from collections import deque
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
+
+from momentum.backfill.pages import UserDay, UserGap
+from momentum.retries import Fault
+
+# A worker looks for more users with gaps while there are fewer rows in the queue than this many transactions hold.
+LOW_WATER = 4
+
+
+def is_low(queued: int, per_transaction: int, workers: int) -> bool:
+    """Return whether a queue holds so few rows that more users with gaps should be looked for."""
+    return queued < LOW_WATER * per_transaction * workers
+
+
+def refill(own: deque[UserGap], queue: deque[UserGap], wanted: int) -> int:
+    """Move users from a queue to a worker's own until these lack enough rows; return how many rows were moved."""
+    has = rows_of(own)
+    before = has
+    while queue and has < wanted:
+        own.append(queue.popleft())
+        has += own[-1].missing
+    return has - before
+
+
+def rows_of(gaps: Sequence[UserGap]) -> int:
+    """Return how many rows some users lack."""
+    return sum(gap.missing for gap in gaps)
+
+
+def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
+    """Take users from the front who lack a number of rows at most; the last one's other rows may be left there."""
+    taken: list[UserGap] = []
+    while gaps and rows > 0:
+        gap = gaps.popleft()
+        if gap.missing > rows:
+            gaps.appendleft(UserGap(gap.user_id, gap.missing - rows))
+            gap = UserGap(gap.user_id, rows)
+        taken.append(gap)
+        rows -= gap.missing
+    return taken
+
+
+def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:
+    """Take what is left at the front of the user who was taken last."""
+    rest: list[UserGap] = []
+    while gaps and gaps[0].user_id == gap.user_id:
+        rest.append(gaps.popleft())
+    return rest
+
+
+def is_piece(rows: Sequence[UserDay], fault: Fault) -> bool:
+    """Return whether rows that failed are not worth halving: a single row, or one user's where a lock is in the way.
+
+    The rows are ordered by user, and a user who is locked is locked on all days.
+    """
+    return len(rows) == 1 or (fault is Fault.BUSY and rows[0].user_id == rows[-1].user_id)
+
+
+class Differences(NamedTuple):
+    """Why fewer or more rows were inserted than expected.
+
+    Attributes:
+        gone: Expected rows of users who aren't active any more.
+        raced: Expected rows that somebody else has inserted meanwhile.
+        vanished: Missing rows that were not expected: they were present when they were counted.
+    """
+
+    gone: int
+    raced: int
+    vanished: int
+
+
+def compare(
+    expected: Mapping[uuid.UUID, int], inserted: Mapping[uuid.UUID, int], active: Container[uuid.UUID], missing: int
+) -> Differences:
+    """Return why the number of inserted rows differs from the expected one.
+
+    Args:
+        expected: The rows that each user lacked.
+        inserted: The rows that each user got.
+        active: The users who are still active.
+        missing: The rows that the active ones lack now.
+    """
+    gone = sum(max(rows - inserted.get(user, 0), 0) for user, rows in expected.items() if user not in active)
+    others = sum(expected.values()) - sum(inserted.values()) - gone - missing
+    return Differences(gone, max(others, 0), max(-others, 0))

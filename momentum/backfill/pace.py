@@ -1,0 +1,93 @@
+"""How many users the next statement reads, and whether by a scan: decisions that need no database.
+
+They rest on sizes and times that were measured during the run; the planner's statistics may be old.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+# The most that a statement looks up: a second or two, where a server's limit may be two minutes.
+USERS = 20_000
+USER_DAYS = 1_500_000
+
+# The most users for whom the table is scanned at once.
+SCANNED_USERS = 1_000_000
+# The factor by which a step may be larger than the one before, and by which a step that failed is made smaller.
+GROWTH = 4
+
+# The cost of reading in microseconds, measured: a page of the table when all of it is scanned; a user, and a row of a
+# user, when each is looked up. Where the table is larger than the server's buffers, a row costs a page as well.
+SCANNED_PAGE = 10.0
+LOOKED_UP_USER = 8.0
+LOOKED_UP_ROW = 0.7
+LOOKED_UP_ROW_UNBUFFERED = 3.5
+
+
+class TableSize(NamedTuple):
+    """The size of the score table.
+
+    Attributes:
+        pages: Its pages on disk.
+        is_buffered: Whether the server's buffers can hold all of it.
+    """
+
+    pages: int
+    is_buffered: bool
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The number of users to read next, and how it may change.
+
+    Attributes:
+        looked_up: The most users that a statement may look up one by one.
+        number: The users to read next.
+        most: The most users that any later step may read.
+    """
+
+    looked_up: int
+    number: int
+    most: int
+
+    @classmethod
+    def at_first(cls, days: int) -> "Pace":
+        """Return the pace at which a walk over a number of days begins."""
+        looked_up = max(1, min(USERS, USER_DAYS // days))
+        return cls(looked_up, looked_up, SCANNED_USERS)
+
+    def after(self, seconds: float, limit: float) -> "Pace":
+        """Return the pace after a step with a small result: faster, unless a longer step might come near the limit.
+
+        Args:
+            seconds: How long the step took.
+            limit: The statement timeout in seconds.
+        """
+        if seconds * GROWTH >= limit / 2:
+            return self
+        return replace(self, number=min(self.number * GROWTH, self.most))
+
+    def after_too_many(self, tried: int) -> "Pace":
+        """Return the pace after a step that took too long or found too much: slower, and never that fast again."""
+        fewer = max(self.looked_up, tried // GROWTH) if tried > self.looked_up else max(1, tried // 2)
+        return replace(self, number=fewer, most=fewer)
+
+    def with_left(self, left: int) -> "Pace":
+        """Return the pace where a scan would be for more users than there are left."""
+        number = max(self.looked_up, left)
+        return replace(self, number=number, most=number)
+
+
+def is_scan_cheaper(number: int, days: int, table: TableSize, limit: float) -> bool:
+    """Return whether one scan of the table is cheaper than looking up users one by one, and ends in time.
+
+    A scan costs the same for any number of users.
+
+    Args:
+        number: The users to read.
+        days: The days to read of each.
+        table: The table's size.
+        limit: The statement timeout in seconds.
+    """
+    scan = SCANNED_PAGE * table.pages
+    look_up = LOOKED_UP_USER + days * (LOOKED_UP_ROW if table.is_buffered else LOOKED_UP_ROW_UNBUFFERED)
+    return scan < limit / 2 * 1e6 and scan < number * look_up

@@ -1,0 +1,113 @@
+"""The rows of a transaction, a page or a second look; no database."""
+
+import datetime
+import uuid
+from collections import deque
+
+import pytest
+
+from momentum.backfill.batches import Differences, compare, is_low, is_piece, refill, rows_of, take, take_rest
+from momentum.backfill.pages import UserDay, UserGap
+from momentum.retries import Fault
+
+A, B, C = (uuid.UUID(int=number) for number in (1, 2, 3))
+DAY = datetime.date(2026, 3, 5)
+
+
+def gaps(*missing: int) -> deque[UserGap]:
+    """Return the gaps of A, B and C, as far as numbers are given."""
+    return deque(UserGap(user, number) for user, number in zip((A, B, C), missing, strict=False))
+
+
+def test_a_transaction_takes_whole_users_and_a_part_of_the_last_one() -> None:
+    queue = gaps(3, 4, 5)
+    assert take(queue, 5) == [(A, 3), (B, 2)]
+    assert list(queue) == [(B, 2), (C, 5)]
+    assert take(queue, 2) == [(B, 2)]
+    assert list(queue) == [(C, 5)]
+    assert take(queue, 100) == [(C, 5)]
+    assert take(queue, 100) == []
+
+
+def test_a_transaction_of_no_rows_takes_nobody() -> None:
+    queue = gaps(1)
+    assert take(queue, 0) == []
+    assert list(queue) == [(A, 1)]
+
+
+def test_a_second_look_takes_the_rest_of_the_user_who_was_taken_last() -> None:
+    queue = deque([UserGap(B, 2), UserGap(B, 1), UserGap(C, 5), UserGap(B, 9)])
+    assert take_rest(queue, UserGap(A, 1)) == []
+    assert take_rest(queue, UserGap(B, 4)) == [(B, 2), (B, 1)]
+    assert list(queue) == [(C, 5), (B, 9)]
+    assert take_rest(deque(), UserGap(B, 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted", "moved", "own", "queue"),
+    [
+        ((), 1, 3, [A], [B, C]),
+        ((), 3, 3, [A], [B, C]),
+        ((), 4, 7, [A, B], [C]),
+        ((), 100, 12, [A, B, C], []),
+        ((6,), 6, 0, [A], [A, B, C]),
+        ((6,), 7, 3, [A, A], [B, C]),
+    ],
+)
+def test_a_worker_takes_users_until_they_lack_enough_rows_for_a_transaction(
+    has: tuple[int, ...], wanted: int, moved: int, own: list[uuid.UUID], queue: list[uuid.UUID]
+) -> None:
+    mine, shared = gaps(*has), gaps(3, 4, 5)
+    assert refill(mine, shared, wanted) == moved
+    assert [gap.user_id for gap in mine] == own
+    assert [gap.user_id for gap in shared] == queue
+    assert rows_of(mine) == sum(has) + moved
+
+
+@pytest.mark.parametrize(("queued", "workers", "low"), [(3999, 1, True), (4000, 1, False), (4000, 2, True)])
+def test_a_queue_is_low_with_less_than_four_transactions_for_each_worker(queued: int, workers: int, low: bool) -> None:
+    assert is_low(queued, 1000, workers) is low
+
+
+@pytest.mark.parametrize(
+    ("users", "fault", "piece"),
+    [
+        ([A], Fault.DATA, True),
+        ([A, A], Fault.DATA, False),
+        ([A, A], Fault.SLOW, False),
+        ([A, A], Fault.BUSY, True),
+        ([A, A, B], Fault.BUSY, False),
+        ([A, B], Fault.BUSY, False),
+    ],
+)
+def test_rows_are_halved_unless_they_are_one_or_a_user_is_locked(
+    users: list[uuid.UUID], fault: Fault, piece: bool
+) -> None:
+    assert is_piece([UserDay(user, DAY) for user in users], fault) is piece
+
+
+@pytest.mark.parametrize(
+    ("inserted", "active", "missing", "found"),
+    [
+        ({A: 3, B: 4}, {A, B}, 0, Differences(gone=0, raced=0, vanished=0)),
+        # The server refused a row, which is still missing.
+        ({A: 2, B: 4}, {A, B}, 1, Differences(gone=0, raced=0, vanished=0)),
+        # Somebody else inserted two of them.
+        ({A: 1, B: 4}, {A, B}, 0, Differences(gone=0, raced=2, vanished=0)),
+        # B was deleted after one of four rows.
+        ({A: 3, B: 1}, {A}, 0, Differences(gone=3, raced=0, vanished=0)),
+        ({}, set(), 0, Differences(gone=7, raced=0, vanished=0)),
+        # B was deleted, and a row of A was inserted by somebody else.
+        ({A: 2}, {A}, 0, Differences(gone=4, raced=1, vanished=0)),
+        # Rows that were there when they were counted are missing too.
+        ({A: 1}, {A, B}, 8, Differences(gone=0, raced=0, vanished=2)),
+    ],
+)
+def test_rows_that_were_not_inserted_as_expected_are_accounted_for(
+    inserted: dict[uuid.UUID, int], active: set[uuid.UUID], missing: int, found: Differences
+) -> None:
+    assert compare({A: 3, B: 4}, inserted, active, missing) == found
+
+
+def test_a_user_who_got_more_rows_than_expected_and_left_is_no_debt() -> None:
+    assert compare({A: 3, B: 4}, {A: 5, B: 4}, {B}, 0) == Differences(gone=0, raced=0, vanished=2)

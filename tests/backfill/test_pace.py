@@ -1,0 +1,82 @@
+"""How the walk through all users grows and shrinks; no database."""
+
+import pytest
+
+from momentum.backfill.pace import SCANNED_USERS, USERS, Pace, TableSize, is_scan_cheaper
+
+LIMIT = 60.0
+
+
+@pytest.mark.parametrize(
+    ("days", "looked_up"), [(1, 20_000), (75, 20_000), (76, 19_736), (150, 10_000), (1_500_000, 1), (9_999_999, 1)]
+)
+def test_a_walk_begins_with_as_many_users_as_a_statement_may_look_up(days: int, looked_up: int) -> None:
+    assert Pace.at_first(days) == Pace(looked_up=looked_up, number=looked_up, most=SCANNED_USERS)
+
+
+def test_a_walk_whose_steps_are_quick_reads_four_times_as_many_users_in_each_up_to_a_limit() -> None:
+    pace = Pace.at_first(30)
+    numbers = []
+    for _ in range(5):
+        pace = pace.after(seconds=0.1, limit=LIMIT)
+        numbers.append(pace.number)
+    assert numbers == [80_000, 320_000, 1_000_000, 1_000_000, 1_000_000]
+    assert (pace.looked_up, pace.most) == (20_000, 1_000_000)
+
+
+@pytest.mark.parametrize(("seconds", "number"), [(0.0, 80_000), (7.49, 80_000), (7.5, 20_000), (59.0, 20_000)])
+def test_a_walk_does_not_grow_where_the_next_step_could_take_half_of_the_limit(seconds: float, number: int) -> None:
+    assert Pace.at_first(30).after(seconds, LIMIT).number == number
+
+
+def test_a_scan_that_was_too_much_is_for_a_fourth_of_the_users_and_never_for_more_again() -> None:
+    pace = Pace(USERS, 320_000, SCANNED_USERS).after_too_many(320_000)
+    assert pace == Pace(USERS, 80_000, 80_000)
+    assert pace.after(0.0, LIMIT) == pace
+    assert pace.after_too_many(80_000) == Pace(USERS, USERS, USERS)
+    assert pace.after_too_many(50_000).number == USERS, "never fewer than can be looked up"
+
+
+def test_a_look_up_that_was_too_much_is_for_half_of_the_users_down_to_one() -> None:
+    pace = Pace.at_first(30)
+    tried = []
+    while pace.number > 1:
+        pace = pace.after_too_many(pace.number)
+        tried.append(pace.number)
+    assert tried == [10_000, 5_000, 2_500, 1_250, 625, 312, 156, 78, 39, 19, 9, 4, 2, 1]
+    assert pace.after_too_many(1) == Pace(USERS, 1, 1)
+    assert pace.after(0.0, LIMIT).number == 1
+
+
+@pytest.mark.parametrize(("left", "number"), [(500_000, 500_000), (20_000, 20_000), (3, 20_000), (0, 20_000)])
+def test_the_last_scan_is_for_the_users_who_are_left(left: int, number: int) -> None:
+    assert Pace(USERS, SCANNED_USERS, SCANNED_USERS).with_left(left) == Pace(USERS, number, number)
+
+
+@pytest.mark.parametrize(
+    ("number", "days", "pages", "is_buffered", "cheaper"),
+    [
+        # 20,000 users of 30 days cost 580 ms by look-up from buffers: as much as 58,000 pages.
+        (20_000, 30, 57_999, True, True),
+        (20_000, 30, 58_000, True, False),
+        # Twice the users, or rows that bring their pages along, make a scan of more pages worth while.
+        (40_000, 30, 115_999, True, True),
+        (40_000, 30, 116_000, True, False),
+        (20_000, 30, 225_999, False, True),
+        (20_000, 30, 226_000, False, False),
+        (1, 1, 0, True, True),
+        # However many users there are, a scan must end within half of the limit: here 3 million pages.
+        (1_000_000, 3_650, 2_999_999, False, True),
+        (1_000_000, 3_650, 3_000_000, False, False),
+    ],
+)
+def test_a_scan_is_chosen_where_it_is_cheaper_and_ends_in_time(
+    number: int, days: int, pages: int, is_buffered: bool, cheaper: bool
+) -> None:
+    assert is_scan_cheaper(number, days, TableSize(pages, is_buffered), LIMIT) is cheaper
+
+
+def test_a_slower_server_has_a_smaller_limit_for_scans() -> None:
+    table = TableSize(100_000, is_buffered=True)
+    assert is_scan_cheaper(1_000_000, 30, table, limit=2.1)
+    assert not is_scan_cheaper(1_000_000, 30, table, limit=2.0)

@@ -1,0 +1,111 @@
+"""The defaults stand once, and the command, its help and the documentation go by them; no database."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import typer
+
+from momentum.backfill import DayRange, Settings
+from momentum.backfill import settings as module
+from momentum.backfill.cli import app, backfill
+from momentum.backfill.days import DEFAULT_LENGTH, today
+from momentum.backfill.report import Report, error_rate, is_too_many
+from momentum.backfill.settings import Limits
+from momentum.backfill.undo import UndoReport
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "backfill.md").read_text(encoding="utf-8")
+
+
+def test_the_help_does_not_wait_for_sqlalchemy_or_alembic() -> None:
+    script = """
+import json, sys
+from momentum.backfill.cli import run
+code = run(["--help"])
+print(json.dumps([code, sorted({"sqlalchemy", "alembic", "psycopg"} & set(sys.modules))]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    *shown, last = done.stdout.splitlines()
+    assert any("--page-size" in line for line in shown)
+    assert json.loads(last) == [0, []]
+
+
+def test_a_run_with_and_without_the_command_has_the_same_settings() -> None:
+    options = {name: parameter.default for name, parameter in inspect.signature(backfill).parameters.items()}
+    settings = Settings(DayRange.choose(None, None, None, today()))
+    assert len(settings.days) == DEFAULT_LENGTH
+    for name in (
+        "active_within",
+        "page_size",
+        "commit_every",
+        "workers",
+        "max_error_rate",
+        "allow_webhooks",
+        "dry_run",
+    ):
+        assert options[name] == getattr(settings, name), name
+    assert options["pause_ms"] / 1000 == settings.pause
+    assert Decimal(str(options["discrepancy_threshold"])) == settings.discrepancy_threshold
+    assert settings.limits == Limits(options["lock_timeout"], options["statement_timeout"], options["attempts"])
+    assert settings.look_for_discrepancies is not options["no_discrepancies"]
+
+
+def test_the_documentation_has_every_default_and_every_limit_of_a_number() -> None:
+    rows = [line for line in DOCUMENT.splitlines() if line.startswith("| `--")]
+    numbers = 0
+    for parameter in typer.main.get_command(app).params:
+        default = getattr(parameter, "default", None)
+        if isinstance(default, bool) or not isinstance(default, int | float):
+            continue
+        numbers += 1
+        [row] = [row for row in rows if f"`{parameter.opts[0]} " in row]
+        assert re.search(rf"(default |\(){default:g}\b", row), f"docs/backfill.md: {parameter.opts[0]} is {default:g}"
+    assert numbers >= 9
+    assert re.search(rf"^\| `--days N` .*default {DEFAULT_LENGTH} \|$", DOCUMENT, re.MULTILINE)
+    assert f"from {module.SAMPLE:,} rows on" in DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("limits", "settings"),
+    [
+        (Limits(), {"lock_timeout": "2000ms", "statement_timeout": "60000ms"}),
+        (Limits(0.0001, 0.25), {"lock_timeout": "1ms", "statement_timeout": "250ms"}),
+    ],
+)
+def test_a_transaction_gets_its_time_limits_and_the_settings_of_the_planner(
+    limits: Limits, settings: dict[str, str]
+) -> None:
+    assert limits.for_transaction({}) == settings
+    assert limits.for_transaction({"jit": "off"}) == {**settings, "jit": "off"}
+
+
+@pytest.mark.parametrize(("failed", "attempted", "rate"), [(0, 0, 0.0), (0, 10, 0.0), (1, 4, 0.25), (4, 4, 1.0)])
+def test_the_error_rate_is_the_share_of_attempted_rows_that_failed(failed: int, attempted: int, rate: float) -> None:
+    assert error_rate(failed, attempted) == rate
+
+
+def test_rows_that_were_inserted_raced_or_failed_were_attempted() -> None:
+    report = Report(DayRange(today(), today()), dry_run=False, present=100, inserted=5, raced=2, failed=3)
+    assert (report.attempted, report.error_rate) == (10, 0.3)
+    undo = UndoReport(ROOT / "rows.jsonl", dry_run=False, kept=50, absent=50, deleted=9, failed=1)
+    assert (undo.attempted, undo.error_rate) == (10, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("failed", "attempted", "stops"),
+    [(10, 1000, False), (11, 1000, True), (999, 999, False), (1000, 1000, True), (0, 5000, False)],
+)
+def test_a_run_stops_above_the_error_rate_but_not_before_a_thousand_rows(
+    failed: int, attempted: int, stops: bool
+) -> None:
+    assert is_too_many(failed, attempted, 0.01) is stops
+
+
+def test_a_run_that_allows_every_row_to_fail_never_stops() -> None:
+    assert not is_too_many(5000, 5000, 1.0)
