@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from alembic.script import Script
 from sqlalchemy.orm import Mapper
 
-from momentum.migrate.config import SCRIPTS
+from momentum.migrate.history import SCRIPTS, read_history
 from momentum.models import Base
 from tests.migrating import HISTORY, REVISIONS, migrate_to
 from tests.server import engine_of
@@ -371,4 +371,5 @@ def test_what_npm_installs_is_pinned_for_every_machine() -> None:
 
 def test_head_is_the_last_revision() -> None:
     assert HISTORY[-1] == REVISIONS[-1].revision
+    assert read_history() == HISTORY[1:], "what the backfill reads from the files is not Alembic's history"
     assert len(set(HISTORY)) == len(HISTORY) == len(REVISION_FILES) + 1, "a file in versions/ is not in the history"

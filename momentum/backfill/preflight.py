@@ -1,32 +1,35 @@
-"""What is looked at before a run, in less than a second: whether the database is one that can be filled.
+"""Checks before a run: whether the database can be filled.
 
-Every refusal is one sentence that says what was found and what to do.
+It needn't be at the revision of this version of the package: the checks are for what the statements of the backfill
+need. Every refusal is one sentence that says what was found and what to do.
 """
 
 import datetime
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
 from momentum.backfill.days import DayRange
-from momentum.backfill.eligibility import read_account_columns
+from momentum.backfill.eligibility import ACCOUNTS, EVENTS, read_account_columns
 from momentum.backfill.triggers import Trigger, read_triggers
 from momentum.errors import ConfigurationError, NotMigratedError
+from momentum.migrate.history import read_history
 from momentum.scores import ScoreTable, read_score_table
 
-# The newest revision, on which the statements of the backfill rest.
-REVISION = "b82e4f1690da"
+logger = logging.getLogger("momentum.backfill")
 
 
 @dataclass(frozen=True)
 class Database:
-    """What a run needs to know of its database.
+    """The facts about its database that a run needs.
 
     Attributes:
         scores: The score table.
-        account_columns: Which of the optional columns auth.users has.
+        account_columns: The optional columns that auth.users has.
         triggers: The triggers that the run's rows fire.
         distributed: Whether Citus has distributed the score table.
         now: The server's time.
@@ -39,42 +42,129 @@ class Database:
     now: datetime.datetime
 
 
-def look_at(connection: Connection, event: str) -> Database:
-    """Return what a run needs to know of its database.
+def look_at(connection: Connection, event: str, *, dry_run: bool = False, with_events: bool = False) -> Database:
+    """Return the facts about its database that a run needs.
 
     Args:
         connection: A connection; nothing is written through it.
         event: What the run does with rows: ``insert`` or ``delete``.
+        dry_run: Whether it only counts them.
+        with_events: Whether it looks at momentum events.
 
     Raises:
-        NotMigratedError: The database is not migrated, or at another revision, or its unique key is gone.
-        ConfigurationError: Row level security would hide rows from the role.
+        NotMigratedError: The score table is not recorded, or its unique key or a column is missing.
+        ConfigurationError: The role lacks a right, or row level security would hide rows from it.
     """
     scores = read_score_table(connection)
-    check_revision(connection)
+    account_columns = read_account_columns(connection)
+    check_needs(connection, needs_of(scores, account_columns, "select" if dry_run else event, with_events=with_events))
     check_unique_key(connection, scores)
-    check_hidden_rows(connection, "auth.users", scores.relation)
+    check_hidden_rows(connection, ACCOUNTS.fullname, scores.relation, *([EVENTS.fullname] if with_events else []))
+    found = connection.scalars(text("select version_num from momentum_internal.alembic_version")).all()
+    if difference := compare_revision(found, read_history()):
+        logger.info(difference)
     return Database(
         scores,
-        read_account_columns(connection),
+        account_columns,
         tuple(read_triggers(connection, scores.relation, event)),
         is_distributed(connection, scores),
         read_clock(connection),
     )
 
 
-def check_revision(connection: Connection) -> None:
-    """Refuse a database at another revision than the one that this version of the backfill goes with."""
-    found = connection.scalars(text("select version_num from momentum_internal.alembic_version")).all()
-    if list(found) != [REVISION]:
-        raise NotMigratedError(
-            f"The database is at revision {', '.join(found) or 'none'}, and this version of the backfill goes with "
-            f"{REVISION}; upgrade it to head with the momentum migrations of the same version of the package."
+def compare_revision(found: Sequence[str], history: Sequence[str]) -> str | None:
+    """Return in a sentence how a database that can be filled differs from this version; None if it doesn't.
+
+    Args:
+        found: The revisions that the database says it is at.
+        history: The revisions of this version, the oldest first.
+    """
+    if list(found) == [history[-1]]:
+        return None
+    if not found:
+        difference = f"The database names no revision (this version's own is {history[-1]})"
+    elif set(found) <= set(history):
+        difference = f"The database is at revision {', '.join(found)}, before this version's own, {history[-1]}"
+    else:
+        difference = (
+            f"The database is at revision {', '.join(found)}, which this version doesn't know (its own is "
+            f"{history[-1]})"
         )
+    return f"{difference}; what the backfill needs is there."
+
+
+class Need(NamedTuple):
+    """A right that a run needs.
+
+    Attributes:
+        relation: The table.
+        column: The column, empty for the whole table.
+        right: ``select``, ``insert`` or ``delete``.
+    """
+
+    relation: str
+    column: str
+    right: str
+
+
+def needs_of(scores: ScoreTable, account_columns: Iterable[str], right: str, *, with_events: bool) -> list[Need]:
+    """Return the columns and the rights that a run needs.
+
+    Args:
+        scores: The score table.
+        account_columns: The optional columns that auth.users has.
+        right: What the run does with rows of the score table: ``select``, ``insert`` or ``delete``.
+        with_events: Whether it looks at momentum events.
+    """
+    written = {"user_id": "", **scores.default_row}
+    read = {
+        **written,
+        **scores.layout.columns,
+        **(dict.fromkeys(("created_at", "updated_at")) if scores.audited else {}),
+    }
+    needs = [Need(scores.relation, column, "select") for column in read]
+    needs += [Need(scores.relation, column, right) for column in written if right == "insert"]
+    needs += [Need(scores.relation, "", right)] if right == "delete" else []
+    needs += [Need(ACCOUNTS.fullname, column, "select") for column in ("id", *account_columns)]
+    needs += [Need(EVENTS.fullname, column, "select") for column in EVENTS.columns.keys() if with_events]  # noqa: SIM118 - it is no mapping
+    return needs
+
+
+def check_needs(connection: Connection, needs: Sequence[Need]) -> None:
+    """Refuse a database that lacks a column that a run needs, and a role that lacks a right."""
+    rows = connection.execute(
+        text("""
+            select need.relation, need.name, need.privilege, current_user as role,
+              a.attnum is not null or need.name = '' as there,
+              case need.name
+                when '' then has_table_privilege(to_regclass(need.relation), need.privilege)
+                else has_column_privilege(a.attrelid, a.attnum, need.privilege)
+              end as granted
+            from unnest(cast(:relations as text[]), cast(:names as text[]), cast(:privileges as text[]))
+              with ordinality as need (relation, name, privilege, number)
+            left join pg_catalog.pg_attribute as a
+              on a.attrelid = to_regclass(need.relation) and need.name = a.attname and not a.attisdropped
+            order by need.number
+        """),
+        dict(zip(("relations", "names", "privileges"), map(list, zip(*needs, strict=True)), strict=True)),
+    ).all()
+    if missing := [row for row in rows if not row.there]:
+        relation = missing[0].relation
+        columns = dict.fromkeys(row.name for row in missing if row.relation == relation)
+        raise NotMigratedError(
+            f"{relation} has no {', '.join(columns)}, which this version of the backfill needs; upgrade the database "
+            "to head with the momentum migrations, or use the version of the package with which it was migrated."
+        )
+    for row in rows:
+        if not row.granted:
+            raise ConfigurationError(
+                f"The role {row.role} may not {row.privilege} rows of {row.relation}; connect as the database's owner "
+                "or grant the role that right."
+            )
 
 
 def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
-    """Refuse a score table whose unique key over user and day is not to be relied on."""
+    """Refuse a score table without a valid unique key over user and day."""
     key, valid = connection.execute(
         text("""
             select
@@ -87,14 +177,14 @@ def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
     if not valid:
         name = key.rpartition(".")[2]
         raise NotMigratedError(
-            f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; drop what is "
-            f"left of {key}, if anything is, and make it again with `create unique index concurrently {name} on "
+            f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; drop {key} if "
+            f"it exists, and create it again with `create unique index concurrently {name} on "
             f"{scores.relation} (user_id, {scores.layout.day})`."
         )
 
 
 def check_hidden_rows(connection: Connection, *relations: str) -> None:
-    """Refuse a role from which row level security hides rows: it would believe that nothing is missing."""
+    """Refuse a role from which row level security hides rows, because the run would count and fill the wrong days."""
     for relation in relations:
         role = connection.scalar(
             text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
@@ -107,13 +197,13 @@ def check_hidden_rows(connection: Connection, *relations: str) -> None:
 
 
 def check_days(days: DayRange, now: datetime.datetime) -> None:
-    """Refuse a range that ends after the server's day."""
+    """Refuse a range that ends after the current day of the server."""
     if days.last > now.date():
         raise ConfigurationError(f"The range ends on {days.last}, in the future; the server's UTC day is {now.date()}.")
 
 
 def check_triggers(triggers: Sequence[Trigger], relation: str, *, allow_webhooks: bool) -> None:
-    """Refuse to set off what calls out of the database, unless that is wanted."""
+    """Refuse to fire triggers that call out of the database, unless the settings allow it."""
     calling = [trigger.name for trigger in triggers if trigger.calls_out]
     if calling and not allow_webhooks:
         one = len(calling) == 1
@@ -125,7 +215,7 @@ def check_triggers(triggers: Sequence[Trigger], relation: str, *, allow_webhooks
 
 
 def is_distributed(connection: Connection, scores: ScoreTable) -> bool:
-    """Tell whether Citus has distributed the score table over several servers."""
+    """Return whether Citus has distributed the score table over several servers."""
     if connection.scalar(text("select to_regclass('pg_catalog.pg_dist_partition')")) is None:
         return False
     return bool(
@@ -142,7 +232,7 @@ def is_distributed(connection: Connection, scores: ScoreTable) -> bool:
 
 
 def read_clock(connection: Connection) -> datetime.datetime:
-    """Return the server's time, in a form that no DateStyle of the database can change."""
+    """Return the server's time, read in a form that the database's DateStyle doesn't affect."""
     moment = connection.scalar(
         text("select to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
     )
@@ -150,13 +240,13 @@ def read_clock(connection: Connection) -> datetime.datetime:
 
 
 def find_unknown_users(connection: Connection, users: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-    """Return which of some users don't exist."""
+    """Return the users that don't exist."""
     known = set(connection.scalars(text("select id from auth.users where id = any(:ids)"), {"ids": list(users)}))
     return [user for user in users if user not in known]
 
 
 def count_accounts(connection: Connection, users: Sequence[uuid.UUID]) -> int:
-    """Return how many accounts there are, of some users or, where none is named, of everybody."""
+    """Return how many accounts there are, of some users or, if none is named, of everyone."""
     count: int = connection.execute(
         text("select count(*) from auth.users where cardinality(cast(:ids as uuid[])) = 0 or id = any(:ids)"),
         {"ids": list(users)},

@@ -19,7 +19,6 @@ from momentum.backfill.pages import KeyRange, Pages
 from momentum.backfill.preflight import (
     Database,
     check_days,
-    check_hidden_rows,
     check_triggers,
     count_accounts,
     find_unknown_users,
@@ -130,10 +129,12 @@ def look_before(engine: Engine, settings: Settings) -> Database:
     The first connection is tried once, so that an unreachable server is reported at once.
     """
     with Session(engine, settings.limits, sleep=time.sleep, read_only=settings.dry_run) as session:
-        database = session.read(lambda connection: look_at(connection, "insert"), attempts=1)
+        with_events = settings.active_within is not None
+        database = session.read(
+            lambda connection: look_at(connection, "insert", dry_run=settings.dry_run, with_events=with_events),
+            attempts=1,
+        )
         check_days(settings.days, database.now)
-        if settings.active_within is not None:
-            session.read(lambda connection: check_hidden_rows(connection, "public.momentum_events"))
         if not settings.dry_run:
             check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
         for user in session.read(lambda connection: find_unknown_users(connection, settings.users)):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal, TypedDict, Unpack, get_args
 
 from alembic.config import Config
@@ -10,11 +9,8 @@ from sqlalchemy import URL
 
 from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError
+from momentum.migrate.history import SCRIPTS as SCRIPTS
 from momentum.migrate.locks import ATTEMPTS, SECONDS
-
-# An installed package carries the migrations; in the repository they are next to it.
-PACKAGED = Path(__file__).parents[1] / "_alembic"
-SCRIPTS = PACKAGED if PACKAGED.exists() else Path(__file__).parents[2] / "alembic"
 
 Existing = Literal["refuse", "adopt"]
 
