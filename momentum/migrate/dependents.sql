@@ -1,5 +1,5 @@
--- Objects that depend on some relations, columns and the trigger function, and don't go along with them: a DROP of those
--- would need CASCADE. See https://www.postgresql.org/docs/current/catalog-pg-depend.html.
+-- Objects that depend on some relations, columns and the trigger function, and don't go along with them: those for
+-- which a DROP would need CASCADE. See https://www.postgresql.org/docs/current/catalog-pg-depend.html.
 with recursive targets (classid, objid, subid, target, position) as (
   select
     c.tableoid,
