@@ -12,7 +12,7 @@ from dataclasses import dataclass
 BUSY = ("55P03", "40P01", "40001")
 # The statement timeout; more temporary files than temp_file_limit allows.
 TOO_LARGE = ("57014", "53400")
-# A connection exception; a server that shuts down, crashed or is starting.
+# A connection exception; a server that is shutting down, has crashed or is starting.
 LOST_CONNECTION = ("08", "57P")
 TOO_MANY_CONNECTIONS = "53300"
 # A value that doesn't fit (22), a broken constraint (23), an exception raised by a trigger (P0001).

@@ -11,15 +11,13 @@ from sqlalchemy.pool import NullPool
 from momentum.connect.supabase import require_tls
 from momentum.connect.url import describe, is_transaction_pooler, redact
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
+from momentum.retries import LOST_CONNECTION
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 # Seconds after which an attempt to connect is given up: a wrong host is an error, not a wait.
 CONNECT_TIMEOUT = 10
-
-# An error of psycopg's without an SQLSTATE, or of class 08 or 57P, has lost its connection or never had one.
-LOST_CONNECTION = ("08", "57P")
 
 INSUFFICIENT_PRIVILEGE = "42501"
 
@@ -56,6 +54,7 @@ def execute_script(connection: "Connection", sql: str) -> None:
 def lost_connection(error: DBAPIError) -> bool:
     """Return whether an error means that there is no connection, or no longer one."""
     code = getattr(error.orig, "sqlstate", None)
+    # An error of psycopg's without an SQLSTATE has lost its connection or never had one.
     return error.connection_invalidated or code is None or code.startswith(LOST_CONNECTION)
 
 

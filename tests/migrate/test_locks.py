@@ -44,6 +44,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_run_gives_up_after_its_last_attempt(pauses: list[float]) -> None:
     patience = Patience(attempts=3)
+    patience.start()
     assert [patience.try_again() for _ in range(3)] == [True, True, False]
     assert pauses == [0.15, pytest.approx(0.225)]
     assert patience.failed == 3
@@ -51,16 +52,18 @@ def test_a_run_gives_up_after_its_last_attempt(pauses: list[float]) -> None:
 
 def test_a_run_gives_up_before_its_deadline(pauses: list[float]) -> None:
     patience = Patience(seconds=1.0)
+    patience.start()
     while patience.try_again():
         assert patience.spent < 1.0
     assert pauses == [pytest.approx(pause) for pause in (0.15, 0.225, 0.3375)]
     assert patience.remaining == pytest.approx(1.0 - 0.7125)
     patience.start()
-    assert (patience.spent, patience.remaining) == (0, 1.0)
+    assert (patience.spent, patience.remaining) == (0, 1.0), "it begins again"
 
 
 def test_the_time_that_remains_is_never_zero_which_would_be_no_limit(pauses: list[float]) -> None:
     patience = Patience(seconds=2)
+    patience.start()
     pauses.append(5.0)
     assert (patience.spent, patience.remaining) == (5.0, 0.001)
 

@@ -25,7 +25,7 @@ from momentum.errors import (
     PreflightError,
 )
 from momentum.migrate.config import SCRIPTS, alembic_config
-from momentum.migrate.locks import ADVISORY_LOCK, Patience
+from momentum.migrate.locks import ADVISORY_LOCK, Patience, lock_timeout
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import snapshot
@@ -226,7 +226,7 @@ def test_a_client_behind_a_waiting_migration_waits_no_longer_than_it(url: sa.URL
 
 def test_no_attempt_keeps_clients_waiting_for_more_than_two_seconds() -> None:
     """The server ends an attempt at its lock_timeout: no test has to measure that."""
-    timeouts = [Patience(failed=failed).lock_timeout for failed in range(100)]
+    timeouts = [lock_timeout(failed, remaining=300) for failed in range(100)]
     assert timeouts == sorted(timeouts), "a later attempt waits longer, and so gets its lock at last"
     assert (timeouts[0], timeouts[-1]) == (0.3, 2)
 
