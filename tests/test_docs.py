@@ -72,9 +72,9 @@ def test_other_services_are_told_of_everything_they_can_import() -> None:
 
 def test_other_services_are_told_of_every_exception_and_its_exit_code() -> None:
     table = SERVICES.split("| exception |")[1].split("\n\n")[0]
-    told = dict(re.findall(r"^\| `(\w+)` \| .+ \| (\d+) \|$", table, flags=re.MULTILINE))
+    documented = dict(re.findall(r"^\| `(\w+)` \| .+ \| (\d+) \|$", table, flags=re.MULTILINE))
     classes = [found for found in vars(errors).values() if isinstance(found, type)]
-    assert told == {found.__name__: str(found.exit_code) for found in classes if issubclass(found, MomentumError)}
+    assert documented == {found.__name__: str(found.exit_code) for found in classes if issubclass(found, MomentumError)}
 
 
 def section_of_the_reference(table: str) -> str:
@@ -117,8 +117,8 @@ def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
     ).stdout
     exist = set(re.findall(r"│ (--[a-z-]+)", shown)) - {"--help"}
     section = README.split("## The backfill")[1].split("## ")[0]
-    told = set(re.findall(r"`(--[a-z-]+)", section))
-    assert exist == told, "README's table of options and --help name the same options"
+    documented = set(re.findall(r"`(--[a-z-]+)", section))
+    assert exist == documented, "README's table of options and --help name the same options"
 
 
 def options_of_the_backfill() -> set[str]:
@@ -161,10 +161,10 @@ def test_an_option_in_a_document_is_found(document: str, named: set[str]) -> Non
 
 
 def test_the_operator_is_told_of_every_option_of_the_migrations_and_of_no_other() -> None:
-    told = re.findall(
+    documented = re.findall(
         r"^\| `-x (\w+)=", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
-    assert sorted(told) == sorted(field.name for field in fields(Options))
+    assert sorted(documented) == sorted(field.name for field in fields(Options))
 
 
 def test_the_makefile_documents_every_target_and_stays_short() -> None:

@@ -402,7 +402,7 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
         [f"unexpected: {HABITS}, child public.mood: its rows are rows of this table too"],
     ),
     "a right of all is missing": (
-        # As far as the server knows it.
+        # MAINTAIN exists from PostgreSQL 17 on.
         "do $$ begin if current_setting('server_version_num')::int >= 170000 then "
         "revoke maintain on public.habit_index from service_role; else "
         "revoke trigger on public.habit_index from service_role; end if; end $$",
@@ -501,7 +501,7 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
 }
 
 PRODUCTION_KEY = "public.idx_daily_scores_user_date"
-# And where it was one in the app's production layout, with a unique index of its own.
+# The same for the app's production layout, with a unique index of its own.
 PRODUCTION_DRIFTS: dict[str, tuple[str, list[str]]] = {
     "the unique key is dropped": (
         f"drop index {PRODUCTION_KEY}",
@@ -571,7 +571,7 @@ def fresh(server: Server) -> Iterator[sa.Connection]:
 
 @contextmanager
 def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iterator[sa.URL]:
-    """Yield the URL of a migrated database in which there was something before, as ``database_with_scores`` has it."""
+    """Yield the URL of a database of ``database_with_scores`` that has been migrated."""
     url = database_with_scores(server, scores, predecessors=predecessors)
     migrate_to(url, HEAD, existing="adopt")
     yield url
@@ -663,7 +663,7 @@ def test_each_change_of_a_fact_is_noticed(
     server: Server, fresh: sa.Connection, record_property: Callable[[str, object], None]
 ) -> None:
     driver_connection: Any = fresh.connection.driver_connection
-    # One in eight takes a few seconds, and each is made again by the test of the pgTAP files.
+    # One in eight takes a few seconds; the test of the pgTAP files makes all of them.
     mutations = read_mutations(driver_connection)[:: 1 if ALL_MUTATIONS else 8]
     unnoticed = set()
     for mutation in mutations:
@@ -855,7 +855,7 @@ def test_nothing_depends_on_the_session_and_the_session_stays_as_it_was(url: sa.
         before = settings(connection)
         connection.rollback()
         assert verify.differences(connection) == []
-        assert not connection.in_transaction(), "a connection at rest is at rest after"
+        assert not connection.in_transaction(), "a connection without a transaction has none after"
         assert settings(connection) == before
 
 
@@ -865,7 +865,7 @@ def test_inside_a_transaction_nothing_of_it_is_lost_or_ended(url: sa.URL) -> Non
         connection.execute(sa.text("insert into public.momentum_pillars (name) values ('sleep')"))
         execute_script(connection, "alter table public.habit_index disable row level security")
         before = settings(connection)
-        assert len(verify.differences(connection)) == 1, "what is not committed yet is seen"
+        assert len(verify.differences(connection)) == 1, "uncommitted changes are seen"
         assert settings(connection) == before
         assert connection.in_transaction()
         assert connection.scalar(sa.text("select count(*) from public.momentum_pillars")) == 1
@@ -897,7 +897,7 @@ def test_an_upgrade_ends_with_a_comparison(url: sa.URL, caplog: pytest.LogCaptur
         migrate_to(url, HEAD)
     assert caplog.messages[0].startswith(f"unexpected: {HABITS}, grant to anon: SELECT")
     assert len(caplog.messages) == 2
-    assert current(url) == HEAD, "what is migrated stays so"
+    assert current(url) == HEAD, "the migrations stand"
     migrate_to(url, HISTORY[-2])
     migrate_to(url, HEAD, verify="no")
 
@@ -1028,7 +1028,7 @@ def command(*arguments: str, url: sa.URL | None = None, **environment: str) -> s
     """Run the command, with the database's URL in the environment if there is one."""
     env = {**os.environ, **environment}
     if url:
-        # A server that trusts its clients takes any password, the others have one.
+        # A server that trusts its clients takes any password; for others the URL has the right one.
         env[URL_VARIABLES[0]] = as_text(url.set(password=url.password or PASSWORD))
     done = processes.run("momentum.verify", *arguments, env=env)
     assert PASSWORD not in done.stdout + done.stderr, "no output shows a password"
