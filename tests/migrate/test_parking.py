@@ -1,4 +1,4 @@
-"""`alembic -x purge=yes downgrade base` removes what a downgrade has parked; nothing else ever drops a row."""
+"""`alembic -x purge=yes downgrade base` removes what downgrades have parked; nothing else ever drops a row."""
 
 import subprocess
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def purge(url: sa.URL, home: Path, *options: str) -> subprocess.CompletedProcess
 
 @pytest.fixture(params=["fresh", "legacy.seed", "public.production with predecessors"])
 def full_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]:
-    """A database with three rows in each table and superseded ones, not migrated where there is something to adopt."""
+    """A database with three rows in each table and superseded rows; not migrated if there is something to adopt."""
     scores, _, predecessors = request.param.partition(" ")
     url = database_with_scores(server, scores, predecessors=bool(predecessors))
     if scores == "fresh":
@@ -104,7 +104,7 @@ def test_purge_removes_what_was_parked_and_nothing_else(full_url: sa.URL, tmp_pa
             assert [line for line in said.splitlines() if name in line and str(count) in line], said
         assert rows_of(full_url) == {}
     else:
-        # The app's own tables stand again, and are not ours to drop.
+        # The app's own tables are back, and are not ours to drop.
         assert visible(snapshot(full_url)) == before[0]
         assert rows_of(full_url) == before[1]
     migrate_to(full_url, HEAD, existing="adopt")
@@ -198,7 +198,7 @@ def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_r
         assert "set_updated_at" in fetch(url, LEFT), "the trigger function goes last"
         left = rows_of(url)
         assert left, "a table that could not be dropped is there"
-        # Whatever was dropped is gone whole; the rest can still be taken back or be purged.
+        # Dropped tables are gone as a whole; the rest can still be taken back or be purged.
         purging = operator.submit(alembic.command.downgrade, alembic_config(url, purge=True), "base")
         queue_behind_migration(url, read)
         reader.rollback()
@@ -234,8 +234,8 @@ def test_an_interrupted_purge_leaves_whole_tables(url: sa.URL) -> None:
     assert fetch(url, LEFT) == []
 
 
-# What would keep a table from being dropped, each with what the refusal says of it. {events} and the others are the
-# tables of ours wherever they stand.
+# Objects that would keep a table from being dropped, each with its name in the refusal. {events} and the others are our
+# tables, in whichever schema they are.
 DEPENDENTS = {
     "a foreign key": (
         "create table public.theirs (event_id uuid constraint theirs_key references {events})",
@@ -295,7 +295,7 @@ DEPENDENTS = {
         "trigger theirs_trigger on public.theirs depends on momentum_internal.set_updated_at",
     ),
 }
-# What goes with a table, or doesn't notice.
+# Objects that are dropped with a table, or don't depend on it.
 INDEPENDENTS = {
     "nothing": "",
     "what belongs to a table": (
@@ -323,7 +323,7 @@ INDEPENDENTS = {
 
 
 def places(url: sa.URL) -> dict[str, str]:
-    """Return where our tables stand, by the names that the statements above use; in public there may be the app's."""
+    """Return our tables with their schemas, by the names in the statements above; in public there may be the app's."""
     names = {
         "events": "momentum_events",
         "pillars": "momentum_pillars",
@@ -387,7 +387,7 @@ def test_what_others_made_over_our_scores_is_found_wherever_these_stand(server: 
     for view, relation in dependents.items():
         assert f"view {view} depends on {relation}" in str(raised.value)
     assert snapshot(url) == before
-    # An adopted score table is not dropped, and what stands on it is left in peace.
+    # An adopted score table is not dropped, and what depends on it is left alone.
     run(url, "".join(f"drop view {view};" for view in dependents))
     if scores != "fresh":
         run(url, f"create view public.kept as select user_id from {scores.split('.')[0]}.daily_engagement_scores")
@@ -397,7 +397,7 @@ def test_what_others_made_over_our_scores_is_found_wherever_these_stand(server: 
 
 
 def test_purge_finds_what_the_server_would_refuse_and_nothing_else(url: sa.URL) -> None:
-    """Each kind is made and looked for, and everything dropped, in a transaction that is rolled back."""
+    """Each kind is created and looked for, and everything dropped, in a transaction that is rolled back."""
     migrate_to(url, "base")
     names = places(url)
     parkable = parking.Parkable.of(SCRIPTS)
@@ -426,7 +426,7 @@ def test_purge_finds_what_the_server_would_refuse_and_nothing_else(url: sa.URL) 
 
 
 def test_purge_looks_again_before_the_first_drop(url: sa.URL) -> None:
-    """Between the look at the beginning and the purge stands a downgrade, which may take its time."""
+    """Between the check at the beginning and the purge there is a downgrade, which may take long."""
     migrate_to(url, HISTORY[1])
     config = alembic_config(url, purge=True)
 

@@ -1,4 +1,4 @@
-"""Whatever the migrations could not finish they refuse before they begin, in one sentence, and change nothing."""
+"""The migrations refuse what they could not finish before they begin, in one sentence, and change nothing."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ from tests.server import engine_of
 A, B = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 TWO_USERS = f"insert into auth.users (id) values ('{A}'), ('{B}');"
 
-# What the app's production table has, and the unique index that serves there.
+# The columns of the app's production table, and its unique index, which serves as the key.
 PRODUCTION = {
     "user_id": "uuid not null references auth.users (id) on delete cascade",
     "score_date": "date not null",
@@ -29,7 +29,7 @@ PRODUCTION = {
 
 
 def production(schema: str = "public", *, indexed: bool = True, **columns: str) -> str:
-    """Return SQL that makes a production score table; a column can be given another type, or be left out."""
+    """Return SQL that makes a production score table; a column can have another type or be left out."""
     body = ", ".join(f"{name} {kind}" for name, kind in {**PRODUCTION, **columns}.items() if kind)
     index = f"; create unique index theirs on {schema}.daily_engagement_scores (user_id, score_date)"
     table = f"create schema if not exists {schema}; create table {schema}.daily_engagement_scores ({body})"
@@ -37,7 +37,7 @@ def production(schema: str = "public", *, indexed: bool = True, **columns: str) 
 
 
 def scores(schema: str = "legacy", **columns: str) -> str:
-    """Return SQL that makes a score table; a column can be given another type, or be left out with an empty one."""
+    """Return SQL that makes a score table; a column can have another type, or with an empty one be left out."""
     layout = {"user_id": "uuid", "score_ts": "timestamptz", "score": "numeric(5, 2)", "pillar_breakdown": "jsonb"}
     body = ", ".join(f"{name} {kind}" for name, kind in {**layout, **columns}.items() if kind)
     return f"create schema if not exists {schema}; create table {schema}.daily_engagement_scores ({body})"
@@ -50,7 +50,7 @@ def scores_of(*rows: tuple[str, str]) -> str:
 
 
 def refusal_of(url: sa.URL, revision: str = "head") -> str:
-    """Return the sentence with which an upgrade is refused; nothing may have changed."""
+    """Return the sentence with which an upgrade is refused, and assert that nothing has changed."""
     before = snapshot(url)
     with pytest.raises(PreflightError) as refusal:
         alembic.command.upgrade(alembic_config(url), revision)
@@ -65,10 +65,10 @@ def not_begun(url: sa.URL) -> bool:
     return not snapshot(url, of="schema | momentum_internal")
 
 
-# Named is what works from an installed package too, where there is no Makefile.
+# The message names what works from an installed package too, where there is no Makefile.
 NOT_SUPABASE = "no Supabase database; `python -m momentum.testing start` gives a local one"
 
-# What is in the database, and what the refusal names.
+# Objects in the database, and their names in the refusal.
 REFUSED: dict[str, tuple[str, list[str]]] = {
     "no auth.users": ("drop table auth.users", ["no table auth.users", NOT_SUPABASE]),
     "no auth.uid()": ("drop function auth.uid()", ["no function auth.uid()", NOT_SUPABASE]),
@@ -320,7 +320,7 @@ DUPLICATES = f"""
 
 
 def refusal_of_downgrade(url: sa.URL, revision: str = "base") -> str:
-    """Return the sentence with which a downgrade is refused; nothing may have changed."""
+    """Return the sentence with which a downgrade is refused, and assert that nothing has changed."""
     before = snapshot(url)
     with pytest.raises(PreflightError) as refusal:
         alembic.command.downgrade(alembic_config(url), revision)
@@ -331,7 +331,7 @@ def refusal_of_downgrade(url: sa.URL, revision: str = "base") -> str:
 @pytest.mark.parametrize("revision", ["base", "-1"])
 def test_a_downgrade_is_refused_as_long_as_others_depend_on_the_view(url: sa.URL, revision: str) -> None:
     run(url, "create view public.theirs as select user_id from public.daily_momentum_scores")
-    # What depends on a table goes with it, when that is parked, and comes back with it.
+    # Objects that depend on a table are parked with it, and come back with it.
     run(url, "create view public.habits as select id from public.habit_index")
     said = refusal_of_downgrade(url, revision)
     assert said.endswith(
@@ -415,7 +415,7 @@ def test_duplicate_days_that_a_publication_keeps_from_being_moved_are_refused(su
 
 
 def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None:
-    """The unique key is made by the table's owner only, and a role that migrates need not be a superuser."""
+    """Only the table's owner can make the unique key, and a role that migrates need not be a superuser."""
     run(supabase_url, scores())
     role = f"{supabase_url.database}_role"
     run(supabase_url, f"create role {role} login password '{role}'")

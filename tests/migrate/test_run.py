@@ -149,7 +149,7 @@ def test_a_refusal_of_the_preflight_is_one_line(supabase_url: sa.URL, tmp_path: 
 
 @contextmanager
 def locked(url: sa.URL, table: str) -> Iterator[None]:
-    """Hold what somebody's open transaction might hold."""
+    """Hold a lock, as somebody's open transaction might."""
     with sa.create_engine(url).connect() as connection:
         connection.execute(sa.text(f"lock table {table} in access exclusive mode"))
         yield
@@ -189,7 +189,7 @@ def test_an_interrupted_downgrade_is_one_line_and_stops_at_a_whole_revision(url:
 
 
 def test_a_lock_that_is_let_go_of_in_time_is_waited_for(url: sa.URL, tmp_path: Path) -> None:
-    """Nobody queues behind a migration for long: it lets go, and comes again."""
+    """Nobody queues behind a migration for long: it gives up its place, and tries again."""
     with locked(url, "public.motivation_journal"):
         process = start("downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
         wait_for_attempts(url, 2)
@@ -202,7 +202,7 @@ def test_a_lock_that_is_let_go_of_in_time_is_waited_for(url: sa.URL, tmp_path: P
 def test_a_relative_revision_is_counted_from_where_the_run_began(url: sa.URL) -> None:
     migrate_to(url, HISTORY[3])
     with ThreadPoolExecutor(1) as operator, engine_of(url).connect() as connection:
-        # Which stops the second of the two steps for a few attempts.
+        # This stops the second of the two steps for a few attempts.
         connection.execute(sa.text("select from public.momentum_events"))
         downgrade = operator.submit(alembic.command.downgrade, alembic_config(url), "-2")
         wait_for_attempts(url, 2)
@@ -217,7 +217,7 @@ def test_a_client_behind_a_waiting_migration_waits_no_longer_than_it(url: sa.URL
         reader.execute(sa.text("select from public.habit_index"))
         process = start("downgrade", HISTORY[2], home=tmp_path, DATABASE_URL=text_of(url))
         queue_behind_migration(url, "select from public.habit_index")
-        assert process.poll() is None, "the migration tries on"
+        assert process.poll() is None, "the migration goes on trying"
         reader.rollback()
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
@@ -233,7 +233,7 @@ def test_no_attempt_keeps_clients_waiting_for_more_than_two_seconds() -> None:
 
 @contextmanager
 def advisory_lock(url: sa.URL) -> Iterator[int]:
-    """Hold the lock of a migration, and yield the pid of who does."""
+    """Hold the lock of a migration, and yield the pid of the session that holds it."""
     with create_engine(url, "another-deploy").connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
         holder.execute(sa.text("select pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
         yield holder.exec_driver_sql("select pg_backend_pid()").scalar_one()
@@ -324,7 +324,7 @@ def test_an_interrupt_is_not_lost_where_the_lock_timeout_comes_before_its_cancel
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
-            # As the driver does: it asks the server to cancel the statement, and waits for what comes of that.
+            # As the driver does: it asks the server to cancel the statement, and waits for the outcome.
             connection.execute(sa.text("lock table public.habit_index in access exclusive mode"))
             raise
 
@@ -440,7 +440,7 @@ def test_a_calling_program_gets_a_typed_exception(
     assert SECRET not in str(raised.value)
     assert "\n" not in str(raised.value)
     shown_too = None if raised.value.__suppress_context__ else raised.value.__context__
-    assert shown_too is None, "the driver's error, shown beside ours, may hold a secret"
+    assert shown_too is None, "the driver's error, shown next to ours, may hold a secret"
     output = capfd.readouterr()
     assert output.out + output.err == "", "a library prints nothing"
 
@@ -569,7 +569,7 @@ def test_what_needs_commits_is_refused_inside_a_transaction(server: Server, step
             config.attributes["connection"] = connection
             with pytest.raises(PreflightError, match="in steps that commit, and the connection was handed in inside a"):
                 getattr(alembic.command, step)(config, "head" if step == "upgrade" else "base")
-            # Not further than what needs none.
+            # Up to the first revision that needs a commit.
             getattr(alembic.command, step)(config, HISTORY[-3] if step == "upgrade" else HISTORY[-2])
             connection.rollback()
         assert snapshot(url) == before
@@ -672,7 +672,7 @@ def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_not
         with engine_of(url).connect() as writer:
             writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
             process = start("-x", "deadline=1", "upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
-            # What cleans up is given more time than was left, and needs the writer's end as well.
+            # Cleaning up is given more time than was left, and needs the writer's end as well.
             wait_until(
                 url,
                 "exists (select from pg_stat_activity where datname = current_database() "

@@ -1,4 +1,4 @@
-"""The SQL that `alembic --sql` writes does through psql what the migrations do themselves."""
+"""The SQL of `alembic --sql`, run through psql, does what the migrations do themselves."""
 
 import io
 import os
@@ -34,7 +34,7 @@ RECORDED = "select (s.*)::text from momentum_internal.score_table as s"
 
 
 def script(direction: str, revisions: str, **options: Any) -> str:
-    """Return what `alembic upgrade` or `alembic downgrade` writes with --sql and options of ``-x``."""
+    """Return the SQL that `alembic upgrade` or `alembic downgrade` writes with --sql and options of ``-x``."""
     config = alembic_config("postgresql://unused@localhost/unused", **options)
     config.output_buffer = io.StringIO()
     getattr(alembic.command, direction)(config, revisions, sql=True)
@@ -132,7 +132,7 @@ def test_duplicate_days_move_away_and_come_back_through_psql(server: Server, sco
 
 
 def test_production_without_its_unique_index_is_told_how_to_make_one(server: Server) -> None:
-    """A script can't decide whether to make an index, because CONCURRENTLY stands in no condition."""
+    """A script can't decide whether to make an index, because CONCURRENTLY can't be part of a condition."""
     url = database_with_scores(server, "public.production")
     online = database_with_scores(server, "public.production")
     try:
@@ -286,7 +286,7 @@ def test_a_database_at_another_revision_is_refused_and_left_alone(
     assert done.returncode == 3
     assert said in done.stderr
     assert snapshot(supabase_url) == before
-    # A psql that goes on after an error, as it does unless told otherwise, changes nothing either.
+    # A psql that goes on after an error, as it does by default, changes nothing either.
     psql(supabase_url, "\\unset ON_ERROR_STOP\n" + script(direction, revisions))
     assert snapshot(supabase_url) == before
 
@@ -350,7 +350,7 @@ def test_without_a_preflight_a_script_still_says_what_it_cannot_adopt(server: Se
         done = psql(url, script("upgrade", "head"))
         assert done.returncode == 3
         assert "has neither the columns user_id, score_ts, score and pillar_breakdown" in done.stderr
-        assert current(url) == HISTORY[4], "what came before stands, and nothing of the failed revision"
+        assert current(url) == HISTORY[4], "the revisions before stand, and nothing of the failed one"
     finally:
         server.drop_database(url)
 
