@@ -53,7 +53,7 @@ def test_descriptions_stand_inside_the_parentheses(script: str) -> None:
 
 
 def pg_prove(url: sa.URL, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    # pg_prove passes a URL on without its query, in which the directory of a server's socket stands.
+    # pg_prove passes a URL on without its query, which may have the directory of the server's socket.
     where = {f"PG{name.upper()}": str(value) for name, value in conninfo_to_dict(as_text(url)).items() if value}
     where["PGDATABASE"] = where.pop("PGDBNAME")
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""A score table that is there already is adopted where it stands, in either layout, and stands there again after."""
+"""An existing score table is adopted in place, in either layout, and is unchanged after a downgrade."""
 
 import contextlib
 import datetime
@@ -49,7 +49,7 @@ HEAD = HISTORY[-1]
 BEFORE_KEY = HISTORY[HISTORY.index("07d3e6c8b51f") - 1]
 DAYS = DayRange(datetime.date(2024, 3, 1), datetime.date(2024, 3, 10))
 
-# What belongs to the app's own versions of our objects, or to ours.
+# Facts of the app's own versions of our objects, or of ours.
 OURS = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index", "daily_momentum_scores")
 
 A, B, C = (uuid.UUID(int=n) for n in (1, 2, 3))
@@ -57,7 +57,7 @@ USERS = "insert into auth.users (id, created_at) select id, '2020-01-01' from un
 
 
 def backfill(url: sa.URL) -> int:
-    """Fill the days and return how many rows that took."""
+    """Fill the days and return the number of rows inserted."""
     return run_backfill(engine_of(url), Settings(DAYS)).inserted
 
 
@@ -66,13 +66,13 @@ def scores_of(url: sa.URL) -> list[str]:
 
 
 def recorded(url: sa.URL) -> dict[str, object]:
-    """Return what the migrations recorded of the score table."""
+    """Return the migrations' record of the score table."""
     (row,) = fetch(url, "select to_jsonb(s) - 'only_row' from momentum_internal.score_table as s")
     return dict(row)
 
 
 def foreign(facts: list[str]) -> list[str]:
-    """Return the visible facts that have nothing to do with what we make or what we replace."""
+    """Return the visible facts on objects that we neither make nor replace."""
     return [fact for fact in visible(facts) if not any(name in fact for name in OURS)]
 
 
@@ -120,7 +120,7 @@ def test_production_goes_up_fills_goes_down_and_up_with_nothing_else_changed(pro
     at_head = snapshot(production)
     assert foreign(at_head) == foreign(before)
     assert scores_of(production) == rows["daily_engagement_scores"]
-    assert execute(production, count_pushes) == pushes, "a migration must not set off the app's notifications"
+    assert execute(production, count_pushes) == pushes, "a migration must not fire the app's notifications"
     assert execute(production, "select count(*) from public.daily_momentum_scores") == 3
 
     filled = backfill(production)
@@ -263,7 +263,7 @@ def test_where_production_lacks_its_unique_index_one_is_made_and_removed(product
 
 
 def test_duplicate_days_in_production_are_refused(production_url: sa.URL) -> None:
-    """To move its rows away and back would set off its insert triggers: each user would get pushes again."""
+    """Moving its rows away and back would fire its insert triggers: each user would get pushes again."""
     run(production_url, "drop index public.idx_daily_scores_user_date")
     run(production_url, "drop trigger prevent_duplicate_daily_scores_trigger on public.daily_engagement_scores")
     execute(production_url, USERS, users=[A, B])
@@ -278,7 +278,7 @@ def test_duplicate_days_in_production_are_refused(production_url: sa.URL) -> Non
 
 
 def refused_whole(url: sa.URL, *named: str) -> None:
-    """Expect a refusal of one sentence that names something, and that nothing has changed."""
+    """Expect a refusal of one sentence that names something, and no changes."""
     before, rows = snapshot(url), rows_of(url)
     with pytest.raises(PreflightError) as refusal:
         migrate_to(url, HEAD)
@@ -304,7 +304,7 @@ def test_production_that_lost_its_unique_index_while_migrated_still_goes_back(pr
 def test_the_backfill_gives_the_same_results_on_every_layout(server: Server) -> None:
     users = [uuid.UUID(int=n) for n in range(1, 41)]
     days = list(DAYS)
-    # Every user has another pattern of days; a third of the scores is at the edges.
+    # Every user has a different pattern of days; a third of the scores is at the edges of a day.
     present = [
         (user, day, (0, 100, 42.25)[(n + d) % 3])
         for n, user in enumerate(users)
@@ -356,8 +356,8 @@ def test_the_backfill_gives_the_same_results_on_every_layout(server: Server) -> 
 
 # --- Duplicate days in the seed's layout ---
 
-# Whatever a column may be; what is moved away must come back as it was, whatever it would be cast to on the way. There
-# are dropped columns between, and names that need quotes.
+# Columns of every kind: rows that are moved away must come back as they were, without casts on the way. There are
+# dropped columns in between, and names that need quotes.
 ODD_SCORES = """
 create schema legacy;
 create type public.mood as enum ('low', 'high');
@@ -429,7 +429,7 @@ def test_superseded_rows_of_every_type_come_back_as_they_were(odd_url: sa.URL) -
         migrate_to(odd_url, HEAD)
         assert set(scores_of(odd_url)) <= set(rows)
         kept = fetch(odd_url, "select id from legacy.daily_engagement_scores order by 1")
-        # The latest of a day; of eleven at the same instant the one with the highest id, as a number and not as a text.
+        # The latest of a day; of eleven at the same instant, the one with the highest id, as a number and not as text.
         assert kept == [2, 16, 17, 19]
         assert execute(odd_url, "select count(*) from momentum_internal.superseded_scores") == len(rows) - len(kept)
         assert execute(odd_url, "select count(*) from public.daily_momentum_scores") == len(kept)
@@ -445,7 +445,7 @@ SEED = "legacy.daily_engagement_scores"
 
 
 def add_seed_scores(url: sa.URL, *rows: tuple[uuid.UUID, str, float | None, str]) -> None:
-    """Insert rows one by one, each with a note to know it by, and the users before."""
+    """Insert the users, and then rows one by one, each with a note that identifies it."""
     execute(url, USERS + " on conflict do nothing", users=sorted({row[0] for row in rows}))
     for user, moment, score, note in rows:
         execute(
@@ -459,7 +459,7 @@ def add_seed_scores(url: sa.URL, *rows: tuple[uuid.UUID, str, float | None, str]
 
 
 def two_each(**users: uuid.UUID) -> Iterator[tuple[uuid.UUID, str, float, str]]:
-    """Yield two rows of the same day for each user, at 10 and at 11 o'clock."""
+    """Yield two rows of the same day for each user, at 10:00 and at 11:00."""
     for name, user in users.items():
         for hour in (10, 11):
             yield user, f"2024-03-01 {hour}:00+00", hour, f"{name} {hour}"
@@ -471,7 +471,7 @@ def notes(url: sa.URL) -> list[str]:
 
 @pytest.mark.parametrize("column", ["id uuid", "id text", "id bigint", "other int"])
 def test_of_two_rows_at_the_same_instant_the_one_that_came_later_stays(seed_url: sa.URL, column: str) -> None:
-    """It has the higher id, where there is one that can be compared, and lies further back in the table."""
+    """It has the higher id, if there is one that can be compared, or is further back in the table."""
     run(seed_url, f"alter table {SEED} add column {column}")
     add_seed_scores(seed_url, *((A, "2024-03-01 10:00+00", 1, note) for note in ("first", "second")))
     if column == "id uuid":
@@ -705,7 +705,7 @@ def test_a_table_that_gets_duplicates_all_the_time_is_given_up_cleanly(seed_url:
 def test_an_invalid_leftover_of_a_broken_build_is_replaced(seed_url: sa.URL) -> None:
     add_seed_scores(seed_url, *((A, "2024-03-01 10:00+00", 1, note) for note in ("first", "second")))
     migrate_to(seed_url, BEFORE_KEY)
-    # What a kill leaves behind: the revision has said that the index is its own, and has begun to make it.
+    # As a kill leaves it: the revision has recorded the index as its own, and has begun to make it.
     execute(seed_url, "update momentum_internal.score_table set created_index = true")
     engine = engine_of(seed_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -832,7 +832,7 @@ def test_in_a_transaction_that_is_not_ours_only_what_needs_no_commit_is_adopted(
 
 @pytest.mark.slow
 def test_a_role_like_the_one_that_supabase_gives_can_do_it_all(server: Server) -> None:
-    """It is no superuser, and auth.users belongs to somebody else; what is in public is its own."""
+    """It is no superuser, and auth.users belongs to somebody else; it owns the objects in public."""
     for scores in ("legacy.seed", "public.production"):
         url = database_with_scores(server, "fresh")
         role = f"{url.database}_operator"

@@ -1,7 +1,7 @@
 """The way to a Citus cluster and back, and the statements of the backfill there.
 
-What only a cluster can show is tried where MOMENTUM_TEST_CITUS_URL names an empty database of one, with the extension
-made. Everywhere else stand-ins in place of Citus' functions refuse what Citus refuses and forget what it forgets.
+What only a cluster can show is tested if MOMENTUM_TEST_CITUS_URL names an empty database of one, with the extension
+created. Everywhere else, stand-ins for Citus' functions refuse what Citus refuses and lose what it loses.
 """
 
 import datetime
@@ -43,7 +43,8 @@ DISTRIBUTED = {
     "legacy.daily_engagement_scores": ("h", "user_id"),
 }
 
-# Stand-ins of what the scripts call, where Citus has it: in pg_catalog, where pg_dump doesn't look. They move no row.
+# Stand-ins for the functions that the scripts call, in pg_catalog as with Citus, where pg_dump ignores them. They move
+# no rows.
 STAND_IN = """
 set local allow_system_table_mods = on;
 create table pg_catalog.pg_dist_partition (
@@ -90,7 +91,7 @@ begin
   perform stand_in_distribute(relation, 'h', key);
 end $stand_in$;
 
--- As after the real one, which makes the table anew: the comments are gone, and Supabase's default privileges apply.
+-- As after the real one, which makes the table again: the comments are gone, and Supabase's default privileges apply.
 create function pg_catalog.undistribute_table(relation regclass) returns void language plpgsql as $stand_in$
 declare
   command text;
@@ -120,7 +121,7 @@ end $stand_in$;
 
 
 def psql(url: sa.URL, script: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script as people do."""
+    """Run a script with psql, as people do."""
     return subprocess.run(
         [find_program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", script, as_text(url)],
         capture_output=True,
@@ -135,7 +136,7 @@ def apply(url: sa.URL, script: Path) -> None:
 
 
 def dump(url: sa.URL) -> list[str]:
-    """Return the whole schema as pg_dump writes it, without the key that it draws anew each time."""
+    """Return the whole schema as pg_dump writes it, without the key that is random each time."""
     done = subprocess.run(
         [find_program("pg_dump"), "--schema-only", as_text(url)], capture_output=True, text=True, check=True
     )
@@ -167,7 +168,7 @@ def backfill(url: sa.URL, *options: str) -> dict[str, object]:
     return report
 
 
-# Accounts of every kind, whose rows and events are spread over the range and beyond it by their numbers.
+# Accounts of every kind, with rows and events spread over the range and beyond it by their numbers.
 LOAD = """
 insert into auth.users (id, created_at, deleted_at, banned_until, last_sign_in_at)
 select
@@ -190,7 +191,7 @@ select
 from generate_series(1, 90, 2) as n;
 """
 
-# The user-days that should have a row and have none, written without the job's own statements.
+# The user-days that should have a row and have none, found without the job's own statements.
 ORACLE = """
 select u.id, d.day::date as day
 from auth.users as u

@@ -1,4 +1,4 @@
-"""The examples for other services run as they stand, on a real database."""
+"""The examples for other services run unchanged, on a real database."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""Whatever way the migrations go, up or down and from wherever, no row is lost and nothing foreign is touched."""
+"""On every way between revisions, up or down, no row is lost and no foreign object is touched."""
 
 import io
 from collections.abc import Iterator
@@ -51,19 +51,19 @@ __all__ = [
 ]
 
 
-# What clients could see of a difference; of the private schema a downgrade leaves what it parks.
+# Differences that clients could see; a downgrade leaves in the private schema what it parks.
 DUMPED = ("--schema-only", "--exclude-schema=momentum_internal")
 
 
 @pytest.fixture(name="alembic_config")
 def config_of_plugin(supabase_url: sa.URL) -> Config:
-    """What pytest-alembic's tests run."""
+    """The history that pytest-alembic's tests run."""
     return alembic_config(supabase_url)
 
 
 @pytest.fixture
 def alembic_engine(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
-    """Where pytest-alembic's tests run it. One of them cannot bear the per cent signs of a socket's path in the URL."""
+    """The database of pytest-alembic's tests. One of them fails on the per cent signs of a socket's path in the URL."""
     if isinstance(host := supabase_url.query.get("host"), str):
         monkeypatch.setenv("PGHOST", host)
         supabase_url = supabase_url.difference_update_query(["host"])
@@ -71,21 +71,21 @@ def alembic_engine(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> sa.
 
 
 def test_all_models_register_on_metadata(alembic_runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The plugin looks for a MetaData among the package's own names.
+    # The plugin looks for a MetaData among the package's names.
     monkeypatch.setattr(momentum.models, "metadata", Base.metadata, raising=False)
     all_models_register_on_metadata(alembic_runner, model_package="momentum.models")
 
 
 @pytest.fixture(params=SCORES)
 def scores_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]:
-    """A database that is not migrated, with a score table of any layout and schema to adopt, or with none."""
+    """A database that is not migrated, with a score table to adopt, of each layout and in each schema, or without."""
     url = database_with_scores(server, request.param)
     yield url
     server.drop_database(url)
 
 
 def every_way() -> list[str]:
-    """Return stops at which a journey goes from each revision to each other one."""
+    """Return the stops of a journey that goes from each revision to each other one."""
     return [
         stop
         for position, revision in enumerate(HISTORY)
@@ -128,14 +128,14 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
             migrate_to(url, revision, **options)
             after = snapshot(url)
             migrate_to(url, below)
-            # What a downgrade leaves behind is private: the trigger function, Alembic's table and the parked tables.
+            # A downgrade leaves only private objects: the trigger function, Alembic's table and the parked tables.
             parked = snapshot(url)
             assert visible(parked) == visible(facts), f"{revision} leaves something behind"
             assert dump(url, *DUMPED) == dumps[-1], f"{revision} leaves something behind"
             migrate_to(url, revision, **options)
-            assert snapshot(url) == after, f"the second upgrade to {revision} makes something else than the first"
+            assert snapshot(url) == after, f"the second upgrade to {revision} makes something other than the first"
             migrate_to(url, below)
-            assert snapshot(url) == parked, f"the second downgrade of {revision} leaves something else than the first"
+            assert snapshot(url) == parked, f"the second downgrade of {revision} leaves something other than the first"
             migrate_to(url, revision, **options)
             dumps, facts = [*dumps, dump(url, *DUMPED)], after
         assert differences(url) == []

@@ -100,7 +100,7 @@ class Gate(Proxy):
         super().__exit__(*exception)
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        """Pass on what the client sends, a message at a time: it awaits the answer to each."""
+        """Pass on the client's messages, one at a time: the client awaits the answer to each."""
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 with self._counting:
@@ -115,7 +115,7 @@ class Gate(Proxy):
 
 
 def prepare(server: Server, layout: str) -> sa.URL:
-    """Return a database at base with rows in it, in a fresh one parked."""
+    """Return a database at base with rows in it, which are parked where there was no score table to adopt."""
     url = database_with_scores(server, layout, predecessors=layout == "public.production")
     if layout == "fresh":
         migrate_to(url, HEAD)
@@ -159,7 +159,7 @@ def check_rows(found: Rows, expected: Rows, what: str) -> Rows:
 
 
 def private_rows(url: sa.URL) -> Rows:
-    """Return every row of the private schema: what was moved aside or parked, and what was recorded of it."""
+    """Return every row of the private schema: rows that were moved or parked, and the records of that."""
     tables = "select relname from pg_class where relnamespace = 'momentum_internal'::regnamespace and relkind = 'r'"
     return {
         name: fetch(url, f"select t::text from momentum_internal.{name} as t order by 1") for name in fetch(url, tables)
@@ -167,7 +167,7 @@ def private_rows(url: sa.URL) -> Rows:
 
 
 def kill(url: sa.URL, direction: str, message: int, *, forwarded: bool) -> bool:
-    """Kill a migration at a message, and return whether it got so far."""
+    """Kill a migration at a message, and return whether it got that far."""
     with Gate(url, message, forwarded=forwarded) as gate, start(gate.url, direction) as process:
         until(lambda: gate.closed.is_set() or process.poll() is not None, f"{direction} comes to message {message}")
         process.kill()

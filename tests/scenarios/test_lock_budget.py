@@ -1,6 +1,6 @@
-"""The lock budget: which relations each revision locks, on every path, and how strongly.
+"""The lock budget: the relations that each revision locks, on every path, and how strongly.
 
-`lock_budget.txt` in this folder is what the migrations may lock. After a change on purpose, run it with
+`lock_budget.txt` in this folder lists the locks that the migrations may take. After a deliberate change, run this with
 `MOMENTUM_WRITE_LOCK_BUDGET=1` to write the file again, and review its diff.
 """
 
@@ -26,13 +26,14 @@ from tests.server import engine_of
 
 FILE = Path(__file__).with_name("lock_budget.txt")
 HEADER = """\
-# The lock budget: what each revision locks, on every path, and how strongly. test_lock_budget.py measures it and
-# fails where it differs; MOMENTUM_WRITE_LOCK_BUDGET=1 writes this file anew after a change on purpose.
+# The lock budget: the relations that each revision locks, on every path, and how strongly. test_lock_budget.py measures
+# it and fails where it differs; after a deliberate change, MOMENTUM_WRITE_LOCK_BUDGET=1 writes this file again.
 #
-# A section is a way along a path: the score table that is there, and the direction. Under each revision stand the
-# relations, as they were called before, with the strongest lock that the revision ever holds on them, read from
-# pg_locks before each commit. "new" is what the revision itself makes: nobody can be waiting for it. Indexes and
-# Postgres's own relations are left out. Pages are read at the end of their transactions, CONCURRENTLY while it waits.
+# A section is one direction of a path, which is named by the score table at its start. Under each revision are the
+# relations, by the names that they had before, with the strongest lock that the revision ever holds on them, read from
+# pg_locks before each commit. "new" marks relations that the revision itself creates: nobody can be waiting for them.
+# Indexes and Postgres's own relations are left out. Locks of pages are read at the end of their transactions, and those
+# of CONCURRENTLY while it waits.
 """
 
 # From the weakest to the strongest.
@@ -64,7 +65,7 @@ insert into {schema}.daily_engagement_scores (user_id, score_ts)
 select user_id, score_ts from {schema}.daily_engagement_scores
 """
 
-# The paths: the score table that is there, whether the app's own tables are too, and what else is done before.
+# The paths: the score table at the start, whether the app's own tables are there too, and SQL to run before.
 PATHS: dict[str, tuple[str, bool, str]] = {
     "fresh": ("fresh", False, ""),
     "legacy.seed": ("legacy.seed", False, DUPLICATE),
@@ -111,8 +112,8 @@ begin
   return null;
 end $$;
 """
-# What every page writes to, so far as it is there and not watched yet. While predecessors are copied, the tables in
-# public are ours; at other times they may be the app's.
+# The tables that every page writes to, if they exist and are not watched yet. While predecessors are copied, the tables
+# in public are ours; at other times they may be the app's.
 WATCHED = """
 select c.oid::regclass::text from pg_class as c
 where (
@@ -128,7 +129,7 @@ Lines = list[tuple[str, str, str]]
 
 
 class Recorder:
-    """Migrates a database revision by revision and notes what each one locks."""
+    """Migrates a database revision by revision and notes each one's locks."""
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
@@ -144,13 +145,13 @@ class Recorder:
         self.held[relation] = max(self.held.get(relation, 0), MODES.index(mode))
 
     def read(self, connection: sa.Connection, pid: int) -> None:
-        """Note the locks that a session holds now; what it has made is visible to itself only."""
+        """Note the locks that a session holds now; only the session itself sees the relations that it has created."""
         for relation, mode in connection.execute(sa.text(HELD), {"pid": pid}).all():
             self.note(relation, mode)
         self.look(connection)
 
     def look(self, connection: sa.Connection) -> None:
-        """Learn the names of relations not known yet."""
+        """Note the names of new relations."""
         for oid, name in connection.execute(sa.text(RELATIONS)).all():
             self.names.setdefault(oid, name)
         self.left_out |= set(connection.scalars(sa.text(LEFT_OUT)))
@@ -167,7 +168,7 @@ class Recorder:
         getattr(alembic.command, direction)(config, target)
 
     def locks(self, direction: str, target: str, revision: str) -> Lines:
-        """Carry out one revision and return what it has locked: its name, the relation and the mode."""
+        """Carry out one revision and return its locks: the revision's name, the relation and the mode."""
         self.held, self.names = {}, {}
         with self.engine.connect() as connection:
             self.look(connection)
@@ -184,7 +185,7 @@ class Recorder:
             )
         with ThreadPoolExecutor(1) as migrator, self.engine.connect() as client:
             if revision == KEY and scores:
-                # For this the index's CONCURRENTLY waits, where there is one to make or to drop.
+                # CONCURRENTLY waits for this, where there is an index to create or drop.
                 client.execute(sa.text(f"lock table {scores[0]} in row exclusive mode"))
             migration = migrator.submit(self.step, direction, target)
             self.read_while_waiting(migration)
@@ -203,7 +204,7 @@ class Recorder:
         )
 
     def read_while_waiting(self, migration: "Future[None]") -> None:
-        """Read the locks of a migration once it waits for another session, unless it ends without."""
+        """Read the locks of a migration once it waits for another session, unless it ends without waiting."""
         waiting = sa.text(f"select {WAITING_MIGRATION}")
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             pid = until(lambda: connection.scalar(waiting) or migration.done(), "the migration waits or ends")
@@ -212,7 +213,7 @@ class Recorder:
 
 
 def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
-    """Yield for each way along a path what its revisions lock."""
+    """Yield the locks of a path's revisions, for each direction."""
     scores, predecessors, also = PATHS[path]
     url = database_with_scores(server, scores, predecessors=predecessors)
     try:
@@ -230,7 +231,7 @@ def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
             for below, revision in list(pairwise(HISTORY))[::-1]:
                 lines += recorder.locks("downgrade", below, revision)
             yield f"{path}: {down}", lines
-            # So that the app's tables have something to copy the second time too.
+            # So that the app's tables have rows to copy the second time too.
             with engine_of(url).begin() as connection:
                 write_rows(connection, add_user(connection), 1 if up == "up" else 2)
         assert execute(url, "select count(*) from auth.users") == 3
@@ -240,12 +241,12 @@ def measure(server: Server, path: str) -> Iterator[tuple[str, Lines]]:
 
 @pytest.fixture(scope="module")
 def measured(server: Server) -> dict[str, Lines]:
-    """What every path really locks."""
+    """The measured locks of every path."""
     return {section: lines for path in PATHS for section, lines in measure(server, path)}
 
 
 def written(sections: dict[str, Lines]) -> str:
-    """Return the text of a budget, without repeating what differs in the score table's schema only."""
+    """Return the text of a budget. A section refers to an earlier one that is the same in another schema."""
     text = HEADER
     earlier: dict[str, str] = {}
     for section, lines in sections.items():
@@ -265,7 +266,7 @@ def test_no_migration_locks_more_than_the_budget_allows(measured: dict[str, Line
     if os.environ.get("MOMENTUM_WRITE_LOCK_BUDGET"):
         FILE.write_text(text, encoding="utf-8")
     assert text.splitlines() == FILE.read_text(encoding="utf-8").splitlines(), (
-        "the locks have changed: if on purpose, write the budget anew and have its diff reviewed"
+        "the locks have changed: if this is deliberate, write the budget again and have its diff reviewed"
     )
 
 

@@ -1,4 +1,4 @@
-"""Who may do what: each cell of README's table, tried by everybody on every relation, as PostgREST would.
+"""The permissions in README's table, each cell tried as PostgREST would, by every role on every relation.
 
 sql/pgtap/ has the same for the fresh layout; here the app's production layout is tried too.
 """
@@ -16,7 +16,7 @@ from tests.server import engine_of
 HEAD = HISTORY[-1]
 A, B = uuid.UUID(int=1), uuid.UUID(int=2)
 
-# Each with the role that PostgREST takes for it and the user of its token.
+# Each with the role that PostgREST switches to and the user of its token.
 ACTORS: dict[str, tuple[str, uuid.UUID | None]] = {
     "anon": ("anon", None),
     "nobody in particular": ("authenticated", None),
@@ -31,7 +31,7 @@ VIEW = "public.daily_momentum_scores"
 INTERNAL = ("momentum_internal.alembic_version", "momentum_internal.score_table")
 SCORES = {"fresh": "legacy.daily_engagement_scores", "public.production": "public.daily_engagement_scores"}
 
-# What an insert into each takes; the user is the one of the token, or A.
+# The columns and values of an insert into each; the user is the one of the token, or A.
 ROWS = {
     "public.momentum_pillars": "(name) values (gen_random_uuid()::text)",
     "public.momentum_events": "(user_id, event_type) values (:user, 'walk')",
@@ -46,18 +46,18 @@ ROWS = {
 }
 UPDATES = {VIEW: "score = 1", INTERNAL[0]: "version_num = 'none'", INTERNAL[1]: "created_schema = false"}
 
-# In the order select, insert, update, delete, truncate: the rows, or why there are none. A and B have a row each in
-# every table, and two pillars are there.
+# In the order select, insert, update, delete, truncate: the number of rows, or why there are none. A and B have a row
+# each in every table, and there are two pillars.
 Outcomes = list[int | str]
 ALL: Outcomes = [2, 1, 2, 2, "done"]
 NOTHING: Outcomes = ["refused"] * 5
 NO_ROWS: Outcomes = [0, "row security", 0, 0, "refused"]
-# Of the private schema's tables each has one row, and nobody else's insert fits into score_table.
+# Each table of the private schema has one row, and score_table takes no insert from others.
 INTERNALS: dict[str, Outcomes] = {INTERNAL[0]: [1, 1, 1, 1, "done"], INTERNAL[1]: [1, "23502", 1, 1, "done"]}
 
 
 def reads(rows: int) -> Outcomes:
-    """Return the outcomes for who may select from the view; no view can be truncated."""
+    """Return the outcomes on the view for a role that may select; no view can be truncated."""
     return [rows, "refused", "refused", "refused", "no table"]
 
 
@@ -79,7 +79,7 @@ SHOWN: dict[str, Outcomes] = {
 
 
 def become(connection: sa.Connection, actor: str) -> None:
-    """Go on as somebody until the end of the transaction."""
+    """Act as somebody until the end of the transaction."""
     role, user = ACTORS[actor]
     claims = f'{{"sub": "{user}"}}' if user else ""
     connection.execute(sa.text("select set_config('request.jwt.claims', :claims, true)"), {"claims": claims})
@@ -87,7 +87,7 @@ def become(connection: sa.Connection, actor: str) -> None:
 
 
 def outcome(engine: sa.Engine, actor: str, statement: str) -> int | str:
-    """Try a statement as somebody, undo it, and return how many rows it met or why it met none."""
+    """Try a statement as somebody, undo it, and return the number of rows, or why there are none."""
     parameters = {"user": ACTORS[actor][1] or A, "day": "2026-03-02"}
     with engine.connect() as connection:
         become(connection, actor)
@@ -104,7 +104,7 @@ def outcome(engine: sa.Engine, actor: str, statement: str) -> int | str:
 
 
 def outcomes(engine: sa.Engine, actor: str, relation: str) -> Outcomes:
-    """Try everything on a relation as somebody."""
+    """Try every kind of statement on a relation as somebody."""
     statements = (
         f"select * from {relation}",
         f"insert into {relation} {ROWS[relation]}",
@@ -133,7 +133,7 @@ Layout = tuple[str, sa.Engine, dict[str, Outcomes]]
 
 @pytest.fixture(scope="module", params=list(SCORES))
 def layout(request: pytest.FixtureRequest, server: Server) -> Iterator[Layout]:
-    """A migrated database: where its scores come from, and what everybody could do with an adopted table before."""
+    """A migrated database: where its scores came from, and what each role could do with an adopted table before."""
     scores: str = request.param
     url = database_with_scores(server, scores)
     engine = engine_of(url)
@@ -162,7 +162,7 @@ def test_the_score_table_is_closed_to_clients_or_as_it_was(layout: Layout, actor
     scores, engine, before = layout
     if before:
         assert outcomes(engine, actor, SCORES[scores]) == before[actor]
-        assert before["A"][0] == 1, "the app's own policy is a part of what was there"
+        assert before["A"][0] == 1, "the app's own policy stays"
     else:
         expected = ALL if actor in ("service_role", "owner") else NOTHING
         assert outcomes(engine, actor, SCORES[scores]) == expected
@@ -207,18 +207,18 @@ def by_condition(connection: sa.Connection, other: uuid.UUID) -> list[uuid.UUID]
 
 
 def by_a_function_that_tells(connection: sa.Connection, other: uuid.UUID) -> list[uuid.UUID]:
-    """Ask with a function that the planner would take first, being cheap, and that tells whatever it is shown."""
+    """Query with a cheap function, which the planner would call first, and which reveals all that it is given."""
     connection.exec_driver_sql("""
         create function pg_temp.tell(shown uuid) returns boolean language plpgsql cost 0.0001 as $$
         begin
-          perform set_config('momentum.told', current_setting('momentum.told', true) || ' ' || shown, true);
+          perform set_config('momentum.revealed', current_setting('momentum.revealed', true) || ' ' || shown, true);
           return true;
         end $$
     """)
-    connection.exec_driver_sql("select set_config('momentum.told', '', true)")
+    connection.exec_driver_sql("select set_config('momentum.revealed', '', true)")
     connection.execute(sa.text(f"select from {VIEW} where pg_temp.tell(user_id)"))
-    told = str(connection.scalar(sa.text("select current_setting('momentum.told')")))
-    return [user for user in map(uuid.UUID, told.split()) if user == other]
+    revealed = str(connection.scalar(sa.text("select current_setting('momentum.revealed')")))
+    return [user for user in map(uuid.UUID, revealed.split()) if user == other]
 
 
 def by_joining_the_users(connection: sa.Connection, other: uuid.UUID) -> list[uuid.UUID]:
@@ -246,4 +246,4 @@ def test_nobody_sees_another_users_rows_through_the_view(
         assert ask(connection, other) == []
     with engine.connect() as connection:
         become(connection, "owner")
-        assert ask(connection, other) == [other], "asked by somebody who sees all, it would find the row"
+        assert ask(connection, other) == [other], "for somebody who may see every row, it finds the row"

@@ -1,4 +1,4 @@
-"""Tables of ours that the app's earlier migrations made are adopted on request, with their rows, and come back."""
+"""The app's own versions of our tables are adopted on request, with their rows, and come back."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ def app_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]:
 
 @pytest.fixture
 def url(server: Server) -> Iterator[sa.URL]:
-    """The same in one layout, without rows, with two users."""
+    """The same in one layout, with two users and without rows."""
     url = database_with_scores(server, "fresh", predecessors=True)
     run(url, f"insert into auth.users (id) values ('{A}'), ('{B}')")
     yield url
@@ -55,7 +55,7 @@ def down(url: sa.URL) -> None:
 def columns_of(url: sa.URL) -> dict[str, str]:
     """Return for each of the app's tables an expression of all its columns as text.
 
-    Its numeric is wider than ours, in which 99.9 is written 99.90: numbers are compared as such.
+    Its numeric has no scale, while ours writes 99.9 as 99.90: numbers are compared as numbers.
     """
     described = fetch(
         url,
@@ -75,7 +75,7 @@ def columns_of(url: sa.URL) -> dict[str, str]:
 
 
 def rows_in(url: sa.URL, columns: dict[str, str], schema: str = "public") -> dict[str, list[str]]:
-    """Return the rows of our tables in the columns that the app's have too."""
+    """Return the rows of our tables, in the columns that the app's versions have too."""
     return {
         name: fetch(url, f"select row({expression})::text from {schema}.{name} order by 1")
         for name, expression in columns.items()
@@ -112,7 +112,7 @@ def test_the_apps_tables_are_parked_copied_and_put_back(app_url: sa.URL, server:
         assert all_rows(app_url) == rows
     up(app_url)
 
-    # What clients see at head is what they would see had there never been other tables.
+    # Clients see the same at head as if there had never been other tables.
     clean = server.create_database(server.supabase_template())
     try:
         migrate_to(clean, HEAD)
@@ -323,7 +323,7 @@ def test_rows_that_do_not_conform_are_counted_named_and_kept(app_url: sa.URL, ca
             name=name,
         )
         assert len(refused) == len(inserts)
-        # A line for each reason.
+        # One line per reason.
         said = [
             m for message in messages if (m := re.match(rf"(\d+) rows? of public\.{name} could not be copied", message))
         ]
@@ -441,7 +441,7 @@ def test_the_rows_of_users_deleted_meanwhile_go_on_both_sides(url: sa.URL) -> No
 
 
 def test_a_row_deleted_at_head_does_not_come_back_with_the_next_upgrade(url: sa.URL) -> None:
-    """Nobody has written it again: the copy was deleted on purpose."""
+    """The copy was deleted on purpose, and nobody has written the row again."""
     run(url, "insert into public.momentum_pillars (name) values ('deleted'), ('kept')")
     up(url)
     run(url, "delete from public.momentum_pillars where name = 'deleted'")

@@ -1,4 +1,4 @@
-"""What the consumers ask of the view and the events: the right rows, by index, and nobody else's."""
+"""The consumers' queries on the view and the events: the right rows, by index, and nobody else's."""
 
 import datetime
 import json
@@ -17,7 +17,7 @@ USERS, DAYS = 200, 120
 FIRST = datetime.date(2024, 1, 1)
 LAST = FIRST + datetime.timedelta(days=DAYS - 1)
 
-# Scores at the very ends of their days in UTC, where another time zone would see another day.
+# Scores at the very ends of their days in UTC, which are other days in other time zones.
 FIXTURE = f"""
 insert into auth.users (id)
 select lpad(to_hex(n), 32, '0')::uuid from generate_series(1, {USERS}) as n;
@@ -62,7 +62,7 @@ def connection(filled: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def become(connection: sa.Connection, role: str, user: uuid.UUID | None = None) -> None:
-    """Be a role for the rest of the transaction, signed in as a user."""
+    """Switch to a role for the rest of the transaction, signed in as a user."""
     claims = json.dumps({"sub": str(user), "role": role}) if user else ""
     connection.execute(sa.text("select set_config('request.jwt.claims', :claims, true)"), {"claims": claims})
     connection.execute(sa.text(f"set local role {role}"))
@@ -103,8 +103,8 @@ def test_a_users_days_are_found_by_the_unique_key(connection: sa.Connection, que
     (scan,) = [node for node in nodes if "Index Name" in node]
     assert scan["Index Name"] == "uq_daily_engagement_scores_user_id_utc_day"
     assert "user_id =" in scan["Index Cond"]
-    # Under row level security Postgres looks into an index only by functions that it knows to be leakproof, and
-    # `at time zone` is none: a signed-in user's query finds all days of that user by index and filters those.
+    # Under row level security Postgres searches an index only with leakproof functions, and `at time zone` is none: a
+    # signed-in user's query finds all days of that user by index and filters those.
     filters = " ".join(node.get("Filter", "") for node in nodes)
     where = filters if role == "authenticated" else scan["Index Cond"]
     for bound in [last(days)["first"], LAST]:

@@ -1,4 +1,4 @@
-"""What other services do with the package: migrate beside it, read live rows, delete softly."""
+"""Other services use the package: they migrate next to it, read live rows, and delete softly."""
 
 import ast
 import asyncio
@@ -53,7 +53,7 @@ class Service:
         shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     def alembic(self, *arguments: str, fails: bool = False) -> str:
-        """Run the service's Alembic and return what it prints; it fails where it should and nowhere else."""
+        """Run the service's Alembic, assert whether it fails, and return its output."""
         text = as_text(self.url)
         done = subprocess.run(
             [Path(sys.executable).parent / "alembic", *arguments],
@@ -79,7 +79,7 @@ def service(supabase_url: sa.URL, tmp_path: Path) -> Service:
 
 
 def steps_of(revision: Path) -> list[list[str]]:
-    """Return the way up and the way down of a revision, however they are laid out, without what is plain SQL."""
+    """Return a revision's upgrade and downgrade, whatever their layout, without plain SQL."""
     body = ast.parse(revision.read_text(encoding="utf-8")).body
     steps = [step.body for step in body if isinstance(step, ast.FunctionDef)]
     return [
@@ -91,8 +91,8 @@ def steps_of(revision: Path) -> list[list[str]]:
 @pytest.mark.slow
 def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None:
     alembic.command.upgrade(momentum.alembic_config(as_text(service.url)), "head")
-    # Written anew, the service's revision is the one that it has, row level security aside, of which autogenerate
-    # knows nothing, and does nothing to our tables.
+    # Generated again, the service's revision is the one that it has, except for row level security, which autogenerate
+    # doesn't know. It leaves our tables alone.
     [revision] = (service.folder / "reminders" / "migrations" / "versions").glob("*.py")
     had = steps_of(revision)
     revision.unlink()
@@ -117,7 +117,7 @@ def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None
         """,
     )
 
-    # Ours go back and forth under the service's key.
+    # Our migrations go down and up under the service's key.
     migrate_to(service.url, "base")
     assert "('remove_fk', ForeignKeyConstraint" in service.alembic("check", fails=True), "docs/services.md warns of it"
     assert service.version()
@@ -130,7 +130,7 @@ def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None
     sql = "select e.event_type from public.reminders as r inner join public.momentum_events as e on r.event_id = e.id"
     assert fetch(service.url, sql) == ["walk"]
 
-    # The service's go back and forth above ours.
+    # The service's migrations go down and up above ours.
     service.alembic("downgrade", "base")
     assert service.version() is None
     assert current(service.url) == HISTORY[-1]
@@ -141,7 +141,7 @@ def test_a_service_migrates_its_own_tables_beside_ours(service: Service) -> None
 
 
 def differences(url: sa.URL, metadata: Any, include_object: IncludeObjectFn | None, *, schemas: bool) -> set[str]:
-    """Return what autogenerate would do to which tables, and to which indexes of them."""
+    """Return the changes that autogenerate would make to tables and their indexes."""
     with engine_of(url).connect() as connection:
         options = {"include_object": include_object, "include_schemas": schemas}
         found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
@@ -149,7 +149,7 @@ def differences(url: sa.URL, metadata: Any, include_object: IncludeObjectFn | No
     return {f"{entry[0]} {getattr(entry[-1], 'name', entry[-1])}" for entry in flat}
 
 
-# A service with a table of its own, which the database has not.
+# A service with a table of its own that the database lacks.
 NOTES = sa.MetaData()
 sa.Table("notes", NOTES, sa.Column("id", sa.UUID, primary_key=True))
 
@@ -163,13 +163,15 @@ def test_other_services_are_told_of_every_logger_of_the_migrations(
         migrate_to(url, "base")
     server.drop_database(url)
     section = (PROJECT.parents[1] / "docs" / "services.md").read_text(encoding="utf-8").split("## Migrate\n")[1]
-    told = set(re.findall(r"`((?:alembic|momentum)\.\w+(?:\.\w+)?)`,? (?:at|from) INFO", section.split("\n## ")[0]))
-    assert {record.name for record in caplog.records} == told
+    documented = set(
+        re.findall(r"`((?:alembic|momentum)\.\w+(?:\.\w+)?)`,? (?:at|from) INFO", section.split("\n## ")[0])
+    )
+    assert {record.name for record in caplog.records} == documented
 
 
 @pytest.fixture(scope="module", params=["fresh", "legacy.seed", "public.production"])
 def migrated_url(request: pytest.FixtureRequest, server: Server) -> Iterator[sa.URL]:
-    """A migrated database with its score table where it may be."""
+    """A migrated database, with its score table in each possible place."""
     url = database_with_scores(server, request.param)
     migrate_to(url, HISTORY[-1])
     yield url
@@ -180,7 +182,9 @@ def migrated_url(request: pytest.FixtureRequest, server: Server) -> Iterator[sa.
 @pytest.mark.parametrize("schemas", [False, True], ids=["one schema", "all schemas"])
 def test_our_tables_are_hidden_from_another_services_autogenerate(migrated_url: sa.URL, schemas: bool) -> None:
     dropped = differences(migrated_url, NOTES, None, schemas=schemas)
-    assert {f"remove_table {table}" for table in Base.metadata.tables} < dropped, "nothing would be hidden by nothing"
+    assert {f"remove_table {table}" for table in Base.metadata.tables} < dropped, (
+        "without the filter, our tables are seen"
+    )
     # The app's table of pushes is neither ours nor the service's.
     expected = {"add_table notes"} | (dropped & {"remove_table pushes"})
     everything = [NOTES, Base.metadata, external_metadata]
