@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,20 @@ fingerprints: $(INSTALLED) ## Write momentum/verify/fingerprints/ again: the fac
 
 check: $(INSTALLED) ## Check that the models and the migrations agree
 	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
+
+migration: install ## Write the revision of a change of the models: make migration NAME="add mood to motivation journal"
+	@test -n "$(NAME)" || { echo 'Error: say what changes: make migration NAME="add mood to motivation journal"' >&2; exit 2; }
+	@$(BIN)/python -m momentum.testing run $(BIN)/alembic revision --autogenerate -m "$(NAME)"
+	@$(MAKE) --no-print-directory generated
+
+generated: install ## Write everything again that is made from the models and the revisions
+	@$(BIN)/python -m tools.supabase_sql
+	@$(BIN)/python -m tools.pgtap_sql
+	@$(BIN)/python -m tools.fingerprints
+	@$(BIN)/python -m tools.erd
+	@$(BIN)/python -m tools.reference
+	@$(BIN)/python -m tools.pull_request
+	@MOMENTUM_WRITE_LOCK_BUDGET=1 $(BIN)/pytest --quiet tests/scenarios/test_lock_budget.py
 
 advisors: install ## Ask Supabase's advisors what they have against a migrated database
 	@$(BIN)/python -m tools.advisors

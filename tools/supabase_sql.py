@@ -5,11 +5,12 @@ the precautions of the scripts that `alembic upgrade --sql` writes for psql, whi
 """
 
 import io
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from alembic.runtime.environment import EnvironmentContext
-from alembic.script import Script
+from alembic.script import Script, ScriptDirectory
 
 from momentum.inventory import FRESH_SCORES, PRIVATE_SCHEMA
 from momentum.migrate.config import SCRIPTS as FOLDER
@@ -97,7 +98,7 @@ def file_name(revision: Script) -> str:
     return f"{datetime.strptime(time, '%Y-%m-%d-%H%M'):%Y%m%d%H%M%S}_{slug}.sql"  # noqa: DTZ007
 
 
-def statements(revision: Script) -> str:
+def statements(revision: Script, scripts: ScriptDirectory = SCRIPTS) -> str:
     """Return the SQL with which Alembic upgrades to a revision from the one before, version row included.
 
     It creates tables without looking for parked ones: a guard of its own does that.
@@ -106,8 +107,8 @@ def statements(revision: Script) -> str:
     before, after = revision.down_revision, revision.revision
     with EnvironmentContext(
         alembic_config("postgresql://unused@localhost/unused"),
-        SCRIPTS,
-        fn=lambda heads, _: SCRIPTS._upgrade_revs(after, heads),
+        scripts,
+        fn=lambda heads, _: scripts._upgrade_revs(after, heads),
         as_sql=True,
         starting_rev=before,
         destination_rev=after,
@@ -122,6 +123,7 @@ def statements(revision: Script) -> str:
             version_table_schema=PRIVATE_SCHEMA,
             existing="refuse",
             scores="fresh",
+            one_transaction=True,
         )
         environment.run_migrations()
     return CREATION.sub(lambda block: block["statements"], output.getvalue())
@@ -146,11 +148,11 @@ def created_tables(sql: str) -> list[str]:
     return [name.partition(".")[2] for name in qualified if not name.startswith(f"{PRIVATE_SCHEMA}.")]
 
 
-def export() -> dict[str, str]:
+def export(revisions: Sequence[Script] = REVISIONS, scripts: ScriptDirectory = SCRIPTS) -> dict[str, str]:
     """Return the files' texts by their names, in the order of the history."""
     files = {}
-    for revision in REVISIONS:
-        sql = statements(revision)
+    for revision in revisions:
+        sql = statements(revision, scripts)
         header = HEADER.format(title=revision.doc, source=Path(revision.path).name)
         lines = f"{header}{guard(revision, sql)}\n{sql}".splitlines()
         files[file_name(revision)] = "\n".join(line.rstrip() for line in lines).rstrip() + "\n"

@@ -66,6 +66,11 @@ def execute_block(operations: Operations, name: str, body: str) -> None:
     execute_text(operations, f"\ndo ${name}$\n{body}\n${name}$")
 
 
+def in_one_transaction(context: MigrationContext) -> bool:
+    """Return whether nothing can commit in between: the transaction was handed in, or the Supabase CLI makes it."""
+    return context._in_external_transaction or bool(context.opts.get("one_transaction"))
+
+
 def quoted(name: str) -> str:
     """Return a name as an identifier, in quotes where it needs them."""
     return str(DIALECT.identifier_preparer.quote(name))
@@ -344,8 +349,7 @@ def create_index_concurrently(operations: Operations, operation: CreateIndexConc
     context = operations.get_context()
     index = operation.to_index(context)
     name = qualified(operation.schema, str(operation.index_name))
-    if context._in_external_transaction:
-        # CONCURRENTLY can't be part of a transaction, and this one belongs to its owner.
+    if in_one_transaction(context):
         execute_text(operations, str(CreateIndex(index).compile(dialect=DIALECT)))
         return
     index.dialect_options["postgresql"]["concurrently"] = True
@@ -386,10 +390,7 @@ class DropIndexConcurrently(MigrateOperation):
 def drop_index_concurrently(operations: Operations, operation: DropIndexConcurrently) -> None:
     """Carry out the operation."""
     name = qualified(operation.schema, operation.index_name)
-    if operations.get_context()._in_external_transaction:
-        execute_text(operations, f"drop index if exists {name}")
-    else:
-        operations.invoke(ExecutePatiently(f"drop index concurrently if exists {name}", 0))
+    operations.invoke(ExecutePatiently(f"drop index concurrently if exists {name}", 0, f"drop index if exists {name}"))
 
 
 @Operations.register_operation("create_unique_constraint_concurrently")
@@ -470,10 +471,7 @@ exception when check_violation or foreign_key_violation then
   raise warning 'rows of % break %, which so binds new rows only', {literal(table)}, {literal(name)};
 end
 $validate_constraint$"""
-    if operations.get_context()._in_external_transaction:
-        execute_text(operations, sql)
-    else:
-        operations.invoke(ExecutePatiently(sql, 0))
+    operations.invoke(ExecutePatiently(sql, 0, sql))
 
 
 @Operations.register_operation("park_predecessor")
@@ -550,12 +548,15 @@ $restore_predecessor$""")
 class ExecutePatiently(MigrateOperation):
     """Execute a statement that blocks no client: one with CONCURRENTLY, or one that commits page by page."""
 
-    def __init__(self, sql: str, at_least: float) -> None:
+    def __init__(self, sql: str, at_least: float, in_one_transaction: str | None = None) -> None:
         self.sql = sql
         self.at_least = at_least
+        self.in_one_transaction = in_one_transaction
 
     @classmethod
-    def execute_patiently(cls, operations: Operations, sql: str, *, at_least: float = 0) -> None:
+    def execute_patiently(
+        cls, operations: Operations, sql: str, *, at_least: float = 0, in_one_transaction: str | None = None
+    ) -> None:
         """Commit, then execute a statement outside of any transaction; it may wait until the run's deadline.
 
         CREATE INDEX CONCURRENTLY waits for every transaction that is older than it. A short lock_timeout or a
@@ -565,23 +566,28 @@ class ExecutePatiently(MigrateOperation):
             operations: Alembic's ``op``.
             sql: The statement. It must bear being executed again, because lock timeouts and deadlocks are retried.
             at_least: The seconds that it may wait even if the deadline is nearer: what cleans up comes late.
+            in_one_transaction: The SQL for where nothing can commit in between: in a transaction that was handed in,
+                and in a migration of the Supabase CLI.
 
         Raises:
-            MigrationError: The migration runs inside a transaction that is not Alembic's to commit.
+            MigrationError: Nothing can commit in between, and there is no SQL for that.
         """
-        operations.invoke(cls(sql, at_least))
+        operations.invoke(cls(sql, at_least, in_one_transaction))
 
 
 @Operations.implementation_for(ExecutePatiently)
 def execute_patiently(operations: Operations, operation: ExecutePatiently) -> None:
     """Carry out the operation."""
     context = operations.get_context()
+    if in_one_transaction(context):
+        if operation.in_one_transaction is None:
+            raise MigrationError(
+                "This database needs a migration that commits in between, and the connection was handed in inside a "
+                "transaction; commit it first, or hand in an engine."
+            )
+        execute_text(operations, operation.in_one_transaction)
+        return
     patience: Patience = context.opts["patience"]
-    if context._in_external_transaction:
-        raise MigrationError(
-            "This database needs a migration that commits in between, and the connection was handed in inside a "
-            "transaction; commit it first, or hand in an engine."
-        )
     statement = sa.text(operation.sql.replace(":", "\\:"))
     if context.as_sql:
         with context.autocommit_block():

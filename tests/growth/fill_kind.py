@@ -35,9 +35,14 @@ end
 $fill$"""
 
 
+# Where nothing can commit in between, all rows at once.
+FILL_AT_ONCE = "update public.motivation_journal set {to} = {source} where {source} is not null and {to} is null"
+
+
 def upgrade() -> None:
     """Copy each value that is only in the old column into the new one."""
-    op.execute_patiently(FILL.format(source="motivation_type", to="kind"))
+    names = {"source": "motivation_type", "to": "kind"}
+    op.execute_patiently(FILL.format(**names), in_one_transaction=FILL_AT_ONCE.format(**names))
 
 
 def downgrade() -> None:
@@ -46,4 +51,5 @@ def downgrade() -> None:
 
 def after_downgrade() -> None:
     """Copy each value that is only in the new column into the old one."""
-    op.execute_patiently(FILL.format(source="kind", to="motivation_type"))
+    names = {"source": "kind", "to": "motivation_type"}
+    op.execute_patiently(FILL.format(**names), in_one_transaction=FILL_AT_ONCE.format(**names))

@@ -13,7 +13,7 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.errors import MomentumError, PreflightError
+from momentum.errors import PreflightError
 from momentum.inventory import PARKED_PREFIX
 from momentum.testing import Server
 from tests.catalog import differences, snapshot
@@ -23,6 +23,7 @@ from tests.migrating import HISTORY, current, database_with_scores, fetch, run
 from tests.samples import add_user, tables, write_rows
 from tests.scenarios.test_lock_budget import WORDS, Recorder
 from tests.server import engine_of
+from tools.supabase_sql import export
 
 pytestmark = pytest.mark.slow
 
@@ -201,11 +202,28 @@ def test_generated_files_pass_the_linters(growth: Growth) -> None:
         assert done.returncode == 0 or "--fix" in arguments, done.stdout
 
 
-def test_an_upgrade_in_a_transaction_of_somebody_else_makes_the_same(url: sa.URL, growth: Growth) -> None:
-    config = growth.config("")
-    with engine_of(url).begin() as connection:
-        config.attributes["connection"] = connection
-        connection.execute(sa.text("select 1"))
-        with pytest.raises(MomentumError, match="commits in between"):
-            # One of the revisions fills rows page by page.
-            alembic.command.upgrade(config, "head")
+def test_a_transaction_that_was_handed_in_makes_the_same(server: Server, growth: Growth) -> None:
+    with server.database() as url, server.database() as usual:
+        growth.migrate(usual, growth.history[-1])
+        config = growth.config("")
+        with engine_of(url).begin() as connection:
+            connection.execute(sa.text("select 1"))
+            config.attributes["connection"] = connection
+            for command, revision in (("upgrade", "head"), ("downgrade", HEAD), ("upgrade", "head")):
+                getattr(alembic.command, command)(config, revision)
+        assert current(url) == growth.history[-1]
+        assert snapshot(url) == snapshot(usual)
+
+
+def test_the_supabase_cli_gets_the_same(server: Server, growth: Growth) -> None:
+    """Each file is one transaction, in a project that has pushed the files up to head."""
+    revisions = [growth.scripts.get_revision(each) for each in growth.history if each not in HISTORY]
+    with server.database() as url, server.database() as usual:
+        write(url, 1)
+        growth.migrate(usual, growth.history[-1])
+        for file, sql in export(revisions, growth.scripts).items():
+            assert re.fullmatch(r"\d{14}_\w+\.sql", file)
+            run(url, sql)
+        assert current(url) == growth.history[-1]
+        assert snapshot(url) == snapshot(usual)
+        growth.migrate(url, HEAD)
