@@ -12,6 +12,7 @@ from pathlib import Path
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import Script, ScriptDirectory
 
+import momentum.migrate.operations  # noqa: F401 - it registers op.park_table and the others
 from momentum.inventory import FRESH_SCORES, PRIVATE_SCHEMA
 from momentum.migrate.config import SCRIPTS as FOLDER
 from momentum.migrate.config import alembic_config
@@ -160,10 +161,11 @@ def export(revisions: Sequence[Script] = REVISIONS, scripts: ScriptDirectory = S
 
 
 def main() -> None:
+    files = export()
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for path in DIRECTORY.glob("*.sql"):
         path.unlink()
-    for name, text in export().items():
+    for name, text in files.items():
         (DIRECTORY / name).write_text(text, encoding="utf-8")
 
 
