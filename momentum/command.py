@@ -1,7 +1,9 @@
-"""What the commands of this package have in common: they end with an exit code, and an error is one line."""
+"""The commands of this package: each ends with an exit code, and an error is one line."""
 
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from typer.exceptions import TyperException
@@ -9,7 +11,20 @@ from typer.exceptions import TyperException
 from momentum.errors import MomentumError
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
     from typer import Typer
+
+
+@dataclass
+class Run:
+    """One run of a command, which the command finds as its context's ``obj``.
+
+    Attributes:
+        url: The database whose passwords are blotted out of the traceback of an unexpected error. Without it no
+            traceback is shown: nobody knows yet what must not be in it, or nobody has asked for one.
+    """
+
+    url: "URL | None" = None
 
 
 def complain(message: str, exit_code: int) -> int:
@@ -23,15 +38,42 @@ def run_app(app: "Typer", name: str, arguments: list[str], complain: Callable[[s
 
     Args:
         app: The command.
-        name: What a person types to run it.
-        arguments: What follows that name.
+        name: The command as a person types it.
+        arguments: The arguments after that name.
         complain: Prints an error and returns its exit code.
     """
+    run = Run()
     try:
-        return app(arguments, prog_name=name, standalone_mode=False) or 0
+        return app(arguments, prog_name=name, standalone_mode=False, obj=run) or 0
     except TyperException as error:
         return complain(f"{error.format_message().rstrip('.')}; see {name} --help.", error.exit_code)
     except MomentumError as error:
         return complain(str(error), error.exit_code)
     except Exception as error:  # A traceback could show a password.
-        return complain(f"Unexpected {type(error).__name__}; please report it with the command that you gave.", 1)
+        message = f"Unexpected {type(error).__name__}; please report it with the command that you gave."
+        return complain(message if run.url is None else f"{message}\n{redacted_traceback(error, run.url)}", 1)
+
+
+def redacted_traceback(error: BaseException, url: "URL") -> str:
+    """Return the traceback of an error without the passwords of a URL, and without data from the database."""
+    from sqlalchemy.exc import DBAPIError
+
+    from momentum.connect.engine import without_secrets
+    from momentum.connect.url import blot_out
+
+    for each in chain_of(error):
+        if isinstance(each, DBAPIError):
+            without_secrets(each, url)
+    return blot_out("".join(traceback.format_exception(error)), url).rstrip()
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what a traceback shows with it: its causes, and the errors that it came up under."""
+    following: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while following:
+        each = following.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            following += [each.__cause__, each.__context__]

@@ -354,6 +354,7 @@ def backfill(
             option = URL_VARIABLES[0] if from_environment else "--database-url"
             secrets = EnvFile(env_file, warn=display.warn)
             url = find_url(database_url, option=option, env_file=secrets)
+            context.obj.url = url if verbose else None
             check_service_role_key(url, secrets)
             resume = resume_command(context, settings.days)
             outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
@@ -548,7 +549,7 @@ def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSi
             raise KeyboardInterrupt from None
         if display.committed:
             rows = f"{counted(display.committed, 'row')} {'was' if display.committed == 1 else 'were'}"
-            raise type(error)(f"{error} {rows} committed before.") from None
+            raise type(error)(f"{error} {rows} committed before.") from error.__cause__
         raise
 
 
@@ -643,7 +644,7 @@ def csv_file(path: Path, display: Display) -> "Iterator[Callable[[Discrepancy], 
     try:
         stream = path.open("w", newline="", encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(f"--discrepancies {path} cannot be written ({error.strerror}).") from None
+        raise ConfigurationError(f"--discrepancies {path} cannot be written ({error.strerror}).") from error
     writer = csv.writer(stream)
     writer.writerow(["user_id", "day", "score", "breakdown_score", "difference"])
 

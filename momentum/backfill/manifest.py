@@ -29,7 +29,7 @@ def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping
     try:
         stream = path.open("ab", buffering=0)
     except OSError as error:
-        raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from None
+        raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from error
     torn = ends_within_a_line(path)
 
     def write(objects: Iterable[Mapping[str, str]]) -> None:
@@ -72,7 +72,7 @@ def check_writable(path: Path, option: str) -> None:
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from None
+        raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from error
 
 
 def as_line(user_id: uuid.UUID, day: datetime.date, **more: str) -> dict[str, str]:
@@ -95,7 +95,7 @@ def read_manifest(path: Path) -> Iterator[UserDay]:
                 found = json.loads(line)
                 yield UserDay(uuid.UUID(found["user_id"]), datetime.date.fromisoformat(found["day"]))
     except OSError as error:
-        raise ConfigurationError(f"--undo {path} cannot be read ({error.strerror}).") from None
+        raise ConfigurationError(f"--undo {path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigurationError(
             f"Line {number} of --undo {path} is not one of a manifest; it reads "

@@ -122,7 +122,7 @@ def write_page(path: Path, page: Page) -> None:
         # A file name in the resume command may hold bytes that aren't text; they must not cost the page.
         path.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise ConfigurationError(f"--report {path} cannot be written ({error.strerror}).") from None
+        raise ConfigurationError(f"--report {path} cannot be written ({error.strerror}).") from error
 
 
 def csp_hash(text: str) -> str:

@@ -59,14 +59,31 @@ def lost_connection(error: DBAPIError) -> bool:
 
 
 def reason(error: DBAPIError, url: "URL") -> str:
-    """Return what the server or the driver says, on one line, without DETAIL (which may hold data) or the password."""
-    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-    return redact(primary or str(error.orig), url)
+    """Return the message of the server or driver, on one line, without DETAIL (which may hold data) or the password."""
+    return message_of(error.orig, url)
+
+
+def message_of(driver_error: BaseException | None, url: "URL") -> str:
+    """Return the first line of a driver's error, without the password."""
+    primary = getattr(getattr(driver_error, "diag", None), "message_primary", None)
+    return redact(primary or str(driver_error), url)
+
+
+def without_secrets(error: DBAPIError, url: "URL") -> DBAPIError:
+    """Return an error after removing data and passwords from its texts, to be the cause of one of ours.
+
+    A program still finds the SQLSTATE: ``error.__cause__.orig.sqlstate``.
+    """
+    error.hide_parameters = True
+    error.args = (reason(error, url),)
+    if error.orig is not None:
+        error.orig.args = error.args
+    return error
 
 
 @contextmanager
 def connection_errors(url: "URL") -> Iterator[None]:
-    """Turn the driver's errors into ours.
+    """Turn the driver's errors into ours, and keep each as the cause, without data and passwords.
 
     Raises:
         ConfigurationError: The URL has an option that the driver doesn't know, or its role lacks a right.
@@ -79,11 +96,15 @@ def connection_errors(url: "URL") -> Iterator[None]:
         if isinstance(error, sqlalchemy.exc.OperationalError) and lost_connection(error):
             raise DatabaseUnreachableError(
                 f"The database at {describe(url)} cannot be reached: {reason(error, url)}."
-            ) from None
+            ) from without_secrets(error, url)
         if isinstance(error, sqlalchemy.exc.ProgrammingError) and getattr(error.orig, "sqlstate", None) is None:
-            raise ConfigurationError(f"The URL of {describe(url)} cannot be used: {reason(error, url)}.") from None
+            raise ConfigurationError(
+                f"The URL of {describe(url)} cannot be used: {reason(error, url)}."
+            ) from without_secrets(error, url)
         if getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
             raise ConfigurationError(
                 f"The role may not do this at {describe(url)}: {reason(error, url)}; connect as the database's owner."
-            ) from None
-        raise MomentumError(f"The database at {describe(url)} refused a statement: {reason(error, url)}.") from None
+            ) from without_secrets(error, url)
+        raise MomentumError(
+            f"The database at {describe(url)} refused a statement: {reason(error, url)}."
+        ) from without_secrets(error, url)

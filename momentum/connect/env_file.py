@@ -47,8 +47,8 @@ class EnvFile:
         """
         try:
             return Path(DEFAULT_ENV_FILE if self._name is None else self._name).expanduser()
-        except RuntimeError:
-            raise ConfigurationError(f"There is no home directory for the env file {self._name}.") from None
+        except RuntimeError as error:
+            raise ConfigurationError(f"There is no home directory for the env file {self._name}.") from error
 
     @cached_property
     def values(self) -> dict[str, str]:
@@ -66,11 +66,13 @@ class EnvFile:
                 if os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH):
                     self._warn(f"The env file {self} can be read by other users of this machine; chmod 600 {self}.")
                 return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if self._name is None:
                 return {}
-            raise ConfigurationError(f"There is no env file {self}; name another with --env-file.") from None
-        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(f"There is no env file {self}; name another with --env-file.") from error
+        except OSError as error:
+            raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from error
+        except UnicodeError as error:  # It has what it could not decode, and is no cause to keep.
             raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from None
 
     def url(self) -> "URL | None":

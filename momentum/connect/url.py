@@ -97,10 +97,21 @@ def as_text(url: "URL") -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+def blot_out(text: str, url: "URL") -> str:
+    """Return a text with the URL's passwords blotted out, should a library have echoed one, however it is written."""
+    passwords = (url.password, *all_of(url, "password"), *all_of(url, "sslpassword"))
+    ways = {way for password in passwords if password for way in ways_to_write(password)}
+    # The longest first: one way may be a part of another.
+    for written in sorted(ways, key=len, reverse=True):
+        text = text.replace(written, "***")
+    return text
+
+
+def ways_to_write(password: str) -> tuple[str, ...]:
+    """Return a password as it is, as URLs have it, and as Python shows it."""
+    return password, quote(password, safe=""), quote(password, safe=" +"), repr(password)[1:-1]
+
+
 def redact(text: str, url: "URL") -> str:
-    """Return the first line of a text with the URL's passwords blotted out, should a library have echoed one."""
-    line = text.strip().partition("\n")[0]
-    for password in (url.password, *all_of(url, "password"), *all_of(url, "sslpassword")):
-        if password:
-            line = line.replace(password, "***").replace(quote(password, safe=""), "***")
-    return line
+    """Return the first line of a text with the URL's passwords blotted out."""
+    return blot_out(text.strip().partition("\n")[0], url)

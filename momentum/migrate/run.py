@@ -100,12 +100,16 @@ def errors_explained(
         yield
     except sa.exc.DBAPIError as error:
         if database.lost_connection(error):
-            raise DatabaseUnreachableError("The connection to the database was lost; run the command again.") from None
+            raise DatabaseUnreachableError(
+                "The connection to the database was lost; run the command again."
+            ) from database.without_secrets(error, connection.engine.url)
         patience = environment.patience
         spent = f" ({counted(patience.failed, 'time')} in {counted(round(patience.spent), 'second')})"
         tries = spent if locks.can_be_retried(error) else ""
         reason = database.reason(error, connection.engine.url)
-        raise MigrationError(f"{what}: {reason}{tries}. {consequence}") from None
+        raise MigrationError(f"{what}: {reason}{tries}. {consequence}") from database.without_secrets(
+            error, connection.engine.url
+        )
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def run(command: list[str]) -> int:
         try:
             return subprocess.run(command, env=env, check=False).returncode
         except OSError as error:
-            raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from None
+            raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from error
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import alembic.command
 import sqlalchemy as sa
 
-from momentum.connect.engine import create_engine, execute_script
+from momentum.connect.engine import create_engine, execute_script, without_secrets
 from momentum.connect.url import describe, parse_url
 from momentum.errors import ConfigurationError
 from momentum.migrate.config import alembic_config
@@ -242,7 +242,7 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
         raise ConfigurationError(
             f"The server cannot be started ({error}); set MOMENTUM_TEST_POSTGRES to that version, or remove the "
             "directory."
-        ) from None
+        ) from error
 
 
 def place_in_memory() -> Path | None:
@@ -309,6 +309,8 @@ def existing_server() -> Iterator[sa.URL]:
     try:
         with create_engine(url, application_name="momentum-testing").connect():
             pass
-    except sa.exc.OperationalError:
-        raise ConfigurationError(f"No server answers at {describe(url)} (MOMENTUM_TEST_DATABASE_URL).") from None
+    except sa.exc.OperationalError as error:
+        raise ConfigurationError(
+            f"No server answers at {describe(url)} (MOMENTUM_TEST_DATABASE_URL)."
+        ) from without_secrets(error, url)
     yield url

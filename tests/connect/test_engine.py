@@ -1,5 +1,8 @@
 """The connection: its arguments, and what the driver's errors become."""
 
+import traceback
+
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
@@ -18,8 +21,16 @@ def errors_of(url: sa.URL, sql: str = "select 1") -> MomentumError:
         connection.execute(sa.text(sql))
     assert SECRET not in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert raised.value.__suppress_context__
+    # As a service would log it.
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
     return raised.value
+
+
+def sqlstate_of(error: MomentumError) -> str | None:
+    """Return the SQLSTATE, as a program finds it."""
+    assert isinstance(error.__cause__, sa.exc.DBAPIError)
+    assert isinstance(error.__cause__.orig, psycopg.Error)
+    return error.__cause__.orig.sqlstate
 
 
 def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
@@ -31,11 +42,46 @@ def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
     refused = errors_of(supabase_url, "select no_such_column")
     assert type(refused) is MomentumError
     assert 'column "no_such_column" does not exist' in str(refused)
+    assert [sqlstate_of(error) for error in (unreachable, missing, refused)] == [None, None, "42703"]
     lost = errors_of(supabase_url, "select pg_terminate_backend(pg_backend_pid())")
     assert type(lost) is DatabaseUnreachableError
     misspelt = errors_of(supabase_url.update_query_dict({"sslmod": SECRET}))
     assert type(misspelt) is ConfigurationError
     assert "sslmod" in str(misspelt)
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlstate"),
+    [
+        ("insert into t values (:secret)", "23505"),
+        ("insert into t values (null, :secret)", "23502"),
+        ("select refuse(:secret)", "P0001"),
+    ],
+)
+def test_a_program_finds_the_sqlstate_and_no_data(supabase_url: sa.URL, sql: str, sqlstate: str) -> None:
+    with engine_of(supabase_url).begin() as connection:
+        execute_script(
+            connection,
+            f"""
+            create table t (a text primary key, b text);
+            insert into t values ('{SECRET}');
+            create function refuse(secret text) returns void language plpgsql as $$
+            begin
+              raise exception 'refused' using detail = secret, hint = secret;
+            end $$;
+            """,
+        )
+    # An engine that somebody has handed in, and that shows parameters.
+    engine = sa.create_engine(supabase_url)
+    with (
+        pytest.raises(MomentumError) as raised,
+        connection_errors(supabase_url),
+        engine.connect() as connection,
+    ):
+        connection.execute(sa.text(sql), {"secret": SECRET})
+    engine.dispose()
+    assert sqlstate_of(raised.value) == sqlstate
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_connection_says_who_it_is_and_gives_up_in_time(supabase_url: sa.URL) -> None:

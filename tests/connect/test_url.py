@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import make_url
 
-from momentum.connect.url import describe, parse_url, redact
+from momentum.connect.url import as_text, blot_out, describe, parse_url, redact
 from momentum.errors import ConfigurationError
 
 SECRET = "s3cret"
@@ -80,6 +80,14 @@ def test_a_database_is_described_by_host_port_and_name_only(text: str, said: str
 def test_redact_blots_out_the_password_however_it_is_written(text: str) -> None:
     said = redact("cannot use s3cret/pass, nor s3cret%2Fpass\nDETAIL: s3cret/pass", make_url(text))
     assert said == "cannot use ***, nor ***"
+
+
+def test_a_password_is_blotted_out_of_every_line_however_it_is_written() -> None:
+    url = make_url("postgresql://me@localhost/app").set(password="s3 'cret/\\+")
+    text = "\n".join(["s3 'cret/\\+", "s3%20%27cret%2F%5C%2B", "s3 %27cret%2F%5C+", repr("s3 'cret/\\+"), as_text(url)])
+    shown = blot_out(text, url)
+    assert "cret" not in shown
+    assert shown.count("***") == 5
 
 
 def test_redact_leaves_a_text_without_a_password_alone() -> None:

@@ -596,8 +596,11 @@ def test_an_asynchronous_engine_is_refused_in_one_sentence(supabase_url: sa.URL)
 
 
 def test_a_program_gives_options_as_what_they_are(supabase_url: sa.URL) -> None:
-    with locked(supabase_url, "auth.users"), pytest.raises(MigrationError, match=r"lock timeout \(2 times"):
+    timed_out = pytest.raises(MigrationError, match=r"lock timeout \(2 times")
+    with locked(supabase_url, "auth.users"), timed_out as raised:
         alembic.command.upgrade(alembic_config(supabase_url, attempts=2, verify=False), "head")
+    assert isinstance(raised.value.__cause__, sa.exc.DBAPIError)
+    assert getattr(raised.value.__cause__.orig, "sqlstate", None) == "55P03", "a program can tell why"
 
 
 def test_a_score_table_that_was_dropped_with_the_view_does_not_stop_the_way_back(server: Server) -> None:
