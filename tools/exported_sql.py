@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import alembic.command
+from alembic.config import Config
 
 from momentum.migrate.config import MigrationOptions, alembic_config
 
@@ -22,14 +23,23 @@ CREATION = re.compile(
     r"^do \$take_back_or_create\$\n.*?^  end if;\n\n(?P<statements>.*?)\nend\n\$take_back_or_create\$;$",
     re.MULTILINE | re.DOTALL,
 )
+# Likewise columns.
+ADDITION = re.compile(CREATION.pattern.replace("create", "add_column"), re.MULTILINE | re.DOTALL)
 
 
 def export(direction: str, revisions: str, options: MigrationOptions) -> str:
-    """Return the SQL of a migration, with the statements that create tables outside of their DO blocks."""
-    config = alembic_config("postgresql://unused@localhost/unused", **options)
+    """Return the SQL of a migration, for linters."""
+    return export_with(alembic_config("postgresql://unused@localhost/unused", **options), direction, revisions)
+
+
+def export_with(config: Config, direction: str, revisions: str) -> str:
+    """Return the SQL of a migration, with the statements that create tables and columns outside of their DO blocks."""
     config.output_buffer = io.StringIO()
     getattr(alembic.command, direction)(config, revisions, sql=True)
-    return CREATION.sub(lambda block: block["statements"], config.output_buffer.getvalue())
+    sql: str = config.output_buffer.getvalue()
+    for block in (CREATION, ADDITION):
+        sql = block.sub(lambda found: found["statements"], sql)
+    return sql
 
 
 def main(directory: Path) -> None:

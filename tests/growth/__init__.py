@@ -39,7 +39,7 @@ def add_columns(metadata: sa.MetaData) -> None:
     """Add a nullable column, and one with a constant default, a check, a unique key, an index and a key to others."""
     journal, pillars = metadata.tables["motivation_journal"], metadata.tables["momentum_pillars"]
     journal.append_column(sa.Column("mood", TEXT, comment="How the user felt, in a word."))
-    energy = sa.Column("energy", sa.SmallInteger, server_default="5", nullable=False, comment="Energy, 0 to 10: 100 %.")
+    energy = sa.Column("energy", sa.BigInteger, server_default="5", nullable=False, comment="Energy, 0 to 10: 100 %.")
     journal.append_column(energy)
     journal.append_constraint(sa.CheckConstraint("energy between 0 and 10", name="energy_in_range"))
     pillars.append_column(sa.Column("code", TEXT, unique=True, comment="A short code; unique."))

@@ -23,6 +23,7 @@ from tests.migrating import HISTORY, current, database_with_scores, fetch, run
 from tests.samples import add_user, tables, write_rows
 from tests.scenarios.test_lock_budget import WORDS, Recorder
 from tests.server import engine_of
+from tools.exported_sql import export_with
 from tools.supabase_sql import export
 
 pytestmark = pytest.mark.slow
@@ -200,6 +201,20 @@ def test_generated_files_pass_the_linters(growth: Growth) -> None:
         command = [sys.executable, "-m", "ruff", *arguments, *settings, *new]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0 or "--fix" in arguments, done.stdout
+
+
+def test_the_sql_passes_the_linters(growth: Growth, tmp_path: Path) -> None:
+    for direction, revisions in (("upgrade", "head"), ("downgrade", "head:base")):
+        sql = export_with(growth.config("postgresql://unused@localhost/unused"), direction, revisions)
+        assert sql.count("CREATE TABLE public.momentum_goals") == 1, "the linters see what stands in a DO block"
+        (tmp_path / f"{direction}.sql").write_text(sql, encoding="utf-8")
+    folder = Path(sys.executable).parent
+    for command in (
+        ["sqlfluff", "lint", "--disable-progress-bar", "--config", "tools/exported_sql.cfg", str(tmp_path)],
+        ["squawk", "--reporter", "gcc", *map(str, tmp_path.glob("*.sql"))],
+    ):
+        done = subprocess.run([folder / command[0], *command[1:]], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_a_transaction_that_was_handed_in_makes_the_same(server: Server, growth: Growth) -> None:
