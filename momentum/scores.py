@@ -62,6 +62,10 @@ class Layout:
     breakdown: str
     default_row: Mapping[str, str]
 
+    def day_in(self, relation: str) -> str:
+        """Return ``day`` with the name of its relation, for a query where another relation has such a column too."""
+        return re.sub(rf"\b{self.moment}\b", f"{relation}.{self.moment}", self.day)
+
     @property
     def within_days(self) -> str:
         """The SQL condition of a row of the days from ``:first`` to ``:last``.
@@ -150,8 +154,8 @@ class ScoreTable:
         Args:
             day: The SQL expression of that day.
         """
-        still = [f"{name} = {DAY_OF_ROW.sub(day, value)}" for name, value in self.default_row.items()]
-        return [*still, "updated_at = created_at"] if self.audited else still
+        still = [f"{TABLE_NAME}.{name} = {DAY_OF_ROW.sub(day, value)}" for name, value in self.default_row.items()]
+        return [*still, f"{TABLE_NAME}.updated_at = {TABLE_NAME}.created_at"] if self.audited else still
 
 
 def find_candidates(connection: Connection) -> list[str]:

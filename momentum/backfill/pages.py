@@ -114,7 +114,8 @@ class Pages:
 
     def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False) -> None:
         schema, _, name = scores.relation.partition(".")
-        self._day = literal_column(scores.layout.day, Date)
+        self._layout = scores.layout
+        self._day = literal_column(self._layout.day_in(name), Date)
         self._moment: ColumnClause[Any] = literal_column(scores.layout.moment)
         self._within = text(scores.layout.within_days).bindparams(
             first=eligibility.days.first, last=eligibility.days.last
@@ -194,12 +195,13 @@ class Pages:
             .group_by(self._table.c.user_id)
             .subquery("rows")
         )
+        first_day = literal_column(self._layout.day_in(rows.name), Date)
         counted = select(
             active.c.id,
             active.c.candidate_days,
             active.c.candidate_days.label("eligible"),
             (active.c.candidate_days - func.coalesce(rows.c.present, 0)).label("missing"),
-            func.coalesce(self._day >= active.c.first_day, true()).label("sure"),
+            func.coalesce(first_day >= active.c.first_day, true()).label("sure"),
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
         return self._read_gaps(connection, counted, limit)
 
@@ -368,7 +370,7 @@ class Pages:
         return (
             insert(self._table)
             .from_select(list(row), select(*row.values()).select_from(source), include_defaults=False)
-            .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(str(self._day))])
+            .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(self._layout.day)])
             .returning(self._table.c.user_id, self._day.label("day"))
         )
 
