@@ -7,7 +7,7 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
 from momentum.models import Base, DailyMomentumScore
-from momentum.scores import LAYOUTS, SCHEMAS, SEEDS_LAYOUT, TABLE_NAME
+from momentum.scores import FRESH_LAYOUT, LAYOUTS, SCHEMAS, TABLE_NAME
 
 # The schema that no client may look into: the migrations' records, the trigger function, and parked tables.
 PRIVATE_SCHEMA = "momentum_internal"
@@ -32,7 +32,7 @@ VIEW: str = DailyMomentumScore.__table__.name
 
 # The schema and the relations that are made where there is no score table to adopt.
 FRESH_SCHEMA = SCHEMAS[0]
-FRESH_SCORES = (TABLE_NAME, f"pk_{TABLE_NAME}", SEEDS_LAYOUT.key)
+FRESH_SCORES = (TABLE_NAME, f"pk_{TABLE_NAME}", FRESH_LAYOUT.key)
 
 # The keys that the migrations give a score table, by the names of the layouts.
 SCORE_KEYS = {layout.name: layout.key for layout in LAYOUTS}

@@ -1,12 +1,13 @@
-"""The layouts of the legacy score table: which column is the day, the score, the breakdown; its key and default row.
+"""The layouts of the legacy score table: its day, score and breakdown columns, its key, its default row.
 
-The revisions carry their own sealed SQL; this is what the preflight and the backfill go by. A new layout is one more
-``Layout`` here, one more branch in the revision that finds the score table, and one more in the view's.
+A new layout is one more ``Layout`` in ``LAYOUTS`` and one new revision that adopts, indexes and shows such a table. The
+revisions carry their own sealed SQL; everything else goes by the attributes of a layout, never by which one it is.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import Connection, text
 
@@ -15,7 +16,11 @@ from momentum.errors import NotMigratedError, PreflightError
 TABLE_NAME = "daily_engagement_scores"
 SCHEMAS = ("legacy", "public")
 
-# What pg_class calls the kinds of relations.
+# The places and layouts of a score table, for scripts, which cannot look; ``fresh`` is a database without one. It is
+# LAYOUTS in SCHEMAS, written out because type checkers don't calculate.
+ScoresOption = Literal["fresh", "legacy.seed", "public.seed", "legacy.production", "public.production"]
+
+# Kinds of relations, as pg_class abbreviates them.
 RELATION_KINDS = {
     "r": "table",
     "p": "partitioned table",
@@ -28,7 +33,7 @@ RELATION_KINDS = {
     "c": "type",
 }
 
-# What an expression of a default row calls the day of the row.
+# The name of the row's day in the expressions of a default row.
 DAY_OF_ROW = re.compile(r"\bday\b")
 
 # The same expression as in the unique index and in the view, so that a search by day is an index scan.
@@ -37,19 +42,21 @@ UTC_DAY = "((score_ts at time zone 'UTC')::date)"
 
 @dataclass(frozen=True)
 class Layout:
-    """What a score table of a layout looks like.
+    """The columns of a score table and their meaning.
 
     Attributes:
-        name: What ``momentum_internal.score_table`` calls it.
+        name: The layout's name in ``momentum_internal.score_table`` and in the option ``scores=``.
         columns: The columns that the view and the backfill rest on, with their types.
-        moment: The column that the day is told by.
-        day: The SQL expression of a row's UTC day, as the unique key has it.
-        indexed_day: The same as the server writes it when it is asked for an index's columns.
-        key: What the unique key is called if the migrations make it.
+        moment: The column that the day is derived from.
+        day: The SQL expression of a row's UTC day, as in the unique key.
+        indexed_day: The same expression as the server prints it in the definition of an index.
+        key: The name of the unique key over user and day, if the migrations make it.
         score: The column of the score in points, 0 to 100.
-        breakdown: The column of the JSON object that says how the score came about.
-        default_row: The columns of the row that the backfill inserts, with the SQL expression of each; ``day`` in an
+        breakdown: The column with the JSON object that says how the score came about.
+        default_row: The columns of the row that the backfill inserts, with an SQL expression for each; ``day`` in an
             expression is the day of the row.
+        moves_superseded: Whether an upgrade may move rows aside, all but the latest per user and day, to make the key.
+            If not, a table that has several rows per user and day is refused.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Layout:
     score: str
     breakdown: str
     default_row: Mapping[str, str]
+    moves_superseded: bool
 
     def day_in(self, relation: str) -> str:
         """Return ``day`` with the name of its relation, for a query where another relation has such a column too."""
@@ -96,6 +104,7 @@ SEEDS_LAYOUT = Layout(
         "score": "0",
         "pillar_breakdown": "'{}'::jsonb",
     },
+    moves_superseded=True,
 )
 
 PRODUCTION_LAYOUT = Layout(
@@ -114,7 +123,7 @@ PRODUCTION_LAYOUT = Layout(
     key=f"uq_{TABLE_NAME}_user_id_score_date",
     score="final_score",
     breakdown="breakdown",
-    # raw_score and normalized_score are 0 by default. The metadata is the layout's place for where a row comes from.
+    # raw_score and normalized_score are 0 by default. The metadata is the layout's place for the origin of a row.
     default_row={
         "score_date": "day",
         "final_score": "0",
@@ -122,9 +131,14 @@ PRODUCTION_LAYOUT = Layout(
         "breakdown": "'{}'::jsonb",
         "calculation_metadata": "jsonb_build_object('source', 'backfill')",
     },
+    # The app's insert triggers would fire when the rows come back: each user would get push notifications again.
+    moves_superseded=False,
 )
 
 LAYOUTS = (SEEDS_LAYOUT, PRODUCTION_LAYOUT)
+
+# The layout of the table that the migrations make where there is none to adopt.
+FRESH_LAYOUT = SEEDS_LAYOUT
 
 
 @dataclass(frozen=True)
@@ -132,16 +146,32 @@ class ScoreTable:
     """The score table of a migrated database, as ``momentum_internal.score_table`` records it.
 
     Attributes:
-        relation: Where it stands.
-        layout: How it looks.
+        relation: Its name, with the schema.
+        layout: Its layout.
         created: Whether the migrations made it.
-        audited: Whether it says when a row was made and when it last changed.
+        unique_index: The unique index over user and day, with the schema; none until there is one.
+        created_index: Whether the migrations make or have made that index.
+        exists: Whether a table of this name is there.
+        audited: Whether it has the columns that say when a row was made and when it last changed.
     """
 
     relation: str
     layout: Layout
     created: bool
+    unique_index: str | None
+    created_index: bool
+    exists: bool
     audited: bool
+
+    @property
+    def schema(self) -> str:
+        """The schema that it is in."""
+        return self.relation.partition(".")[0]
+
+    @property
+    def own_key(self) -> str:
+        """The name, with the schema, of the unique key that the migrations make."""
+        return f"{self.schema}.{self.layout.key}"
 
     @property
     def default_row(self) -> dict[str, str]:
@@ -159,7 +189,7 @@ class ScoreTable:
 
 
 def find_candidates(connection: Connection) -> list[str]:
-    """Return the relations that are named like the score table, in the schemas where one may stand."""
+    """Return the relations that are named like the score table, in the schemas where there may be one."""
     return [
         f"{schema}.{TABLE_NAME}"
         for schema in SCHEMAS
@@ -168,11 +198,11 @@ def find_candidates(connection: Connection) -> list[str]:
 
 
 def find_layout(connection: Connection, relation: str) -> Layout:
-    """Return the layout of a relation, told by its columns.
+    """Return the layout of a relation, recognized by its columns.
 
     Raises:
-        PreflightError: It is not a table, has the layout of none, a column has the wrong type, or a default row could
-            not be inserted.
+        PreflightError: It is not a table, its layout is unknown, a column has the wrong type, or no default row could
+            be inserted.
     """
     kind = connection.scalar(
         text("select relkind from pg_catalog.pg_class where oid = to_regclass(:r)"), {"r": relation}
@@ -224,27 +254,47 @@ def find_layout(connection: Connection, relation: str) -> Layout:
     return layout
 
 
-def read_score_table(connection: Connection) -> ScoreTable:
-    """Return what the migrations recorded of the score table.
+def find_score_table(connection: Connection) -> ScoreTable | None:
+    """Return the score table that the migrations recorded; none if they have not come that far.
 
     Raises:
-        NotMigratedError: They have not run, or not up to the score table's unique key.
+        NotMigratedError: Its layout is one that this version does not know.
     """
-    row = None
-    if connection.scalar(text("select to_regclass('momentum_internal.score_table')")) is not None:
-        row = connection.execute(
-            text("""
-                select s.relation, s.layout, s.created_table,
-                  to_regclass(s.relation) is not null and s.unique_index is not null as there,
-                  (
-                    select count(*) = 2
-                    from pg_catalog.pg_attribute as a
-                    where a.attrelid = to_regclass(s.relation) and a.attname in ('created_at', 'updated_at')
-                  ) as audited
-                from momentum_internal.score_table as s
-            """)
-        ).one_or_none()
-    if row is None or not row.there:
+    if connection.scalar(text("select to_regclass('momentum_internal.score_table')")) is None:
+        return None
+    row = connection.execute(
+        text("""
+            select
+              s.relation, s.layout, s.created_table, s.unique_index, s.created_index,
+              to_regclass(s.relation) is not null as there,
+              (
+                select count(*) = 2
+                from pg_catalog.pg_attribute as a
+                where a.attrelid = to_regclass(s.relation) and a.attname in ('created_at', 'updated_at')
+              ) as audited
+            from momentum_internal.score_table as s
+        """)
+    ).one_or_none()
+    if row is None:
+        return None
+    layout = next((known for known in LAYOUTS if known.name == row.layout), None)
+    if layout is None:
+        raise NotMigratedError(
+            f"The score table {row.relation} has the layout {row.layout}, which this version does not know; use the "
+            "version of the package that migrated the database."
+        )
+    return ScoreTable(
+        row.relation, layout, row.created_table, row.unique_index, row.created_index, row.there, row.audited
+    )
+
+
+def read_score_table(connection: Connection) -> ScoreTable:
+    """Return the score table that the migrations recorded, with its unique key.
+
+    Raises:
+        NotMigratedError: The migrations have not run, or not up to the score table's unique key.
+    """
+    scores = find_score_table(connection)
+    if scores is None or not scores.exists or scores.unique_index is None:
         raise NotMigratedError("The database is not migrated; upgrade it to head with the momentum migrations first.")
-    layout = next(known for known in LAYOUTS if known.name == row.layout)
-    return ScoreTable(row.relation, layout, row.created_table, row.audited)
+    return scores

@@ -11,9 +11,10 @@ from alembic.script import ScriptDirectory
 
 from momentum.connect.engine import execute_script
 from momentum.migrate.config import SCORES, alembic_config
+from momentum.scores import LAYOUTS, SCHEMAS
 from momentum.testing import Server
 from tests.processes import DEADLINE, Process
-from tests.samples import LEGACY_SCORES, PREDECESSOR_VIEW, PREDECESSORS, PRODUCTION_SCORES, read_rows
+from tests.samples import PREDECESSOR_VIEW, PREDECESSORS, SCORE_TABLES, read_rows
 from tests.server import engine_of
 
 SCRIPTS = ScriptDirectory.from_config(alembic_config("postgresql://localhost/unused"))
@@ -21,6 +22,9 @@ SCRIPTS = ScriptDirectory.from_config(alembic_config("postgresql://localhost/unu
 # The revisions in the order of the history, oldest first.
 REVISIONS = list(SCRIPTS.walk_revisions())[::-1]
 HISTORY = ["base", *(revision.revision for revision in REVISIONS)]
+
+# No score table, and one of each layout, in one schema and then in the other.
+ONE_OF_EACH = ("fresh", *(f"{SCHEMAS[n % len(SCHEMAS)]}.{layout.name}" for n, layout in enumerate(LAYOUTS)))
 
 # The databases from which migrations start: which scores they have, and whether the app's own versions of our tables.
 WAYS = [*((scores, False) for scores in SCORES), ("fresh", True), ("public.production", True)]
@@ -185,7 +189,7 @@ def database_with_scores(server: Server, scores: str, *, predecessors: bool = Fa
 
     def prepare(url: sa.URL) -> None:
         if layout:
-            run(url, {"seed": LEGACY_SCORES, "production": PRODUCTION_SCORES}[layout].format(schema=schema))
+            run(url, SCORE_TABLES[layout].format(schema=schema))
         if predecessors:
             run(url, PREDECESSORS)
         if predecessors and layout == "production":

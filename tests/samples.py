@@ -11,7 +11,7 @@ from momentum.testing import add_user as add_user
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
-# Values for the columns of each table. A row gets those whose columns the table has: the score table comes in two
+# Values for the columns of each table. A row gets those whose columns the table has: the score table comes in several
 # layouts, and the app's own versions of our tables lack some columns. The ordinal makes a name or a day that is not yet
 # taken, and never a future day.
 ROWS = {
@@ -205,6 +205,9 @@ begin
 end
 $unpin$;
 """
+
+# A table of each layout.
+SCORE_TABLES = {"seed": LEGACY_SCORES, "production": PRODUCTION_SCORES}
 
 # Our four tables as the app's own earlier migrations made them, open to every client.
 PREDECESSORS = """

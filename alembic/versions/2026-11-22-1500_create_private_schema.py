@@ -71,7 +71,6 @@ $function$""")
             comment="Whether we make or have made that index, and so drop it on the way back.",
         ),
         sa.CheckConstraint("only_row", name=op.f("ck_score_table_only_row")),
-        sa.CheckConstraint("layout in ('seed', 'production')", name=op.f("ck_score_table_layout")),
         sa.PrimaryKeyConstraint("only_row", name=op.f("pk_score_table")),
         schema="momentum_internal",
         comment="What the migrations found of the score table and what they made: one row.",

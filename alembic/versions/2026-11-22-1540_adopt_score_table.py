@@ -1,4 +1,4 @@
-"""Adopt the legacy score table where it stands, or create one in the same layout."""
+"""Adopt the legacy score table in place, or create one in the same layout."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,12 @@ depends_on: str | Sequence[str] | None = None
 # The relations that this revision adds to public.
 creates: tuple[str, ...] = ()
 
-# Tells the preflight to look for what this revision would adopt.
-concerns_scores = "adopts"
+# The layouts of the score table that this revision adopts, for the preflight. A table of another layout is left to the
+# later revision that adopts that one.
+layouts: tuple[str, ...] = ("seed", "production")
+concerns_scores: tuple[str, ...] = ("adopts",)
 
-
-# Told by the columns, in whichever schema the table stands.
+# The layout is recognized by the columns, in either schema.
 FIND = """
 do $find_score_table$
 declare
@@ -40,8 +41,9 @@ declare
     when columns @> array[
       'user_id', 'score_date', 'final_score', 'breakdown', 'momentum_state', 'calculation_metadata'
     ] then 'production'
+    else {other_layout}
   end;
-  -- What a script made with --sql was made for; null where the migration can look for itself.
+  -- The score table that a script made with --sql is for; null where the migration can look for itself.
   expected constant text := {expected};
   found constant text := case when adopted is null then 'fresh' else found_schema || '.' || found_layout end;
 begin
@@ -51,9 +53,9 @@ begin
     raise exception 'there are two tables daily_engagement_scores, in legacy and in public; keep one';
   end if;
   if adopted is not null and to_regclass('momentum_internal.daily_engagement_scores') is not null then
-    raise exception 'a score table is parked in momentum_internal, and % stands in its place', adopted;
+    raise exception 'a score table is parked in momentum_internal, and % is in its place', adopted;
   end if;
-  if found is null then
+  if expected is not null and found is null then
     raise exception
       '% has neither the columns user_id, score_ts, score and pillar_breakdown, nor user_id, score_date, final_score, '
       'breakdown, momentum_state and calculation_metadata', adopted;
@@ -69,13 +71,15 @@ begin
   select
     coalesce(found_schema, 'legacy') || '.daily_engagement_scores', coalesce(found_layout, 'seed'),
     adopted is null, adopted is null and to_regnamespace('legacy') is null, false,
-    case when adopted is null then 'legacy.uq_daily_engagement_scores_user_id_utc_day' end, adopted is null;
+    case when adopted is null then 'legacy.uq_daily_engagement_scores_user_id_utc_day' end, adopted is null
+  -- A table of another layout is left to the revision that adopts it.
+  where adopted is null or found_layout in ('seed', 'production');
 end
 $find_score_table$"""
 
 # Rows of an adopted table that share a user and a day with a later one move here, and back on the way down. The table
-# stays when it is empty: to drop it would take an ACCESS EXCLUSIVE lock on auth.users. It has the columns that the
-# adopted table has now, which may be others than before an earlier downgrade.
+# stays when it is empty: dropping it would take an ACCESS EXCLUSIVE lock on auth.users. It has the columns that the
+# adopted table has now, which may differ from those before an earlier downgrade.
 KEEP_SUPERSEDED = """
 do $keep_superseded_scores$
 declare
@@ -123,25 +127,27 @@ $keep_superseded_scores$"""
 
 
 def upgrade() -> None:
-    """Record what there is, then take back or create the table if there is none to adopt.
+    """Record the score table, then take back or create one if there is none to adopt.
 
-    An adopted table is left exactly as it is: its grants and policies are not ours to change.
+    An adopted table stays exactly as it is: its grants and policies are not ours to change.
     """
     context = op.get_context()
+    layout = context.opts["scores"].partition(".")[2]
+    other_layout = f"'{layout}'" if context.as_sql and layout not in ("", *layouts) else "null"
     expected = f"'{context.opts['scores']}'" if context.as_sql else "null::text"
-    op.execute(FIND.replace("{expected}", expected))
+    op.execute(FIND.replace("{expected}", expected).replace("{other_layout}", other_layout))
     op.execute(KEEP_SUPERSEDED)
     op.execute("""
 do $open_legacy$
 begin
-  if (select created_schema from momentum_internal.score_table) then
+  if exists (select from momentum_internal.score_table where created_schema) then
     create schema legacy;
     comment on schema legacy is 'The scores of before momentum.';
   end if;
-  if (select created_table from momentum_internal.score_table)
+  if exists (select from momentum_internal.score_table where created_table)
     and not has_schema_privilege('service_role', 'legacy', 'usage') then
     grant usage on schema legacy to service_role;
-    update momentum_internal.score_table set granted_usage = true;
+    update momentum_internal.score_table set granted_usage = true where only_row;
   end if;
 end
 $open_legacy$""")
@@ -149,7 +155,7 @@ $open_legacy$""")
         "daily_engagement_scores",
         create_daily_engagement_scores,
         schema="legacy",
-        only_if="select created_table from momentum_internal.score_table",
+        only_if="exists (select from momentum_internal.score_table where created_table)",
     )
 
 
@@ -165,7 +171,7 @@ begin
     if found.granted_usage then
       revoke usage on schema legacy from service_role;
     end if;
-    -- Somebody may have put something else there meanwhile: then the schema stays for it.
+    -- If others have put something there meanwhile, the schema stays.
     if found.created_schema and not exists (
       select from pg_catalog.pg_depend
       where refclassid = 'pg_catalog.pg_namespace'::regclass and refobjid = 'legacy'::regnamespace
@@ -173,7 +179,7 @@ begin
       drop schema legacy;
     end if;
   end if;
-  delete from momentum_internal.score_table;
+  delete from momentum_internal.score_table where only_row;
 end
 $leave_score_table$""")
 
@@ -232,7 +238,7 @@ def create_daily_engagement_scores(op: Operations) -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_daily_engagement_scores")),
         schema="legacy",
-        comment="Momentum scores: one row a user and UTC day. Clients read it through public.daily_momentum_scores.",
+        comment="Momentum scores: one row per user and UTC day. Clients read it through public.daily_momentum_scores.",
     )
     # Made with the table, and parked and taken back with it: on a full table it would take a while.
     op.create_index(
@@ -244,7 +250,7 @@ def create_daily_engagement_scores(op: Operations) -> None:
     )
     op.execute(
         "comment on index legacy.uq_daily_engagement_scores_user_id_utc_day is "
-        "'One row a user and UTC day; finds a user''s scores of a day or a range of days.'"
+        "'One row per user and UTC day; finds a user''s scores of a day or a range of days.'"
     )
     op.execute("""
 create trigger set_updated_at before update on legacy.daily_engagement_scores

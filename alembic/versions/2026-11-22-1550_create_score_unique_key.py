@@ -1,4 +1,4 @@
-"""Give an adopted score table its unique key, one row a user and UTC day; a table that we created has it already."""
+"""Give an adopted score table its unique key, one row per user and UTC day; a table that we created has it already."""
 
 import logging
 from collections.abc import Sequence
@@ -14,19 +14,25 @@ depends_on: str | Sequence[str] | None = None
 # The relations that this revision adds to public.
 creates: tuple[str, ...] = ()
 
-# Tells the preflight to look for what would keep the key from being made.
-concerns_scores = "indexes"
+# The layouts of the score table that this revision indexes, for the preflight: it looks for what would prevent the key.
+layouts: tuple[str, ...] = ("seed", "production")
+concerns_scores: tuple[str, ...] = ("indexes",)
 
 # How often new duplicates may come in between their move and the key, before that is given up.
 ROUNDS = 5
 
-# By layout: the key's name, and the day in it, the same expression as in the view, so that a search by day can use it.
+# By layout: the key's name, the day in it, and the same as the server prints it. The view has the same expression, so
+# that a search by day can use the key.
 KEYS = {
-    "seed": ("uq_daily_engagement_scores_user_id_utc_day", "((score_ts at time zone 'UTC')::date)"),
-    "production": ("uq_daily_engagement_scores_user_id_score_date", "score_date"),
+    "seed": (
+        "uq_daily_engagement_scores_user_id_utc_day",
+        "((score_ts at time zone 'UTC')::date)",
+        "(((score_ts AT TIME ZONE ''UTC''::text))::date)",
+    ),
+    "production": ("uq_daily_engagement_scores_user_id_score_date", "score_date", "score_date"),
 }
 
-# A unique index of the table's own that serves as well: over these two, for every row, checked at once.
+# A unique index of the table's own that serves as well: over user and day, for every row, checked immediately.
 OWN_KEY = """
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 from pg_catalog.pg_index as i
@@ -35,20 +41,20 @@ inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
 where
   i.indrelid = to_regclass('{relation}') and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
   and i.indnkeyatts = 2
-  and array[pg_get_indexdef(i.indexrelid, 1, false), pg_get_indexdef(i.indexrelid, 2, false)] @> array[
-    'user_id', case '{layout}' when 'seed' then '(((score_ts AT TIME ZONE ''UTC''::text))::date)' else 'score_date' end
-  ]
+  and array[pg_get_indexdef(i.indexrelid, 1, false), pg_get_indexdef(i.indexrelid, 2, false)]
+    @> array['user_id', '{printed_day}']
   and c.relname <> '{ours}'
 order by c.relname
 limit 1"""
 
-# What a script can't do is to make an index only where there is none: CONCURRENTLY stands in no condition.
+# A script can't make an index only where there is none: no condition may contain CONCURRENTLY.
 RECORD_OWN_KEY = """
 do $record_own_key$
 begin
   update momentum_internal.score_table set unique_index = (
     {own_key}
-  );
+  )
+  where only_row;
   if (select unique_index is null from momentum_internal.score_table) then
     raise exception
       '{relation} has no unique index; create unique index concurrently idx_daily_scores_user_date on {relation} '
@@ -58,8 +64,9 @@ end
 $record_own_key$"""
 
 # The latest score of a user and UTC day stays, of two at the same moment the one with the higher id, else the one that
-# lies further back in the table. The others move, whole, a page of 500 a commit. A row that is locked, or that changed
-# since it was found, is left to the next round: nobody is waited for, and nothing is moved whose successor is gone.
+# lies further back in the table. The others move, whole, in pages of 500, with a commit after each. A row that is
+# locked, or that changed since it was found, is left to the next round: nobody is waited for, and no row moves whose
+# successor is gone.
 MOVE = r"""
 do $move_superseded_scores$
 declare
@@ -166,14 +173,14 @@ begin
 end
 $put_back_superseded_scores$"""
 
-# Also for a script whose reader goes on after an error: it must not come to a version that it hasn't got.
+# For scripts too: a psql that goes on after an error must not arrive at a version without its changes.
 RECORD = """
 do $record_unique_key$
 begin
   if not exists (select from pg_catalog.pg_index where indexrelid = to_regclass('{index}') and indisvalid) then
     raise exception 'there is no valid unique index {index}';
   end if;
-  update momentum_internal.score_table set unique_index = '{index}', created_index = {created};
+  update momentum_internal.score_table set unique_index = '{index}', created_index = {created} where only_row;
 end
 $record_unique_key$"""
 
@@ -212,14 +219,14 @@ log = logging.getLogger("momentum.migrations")
 
 
 def upgrade() -> None:
-    """Use the table's own unique index, or move what would break one aside and make one, while clients go on."""
+    """Use the table's own unique index, or move duplicates aside and make one, while clients go on."""
     relation, layout = find_adopted()
     if relation is None:
         return
     schema = relation.partition(".")[0]
-    name, day = KEYS[layout]
+    name, day, printed_day = KEYS[layout]
     index = f"{schema}.{name}"
-    own_key = OWN_KEY.format(relation=relation, layout=layout, ours=name)
+    own_key = OWN_KEY.format(relation=relation, printed_day=printed_day, ours=name)
     online = not op.get_context().as_sql
     if online:
         if own := op.get_bind().scalar(sa.text(own_key)):
@@ -228,27 +235,20 @@ def upgrade() -> None:
     elif layout == "production":
         op.execute(RECORD_OWN_KEY.format(own_key=own_key, relation=relation))
         return
-    # Said before it is done: what is found under this name after a kill is ours.
-    op.execute("update momentum_internal.score_table set created_index = true")
+    # Recorded before it is done: an index that is found under this name after a kill is ours.
+    op.execute("update momentum_internal.score_table set created_index = true where only_row")
+    columns = ["user_id", sa.text(day)]
     for _ in range(ROUNDS):
-        if is_valid(index):
-            break
-        op.execute_patiently(f"drop index concurrently if exists {index}")
         if layout == "seed":
             op.execute_patiently(MOVE.replace("{relation}", relation))
         try:
-            op.execute_patiently(f"create unique index concurrently {name} on {relation} (user_id, {day})")
+            op.create_index_concurrently(name, "daily_engagement_scores", columns, schema=schema, unique=True)
             break
-        except sa.exc.DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            # An invalid unique index would go on refusing rows.
-            op.execute_patiently(f"drop index concurrently if exists {index}", at_least=10)
-            if not isinstance(error, sa.exc.IntegrityError):
-                raise
+        except sa.exc.IntegrityError:
+            continue
     else:
         op.execute(GIVE_UP.format(relation=relation))
-    op.execute(f"comment on index {index} is 'One row a user and UTC day; made for public.daily_momentum_scores.'")
+    op.execute(f"comment on index {index} is 'One row per user and UTC day; made for public.daily_momentum_scores.'")
     op.execute(RECORD.format(index=index, created="true"))
     if online and layout == "seed":
         moved = op.get_bind().scalar(sa.text("select count(*) from momentum_internal.superseded_scores"))
@@ -261,14 +261,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget the key; it is dropped after that."""
+    """Forget the key, which is dropped after that."""
     if op.get_context().as_sql:
         op.execute(EXPECT.format(scores=op.get_context().opts["scores"]))
     op.execute("update momentum_internal.score_table set unique_index = null where not created_table")
 
 
 def after_downgrade() -> None:
-    """Drop the key if we made it, while clients go on, and put the superseded scores back; env.py calls this."""
+    """Drop the key if we made it, while clients go on, and put the superseded scores back."""
     relation, layout = find_adopted()
     if relation is None:
         return
@@ -279,21 +279,15 @@ def after_downgrade() -> None:
     op.execute_patiently(f"drop index concurrently if exists {index}")
     if layout == "seed":
         op.execute_patiently(PUT_BACK.replace("{relation}", relation))
-    op.execute("update momentum_internal.score_table set created_index = false")
+    op.execute("update momentum_internal.score_table set created_index = false where only_row")
 
 
 def find_adopted() -> tuple[str | None, str]:
-    """Return the adopted score table and its layout; no table where we created it."""
+    """Return the adopted score table and its layout; no table if we created it, or if it has another layout."""
     context = op.get_context()
     if context.as_sql:
         schema, _, layout = context.opts["scores"].partition(".")
-        return (f"{schema}.daily_engagement_scores", layout) if layout else (None, "seed")
+        return (f"{schema}.daily_engagement_scores" if layout in layouts else None, layout)
     adopted = sa.text("select relation, layout from momentum_internal.score_table where not created_table")
     row = op.get_bind().execute(adopted).one_or_none()
-    return (row.relation, row.layout) if row else (None, "seed")
-
-
-def is_valid(index: str) -> bool:
-    """Tell whether there is such an index, made to its end; a script can't look."""
-    found = sa.text("select indisvalid from pg_catalog.pg_index where indexrelid = to_regclass(:index)")
-    return not op.get_context().as_sql and bool(op.get_bind().scalar(found, {"index": index}))
+    return (row.relation, row.layout) if row and row.layout in layouts else (None, "")

@@ -12,14 +12,19 @@ depends_on: str | Sequence[str] | None = None
 # The relations that this revision adds to public.
 creates: tuple[str, ...] = ("daily_momentum_scores",)
 
+# The layouts of the score table over which this revision makes the view.
+layouts: tuple[str, ...] = ("seed", "production")
+
+RECORDED = "exists (select from momentum_internal.score_table where layout in ('seed', 'production'))"
+
 
 def upgrade() -> None:
-    """Make the view over the score table wherever that stands.
+    """Make the view over the recorded score table; over a table of another layout a later revision makes it.
 
-    The day is always the one in UTC; a plain cast to date would depend on the time zone of whoever asks. The view
-    checks rights and policies as its reader (security_invoker), so that a user sees the user's own rows only.
+    The day is always the one in UTC; a plain cast to date would depend on the session's time zone. The view checks
+    rights and policies as its reader (security_invoker), so that a user sees the user's own rows only.
     """
-    op.park_predecessor("daily_momentum_scores")
+    op.park_predecessor("daily_momentum_scores", only_if=RECORDED)
     op.execute("""
 do $create_view$
 declare
@@ -35,7 +40,7 @@ select
   s.breakdown as pillar_breakdown
 from %s as s
     $view$, scores.relation);
-  else
+  elsif scores.layout = 'seed' then
     execute format($view$
 create view public.daily_momentum_scores with (security_invoker = true) as
 select
@@ -45,25 +50,30 @@ select
   s.pillar_breakdown
 from %s as s
     $view$, scores.relation);
+  else
+    return;
   end if;
+  comment on view public.daily_momentum_scores is
+    'Momentum scores by UTC day, in the columns that the app has always read.';
+  comment on column public.daily_momentum_scores.user_id is 'The user who is scored.';
+  comment on column public.daily_momentum_scores.score is 'The score in points, 0 to 100.';
+  comment on column public.daily_momentum_scores.score_date is 'The day in UTC.';
+  comment on column public.daily_momentum_scores.pillar_breakdown is 'Points by pillar: a JSON object or null.';
+  revoke all on table public.daily_momentum_scores from public, anon, authenticated, service_role;
+  grant select on table public.daily_momentum_scores to authenticated, service_role;
 end
 $create_view$""")
-    op.execute(
-        "comment on view public.daily_momentum_scores is "
-        "'Momentum scores by UTC day, in the columns that the app has always read.'"
-    )
-    op.execute("comment on column public.daily_momentum_scores.user_id is 'The user who is scored.'")
-    op.execute("comment on column public.daily_momentum_scores.score is 'The score in points, 0 to 100.'")
-    op.execute("comment on column public.daily_momentum_scores.score_date is 'The day in UTC.'")
-    op.execute(
-        "comment on column public.daily_momentum_scores.pillar_breakdown is 'Points by pillar: a JSON object or null.'"
-    )
-    op.execute("revoke all on table public.daily_momentum_scores from public, anon, authenticated, service_role")
-    op.execute("grant select on table public.daily_momentum_scores to authenticated, service_role")
 
 
 def downgrade() -> None:
     """Drop the view, which holds no rows of its own."""
-    # Whoever has dropped an adopted score table with cascade has dropped the view with it.
-    op.execute("drop view if exists public.daily_momentum_scores")
-    op.restore_predecessor("daily_momentum_scores")
+    op.execute(f"""
+do $drop_view$
+begin
+  if {RECORDED} then
+    -- An adopted score table that was dropped with cascade has taken the view along.
+    drop view if exists public.daily_momentum_scores;
+  end if;
+end
+$drop_view$""")
+    op.restore_predecessor("daily_momentum_scores", only_if=RECORDED)

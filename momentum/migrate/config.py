@@ -11,19 +11,17 @@ from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError
 from momentum.migrate.history import SCRIPTS as SCRIPTS
 from momentum.migrate.locks import ATTEMPTS, SECONDS
+from momentum.scores import ScoresOption
 
 Existing = Literal["refuse", "adopt"]
-
-# Where the score table may be and in which layout, for scripts, which cannot look.
-ScoreTable = Literal["fresh", "legacy.seed", "public.seed", "legacy.production", "public.production"]
-SCORES: tuple[ScoreTable, ...] = get_args(ScoreTable)
+SCORES: tuple[ScoresOption, ...] = get_args(ScoresOption)
 
 
 class MigrationOptions(TypedDict, total=False):
     """The keywords of ``alembic_config``; ``Options`` says what each is for."""
 
     existing: Existing
-    scores: ScoreTable
+    scores: ScoresOption
     verify: bool
     purge: bool
     attempts: int
@@ -46,7 +44,7 @@ class Options:
 
     url: str | None = None
     existing: Existing = "refuse"
-    scores: ScoreTable = "fresh"
+    scores: ScoresOption = "fresh"
     verify: bool = True
     purge: bool = False
     attempts: int = ATTEMPTS

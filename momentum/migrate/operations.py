@@ -46,7 +46,7 @@ VALID_INDEX = sa.text("select indisvalid from pg_catalog.pg_index where indexrel
 
 
 def render_sql(steps: Callable[[Operations], None]) -> str:
-    """Return the SQL of some operations instead of executing it, so that it can stand inside a DO block."""
+    """Return the SQL of some operations instead of executing it, so that it can go into a DO block."""
     buffer = io.StringIO()
     # With named parameters a per cent sign is rendered as itself; for the driver it would be doubled here and once more
     # when the DO block is executed.
@@ -478,20 +478,22 @@ $validate_constraint$"""
 class ParkPredecessor(MigrateOperation):
     """Park a table or view that an earlier migration of the app has made in public under a name of ours."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, only_if: str = "true") -> None:
         self.name = name
+        self.only_if = only_if
 
     @classmethod
-    def park_predecessor(cls, operations: Operations, name: str) -> None:
-        """Move what stands in public under a name of ours out of the way, if the run was asked to.
+    def park_predecessor(cls, operations: Operations, name: str, *, only_if: str = "true") -> None:
+        """Move a relation in public that has a name of ours out of the way, if the run was asked to.
 
         Without ``-x existing=adopt`` nothing is moved, and the revision fails where something is in its way.
 
         Args:
             operations: Alembic's ``op``.
             name: The name of the table or view.
+            only_if: An SQL condition without which nothing happens.
         """
-        operations.invoke(cls(name))
+        operations.invoke(cls(name, only_if))
 
 
 @Operations.implementation_for(ParkPredecessor)
@@ -502,7 +504,7 @@ def park_predecessor(operations: Operations, operation: ParkPredecessor) -> None
         operations.execute(f"""
 do $park_predecessor$
 begin
-  if to_regclass('public.{name}') is not null then
+  if to_regclass('public.{name}') is not null and {operation.only_if} then
     -- Renamed first: a table of ours may be parked under the old name.
     alter table public.{name} rename to {PREDECESSOR_PREFIX}{name};
     alter table public.{PREDECESSOR_PREFIX}{name} set schema {PRIVATE_SCHEMA};
@@ -515,18 +517,20 @@ $park_predecessor$""")
 class RestorePredecessor(MigrateOperation):
     """Put a parked predecessor back."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, only_if: str = "true") -> None:
         self.name = name
+        self.only_if = only_if
 
     @classmethod
-    def restore_predecessor(cls, operations: Operations, name: str) -> None:
-        """Move a predecessor back to where it stood, if there is one.
+    def restore_predecessor(cls, operations: Operations, name: str, *, only_if: str = "true") -> None:
+        """Move a predecessor back to where it was, if there is one.
 
         Args:
             operations: Alembic's ``op``.
             name: The name of the table or view.
+            only_if: An SQL condition without which nothing happens.
         """
-        operations.invoke(cls(name))
+        operations.invoke(cls(name, only_if))
 
 
 @Operations.implementation_for(RestorePredecessor)
@@ -536,7 +540,7 @@ def restore_predecessor(operations: Operations, operation: RestorePredecessor) -
     operations.execute(f"""
 do $restore_predecessor$
 begin
-  if to_regclass('{PRIVATE_SCHEMA}.{PREDECESSOR_PREFIX}{name}') is not null then
+  if to_regclass('{PRIVATE_SCHEMA}.{PREDECESSOR_PREFIX}{name}') is not null and {operation.only_if} then
     alter table {PRIVATE_SCHEMA}.{PREDECESSOR_PREFIX}{name} set schema public;
     alter table public.{PREDECESSOR_PREFIX}{name} rename to {name};
   end if;

@@ -13,7 +13,6 @@ from momentum.inventory import (
     PARKED_PREFIX,
     PREDECESSOR_ROWS,
     PRIVATE_SCHEMA,
-    SCORE_KEYS,
     SCORE_RECORD,
     SUPERSEDED,
     TRIGGER_FUNCTION,
@@ -24,9 +23,8 @@ from momentum.inventory import (
 from momentum.migrate.dependents import dependents_of
 from momentum.migrate.locks import READING_TIMEOUT, Patience
 from momentum.migrate.operations import quoted
-from momentum.migrate.preflight import adopted_table, recorded_table
 from momentum.models import Base
-from momentum.scores import TABLE_NAME
+from momentum.scores import TABLE_NAME, find_score_table
 from momentum.wording import counted
 
 # The records of the migrations, which go when nothing else is left.
@@ -153,9 +151,9 @@ def find_dependents(
         at_base: Whether the database is going to be at base then.
     """
     standing = {name: f"public.{name}" for name in parkable.tables if name in created}
-    scores = recorded_table(connection) if at_base else None
-    if scores and not adopted_table(connection):
-        standing[TABLE_NAME] = scores
+    scores = find_score_table(connection) if at_base else None
+    if scores and scores.created:
+        standing[TABLE_NAME] = scores.relation
     # In the order in which they are dropped.
     relations = [f"public.{VIEW}"] if VIEW in created else []
     relations += [private(SCORE_RECORD)] if at_base else []
@@ -179,13 +177,10 @@ def check_downgrade(connection: Connection, created: Collection[str], *, drops_k
     """
     relations = [f"public.{VIEW}"] if VIEW in created else []
     relations += [private(SCORE_RECORD)] if to_base else []
-    if adopted := adopted_table(connection):
-        record = connection.execute(
-            text("select layout, unique_index from momentum_internal.score_table where created_index")
-        ).first()
-        # A key that an interrupted downgrade has forgotten, but not dropped, is dropped by whichever comes next.
-        if record and (drops_key or record.unique_index is None):
-            relations.append(f"{adopted.partition('.')[0]}.{SCORE_KEYS[record.layout]}")
+    scores = find_score_table(connection)
+    # A key that an interrupted downgrade has forgotten, but not dropped, is dropped by whichever comes next.
+    if scores and not scores.created and scores.created_index and (drops_key or scores.unique_index is None):
+        relations.append(scores.own_key)
     # The trigger function stays in its schema.
     if dependents := dependents_of(connection, relations):
         raise PreflightError(

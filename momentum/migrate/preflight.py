@@ -1,10 +1,11 @@
-"""What a database must be like before the migrations touch it; read-only.
+"""Checks of a database before the migrations touch it; read-only.
 
-``momentum.migrate.run`` calls ``check_upgrade`` before anything is created. Every refusal is one sentence that names
-what was found and what to do.
+``check_upgrade`` and ``check_downgrade`` run before anything is created or changed. Every refusal is one sentence that
+names what was found and what to do.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from types import ModuleType
 
 from sqlalchemy import Connection, text
 
@@ -13,12 +14,15 @@ from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, r
 from momentum.migrate.dependents import dependents_of
 from momentum.models import Base
 from momentum.scores import (
-    PRODUCTION_LAYOUT,
+    FRESH_LAYOUT,
     RELATION_KINDS,
+    SCHEMAS,
     TABLE_NAME,
     Layout,
+    ScoreTable,
     find_candidates,
     find_layout,
+    find_score_table,
 )
 from momentum.wording import counted
 
@@ -28,12 +32,41 @@ ROLES = ("anon", "authenticated", "service_role")
 NOT_SUPABASE = "this is no Supabase database; `python -m momentum.testing start` gives a local one to try things on."
 
 
+def without_other_layouts(connection: Connection, modules: Iterable[ModuleType]) -> list[ModuleType]:
+    """Return the revisions that do something in a database, without those for score tables of other layouts.
+
+    A revision with the attribute ``layouts`` does nothing where the recorded score table has another layout. As long as
+    none is recorded, every revision counts.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        modules: The modules of revisions.
+    """
+    scores = find_score_table(connection)
+    return [
+        module
+        for module in modules
+        if scores is None or not hasattr(module, "layouts") or scores.layout.name in module.layouts
+    ]
+
+
+def layouts_of(modules: Iterable[ModuleType], concern: str) -> set[str]:
+    """Return the layouts of the score table that some revisions adopt or index.
+
+    Args:
+        modules: The modules of revisions.
+        concern: ``adopts`` or ``indexes``, as in a revision's ``concerns_scores``.
+    """
+    return {
+        layout for module in modules if concern in getattr(module, "concerns_scores", ()) for layout in module.layouts
+    }
+
+
 def check_upgrade(
     connection: Connection,
-    creates: Iterable[str],
+    pending: Collection[ModuleType],
+    ahead: Collection[ModuleType],
     *,
-    adopts_scores: bool,
-    indexes_scores: bool,
     adopts_existing: bool,
     may_commit: bool,
 ) -> None:
@@ -41,9 +74,8 @@ def check_upgrade(
 
     Args:
         connection: A connection; nothing is written through it.
-        creates: The names of the relations that the pending revisions make in ``public``.
-        adopts_scores: Whether a pending revision takes over or creates the score table.
-        indexes_scores: Whether a pending revision makes the score table's unique key.
+        pending: The modules of the revisions that are going to run.
+        ahead: The modules of all revisions after the one that the database is at: the pending ones and later ones.
         adopts_existing: Whether tables of ours that are there already are to be parked and copied.
         may_commit: Whether the migration has transactions of its own.
 
@@ -52,39 +84,50 @@ def check_upgrade(
     """
     check_server(connection)
     check_supabase(connection)
-    check_collisions(connection, creates, adopts_existing=adopts_existing, may_commit=may_commit)
-    if adopts_scores:
-        check_score_table(connection)
-    else:
-        check_recorded_table(connection)
-    if indexes_scores:
-        check_score_key(connection, may_commit=may_commit)
+    check_collisions(
+        connection,
+        [name for module in pending for name in getattr(module, "creates", ())],
+        adopts_existing=adopts_existing,
+        may_commit=may_commit,
+    )
+    scores = find_score_table(connection)
+    adopts = layouts_of(pending, "adopts")
+    if scores is not None:
+        check_recorded_table(scores)
+    elif adopts:
+        check_score_table(connection, adopts, layouts_of(ahead, "adopts"))
+    if indexes := layouts_of(pending, "indexes"):
+        check_score_key(connection, scores, indexes, may_commit=may_commit)
 
 
 def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
     """Refuse a database on which the way back past the score table's unique key could not be completed.
 
+    Args:
+        connection: A connection; nothing is written through it.
+        may_commit: Whether the migration has transactions of its own.
+
     Raises:
         PreflightError: With the first thing that is wrong.
     """
-    relation = adopted_table(connection)
-    if relation is None:
+    scores = find_score_table(connection)
+    if scores is None or scores.created:
         return
     rows = 0
     if connection.scalar(text("select to_regclass('momentum_internal.superseded_scores')")) is not None:
         rows = connection.scalar(text("select count(*) from momentum_internal.superseded_scores")) or 0
-    if connection.scalar(text("select to_regclass(:relation)"), {"relation": relation}) is None:
+    if not scores.exists:
         if rows:
             raise PreflightError(
-                f"The score table {relation} is gone, and {rows} superseded rows belong into it; give it its name "
-                "back, then try again."
+                f"The score table {scores.relation} is gone, and {rows} superseded rows belong into it; give it its "
+                "name back, then try again."
             )
         return
-    if not may_commit and connection.scalar(text("select created_index from momentum_internal.score_table")):
-        raise PreflightError(uncommittable(relation))
+    if not may_commit and scores.created_index:
+        raise PreflightError(uncommittable(scores.relation))
     if rows:
-        check_columns_fit(connection, relation)
-        check_rows_can_move(connection, relation)
+        check_columns_fit(connection, scores.relation)
+        check_rows_can_move(connection, scores.relation)
 
 
 def check_columns_fit(connection: Connection, relation: str) -> None:
@@ -226,8 +269,14 @@ def uncommittable(relation: str) -> str:
     )
 
 
-def check_score_table(connection: Connection) -> None:
-    """Refuse what cannot be taken over as the score table."""
+def check_score_table(connection: Connection, adopts: Collection[str], adoptable: Collection[str]) -> None:
+    """Refuse what cannot be taken over as the score table.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        adopts: The names of the layouts that the pending revisions adopt.
+        adoptable: The same, with those of later revisions: such a table is left to them.
+    """
     candidates = find_candidates(connection)
     parked = parked_scores(connection)
     if len(candidates) + len(parked) > 1:
@@ -236,10 +285,21 @@ def check_score_table(connection: Connection) -> None:
             f"There is more than one score table: {names}; rename or move all but the one that holds the scores."
         )
     for relation in candidates:
-        find_layout(connection, relation)
-    if not candidates:
-        # A parked one brings its indexes along.
-        check_collisions(connection, FRESH_SCORES, schema="legacy")
+        layout = find_layout(connection, relation)
+        if layout.name not in adoptable:
+            raise PreflightError(
+                f"{relation} has the layout {layout.name}, which no revision after the one of this database adopts; "
+                "use a version of the package that does, or downgrade to base first."
+            )
+    if candidates:
+        return
+    if FRESH_LAYOUT.name not in adopts:
+        raise PreflightError(
+            f"There is no table {TABLE_NAME} in {' or '.join(SCHEMAS)}, where an earlier upgrade left one to the "
+            "revisions that are pending now; give it its name back, then try again."
+        )
+    # A parked one brings its indexes along.
+    check_collisions(connection, FRESH_SCORES, schema="legacy")
 
 
 def check_owner(connection: Connection, relation: str, consequence: str) -> None:
@@ -259,7 +319,7 @@ def check_owner(connection: Connection, relation: str, consequence: str) -> None
 
 
 def find_warnings(connection: Connection) -> Iterator[str]:
-    """Yield what an owner should know of a score table that will be adopted, although it is no obstacle.
+    """Yield warnings about a score table that will be adopted: what its owner should know, although it is no obstacle.
 
     We don't close an open table ourselves: its grants and policies are not ours, and its readers may rely on them.
     """
@@ -281,29 +341,40 @@ def find_warnings(connection: Connection) -> Iterator[str]:
             )
 
 
-def check_recorded_table(connection: Connection) -> None:
+def check_recorded_table(scores: ScoreTable) -> None:
     """Refuse to go on where the score table that an earlier revision recorded is not there any more."""
-    relation = recorded_table(connection)
-    if relation and connection.scalar(text("select to_regclass(:relation)"), {"relation": relation}) is None:
+    if not scores.exists:
         raise PreflightError(
-            f"The score table {relation}, which the migrations recorded, is gone; give it its name back, then try "
-            "again."
+            f"The score table {scores.relation}, which the migrations recorded, is gone; give it its name back, then "
+            "try again."
         )
 
 
-def check_score_key(connection: Connection, *, may_commit: bool) -> None:
-    """Refuse what would keep an adopted score table's unique key from being made."""
-    adopted = adopted_table(connection)
-    standing = [adopted] if adopted else [] if recorded_table(connection) else find_candidates(connection)
+def check_score_key(
+    connection: Connection, scores: ScoreTable | None, indexes: Collection[str], *, may_commit: bool
+) -> None:
+    """Refuse what would keep an adopted score table's unique key from being made.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        scores: The score table that the migrations recorded.
+        indexes: The names of the layouts that the pending revisions index.
+        may_commit: Whether the migration has transactions of its own.
+    """
+    if scores is not None and scores.created:
+        return
+    standing = [scores.relation] if scores is not None else find_candidates(connection)
     if not standing:
         return
     relation = standing[0]
     layout = find_layout(connection, relation)
-    if layout is PRODUCTION_LAYOUT:
-        check_deferrable_key(connection, relation)
+    if layout.name not in indexes:
+        return
+    check_deferrable_key(connection, relation, layout)
     if has_own_key(connection, relation, layout):
         return
-    if not intended_key(connection):
+    # After an interrupted run, the index with this name is ours.
+    if scores is None or not scores.created_index:
         check_collisions(connection, [layout.key], schema=relation.partition(".")[0])
     check_owner(connection, relation, "could not make its unique key")
     if not may_commit:
@@ -316,16 +387,14 @@ def check_score_key(connection: Connection, *, may_commit: bool) -> None:
             f"Row level security hides rows of {relation} from {hidden_from}, who could not see duplicate days; "
             "migrate as a role with bypassrls."
         )
-    if layout is PRODUCTION_LAYOUT:
-        pairs = count_duplicate_days(connection, relation, layout)
-        if pairs:
-            raise PreflightError(
-                f"{relation} has {counted(pairs, 'day')} on which a user has more than one row, and no unique index on "
-                "user_id and score_date; keep one row a user and day, then try again."
-            )
-    else:
+    if layout.moves_superseded:
         check_rows_can_move(connection, relation, lambda: count_duplicate_days(connection, relation, layout) > 0)
         check_users_exist(connection, relation, layout)
+    elif pairs := count_duplicate_days(connection, relation, layout):
+        raise PreflightError(
+            f"{relation} has {counted(pairs, 'day')} on which a user has more than one row, and no unique index on "
+            f"user_id and {layout.day}; keep one row per user and day, then try again."
+        )
 
 
 def check_users_exist(connection: Connection, relation: str, layout: Layout) -> None:
@@ -361,13 +430,13 @@ def check_users_exist(connection: Connection, relation: str, layout: Layout) -> 
     if users:
         raise PreflightError(
             f"{relation} has days with more than one row of {counted(users, 'user')} who "
-            f"{'is' if users == 1 else 'are'} not in auth.users, which could not be moved aside; keep one row a user "
-            "and day, then try again."
+            f"{'is' if users == 1 else 'are'} not in auth.users, which could not be moved aside; keep one row per "
+            "user and day, then try again."
         )
 
 
 def has_own_key(connection: Connection, relation: str, layout: Layout) -> bool:
-    """Tell whether a score table has a unique index over user and day by itself."""
+    """Return whether a score table has a unique index of its own over user and day."""
     return bool(
         connection.scalar(
             text("""
@@ -391,8 +460,8 @@ def has_own_key(connection: Connection, relation: str, layout: Layout) -> bool:
     )
 
 
-def check_deferrable_key(connection: Connection, relation: str) -> None:
-    """Refuse a unique constraint over user and day that waits for the end of a transaction: no upsert works beside it.
+def check_deferrable_key(connection: Connection, relation: str, layout: Layout) -> None:
+    """Refuse a unique constraint over user and day that waits for the end of a transaction: no upsert works next to it.
 
     Postgres refuses ON CONFLICT (user_id, score_date) where such a constraint is among those that it could mean.
     """
@@ -404,14 +473,14 @@ def check_deferrable_key(connection: Connection, relation: str) -> None:
             where
               c.conrelid = to_regclass(:relation) and c.contype in ('p', 'u') and c.condeferrable and i.indnkeyatts = 2
               and array[pg_get_indexdef(i.indexrelid, 1, false), pg_get_indexdef(i.indexrelid, 2, false)]
-                @> array['user_id', 'score_date']
+                @> array['user_id', :day]
         """),
-        {"relation": relation},
+        {"relation": relation, "day": layout.indexed_day},
     )
     if name:
         raise PreflightError(
-            f"The unique constraint {name} of {relation} is deferrable, beside which no upsert on user_id and "
-            "score_date works; make it one that is not deferrable, then try again."
+            f"The unique constraint {name} of {relation} is deferrable, next to which no upsert on user_id and "
+            f"{layout.day} works; make it one that is not deferrable, then try again."
         )
 
 
@@ -438,7 +507,7 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
     Args:
         connection: A connection.
         relation: The score table.
-        rows_move: Tells whether there are such rows at all; asked only where something stands against their move.
+        rows_move: Whether there are such rows at all; asked only if something would prevent their move.
     """
     obstacle = connection.scalar(
         text("""
@@ -475,33 +544,8 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
     if obstacle and rows_move():
         raise PreflightError(
             f"{relation} has days on which a user has more than one row (in UTC), and when all but the latest are "
-            f"moved aside, or back, {obstacle}; keep one row a user and day, or take that away first."
+            f"moved aside, or back, {obstacle}; keep one row per user and day, or take that away first."
         )
-
-
-def adopted_table(connection: Connection) -> str | None:
-    """Return the score table that the migrations recorded, if they found it and didn't create it."""
-    if recorded_table(connection) is None:
-        return None
-    relation: str | None = connection.scalar(
-        text("select relation from momentum_internal.score_table where not created_table")
-    )
-    return relation
-
-
-def intended_key(connection: Connection) -> bool:
-    """Tell whether an earlier run has begun to make the unique key, so that what has its name is ours."""
-    return recorded_table(connection) is not None and bool(
-        connection.scalar(text("select created_index from momentum_internal.score_table"))
-    )
-
-
-def recorded_table(connection: Connection) -> str | None:
-    """Return the score table that the migrations recorded, if they have come that far."""
-    if connection.scalar(text("select to_regclass('momentum_internal.score_table')")) is None:
-        return None
-    relation: str | None = connection.scalar(text("select relation from momentum_internal.score_table"))
-    return relation
 
 
 def parked_scores(connection: Connection) -> list[str]:

@@ -161,27 +161,27 @@ def check_before(
     if environment.options.purge and command != "downgrade":
         raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade only.")
     parkable = parking.Parkable.of(context.script)
-    pending = [step.revision.module for step in steps]
+    pending = preflight.without_other_layouts(connection, [step.revision.module for step in steps])
     creates = [name for module in pending for name in getattr(module, "creates", ())]
     if environment.options.purge:
         parking.check_purge(connection, parkable, creates, at_base=to_base)
     if not steps:
         return steps
-    concerns = {getattr(module, "concerns_scores", None) for module in pending}
     if command == "downgrade":
-        parking.check_downgrade(connection, creates, drops_key="indexes" in concerns, to_base=to_base)
-        if "indexes" in concerns:
+        drops_key = bool(preflight.layouts_of(pending, "indexes"))
+        parking.check_downgrade(connection, creates, drops_key=drops_key, to_base=to_base)
+        if drops_key:
             preflight.check_downgrade(connection, may_commit=may_commit)
         return steps
+    ahead = context.script.iterate_revisions("heads", current_heads() or "base")
     preflight.check_upgrade(
         connection,
-        creates,
-        adopts_scores="adopts" in concerns,
-        indexes_scores="indexes" in concerns,
+        pending,
+        [revision.module for revision in ahead],
         adopts_existing=environment.options.existing == "adopt",
         may_commit=may_commit,
     )
-    if "adopts" in concerns:
+    if preflight.layouts_of(pending, "adopts"):
         for warning in preflight.find_warnings(connection):
             log.warning(warning)
     return steps

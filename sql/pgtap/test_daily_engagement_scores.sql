@@ -55,7 +55,7 @@ select is(
     "replica identity": "d",
     "part of an inheritance": false,
     "owned by the migrations'' role": true,
-    "comment": "Momentum scores: one row a user and UTC day. Clients read it through public.daily_momentum_scores."
+    "comment": "Momentum scores: one row per user and UTC day. Clients read it through public.daily_momentum_scores."
   }'::jsonb,
   'legacy.daily_engagement_scores is a logged table with row level security'
 );
@@ -152,7 +152,7 @@ select results_eq(
         'CREATE UNIQUE INDEX uq_daily_engagement_scores_user_id_utc_day ON legacy.daily_engagement_scores '
         'USING btree (user_id, (((score_ts AT TIME ZONE ''UTC''::text))::date))',
         true,
-        'One row a user and UTC day; finds a user''s scores of a day or a range of days.'
+        'One row per user and UTC day; finds a user''s scores of a day or a range of days.'
       )
   $$,
   'legacy.daily_engagement_scores has exactly these indexes, all of them usable'

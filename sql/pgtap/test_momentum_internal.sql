@@ -1,7 +1,7 @@
 -- momentum_internal: the schema of the migrations themselves, which no client may look into.
 begin;
 
-select plan(17);
+select plan(16);
 
 -- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
 -- session's own user only, so the role is set around the statement alone; the exception takes back the role together
@@ -203,7 +203,6 @@ select results_eq(
   $$
     values
       ('alembic_version_pkc', 'PRIMARY KEY (version_num)'),
-      ('ck_score_table_layout', 'CHECK ((layout = ANY (ARRAY[''seed''::text, ''production''::text])))'),
       ('ck_score_table_only_row', 'CHECK (only_row)'),
       ('pk_score_table', 'PRIMARY KEY (only_row)')
   $$,
@@ -299,13 +298,6 @@ select throws_ok(
   '23514',
   'new row for relation "score_table" violates check constraint "ck_score_table_only_row"',
   'score_table holds no other row either'
-);
-
-select throws_ok(
-  $$update momentum_internal.score_table set layout = 'mine'$$,
-  '23514',
-  'new row for relation "score_table" violates check constraint "ck_score_table_layout"',
-  'a score table has one of two layouts'
 );
 
 -- A trigger function that could be called, replaced or led astray by a search path would run with its writer's rights.

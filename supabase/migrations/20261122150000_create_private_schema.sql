@@ -95,8 +95,7 @@ CREATE TABLE momentum_internal.score_table (
     unique_index TEXT,
     created_index BOOLEAN DEFAULT false NOT NULL,
     CONSTRAINT pk_score_table PRIMARY KEY (only_row),
-    CONSTRAINT ck_score_table_only_row CHECK (only_row),
-    CONSTRAINT ck_score_table_layout CHECK (layout in ('seed', 'production'))
+    CONSTRAINT ck_score_table_only_row CHECK (only_row)
 );
 
 COMMENT ON TABLE momentum_internal.score_table IS 'What the migrations found of the score table and what they made: one row.';

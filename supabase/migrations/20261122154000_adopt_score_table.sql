@@ -1,4 +1,4 @@
--- Adopt the legacy score table where it stands, or create one in the same layout.
+-- Adopt the legacy score table in place, or create one in the same layout.
 -- Made by `make supabase-sql` from alembic/versions/2026-11-22-1540_adopt_score_table.py;
 -- change that file, not this one.
 set local lock_timeout = '2s';
@@ -47,8 +47,9 @@ declare
     when columns @> array[
       'user_id', 'score_date', 'final_score', 'breakdown', 'momentum_state', 'calculation_metadata'
     ] then 'production'
+    else null
   end;
-  -- What a script made with --sql was made for; null where the migration can look for itself.
+  -- The score table that a script made with --sql is for; null where the migration can look for itself.
   expected constant text := 'fresh';
   found constant text := case when adopted is null then 'fresh' else found_schema || '.' || found_layout end;
 begin
@@ -58,9 +59,9 @@ begin
     raise exception 'there are two tables daily_engagement_scores, in legacy and in public; keep one';
   end if;
   if adopted is not null and to_regclass('momentum_internal.daily_engagement_scores') is not null then
-    raise exception 'a score table is parked in momentum_internal, and % stands in its place', adopted;
+    raise exception 'a score table is parked in momentum_internal, and % is in its place', adopted;
   end if;
-  if found is null then
+  if expected is not null and found is null then
     raise exception
       '% has neither the columns user_id, score_ts, score and pillar_breakdown, nor user_id, score_date, final_score, '
       'breakdown, momentum_state and calculation_metadata', adopted;
@@ -76,7 +77,9 @@ begin
   select
     coalesce(found_schema, 'legacy') || '.daily_engagement_scores', coalesce(found_layout, 'seed'),
     adopted is null, adopted is null and to_regnamespace('legacy') is null, false,
-    case when adopted is null then 'legacy.uq_daily_engagement_scores_user_id_utc_day' end, adopted is null;
+    case when adopted is null then 'legacy.uq_daily_engagement_scores_user_id_utc_day' end, adopted is null
+  -- A table of another layout is left to the revision that adopts it.
+  where adopted is null or found_layout in ('seed', 'production');
 end
 $find_score_table$;
 
@@ -126,14 +129,14 @@ $keep_superseded_scores$;
 
 do $open_legacy$
 begin
-  if (select created_schema from momentum_internal.score_table) then
+  if exists (select from momentum_internal.score_table where created_schema) then
     create schema legacy;
     comment on schema legacy is 'The scores of before momentum.';
   end if;
-  if (select created_table from momentum_internal.score_table)
+  if exists (select from momentum_internal.score_table where created_table)
     and not has_schema_privilege('service_role', 'legacy', 'usage') then
     grant usage on schema legacy to service_role;
-    update momentum_internal.score_table set granted_usage = true;
+    update momentum_internal.score_table set granted_usage = true where only_row;
   end if;
 end
 $open_legacy$;
@@ -154,7 +157,7 @@ CREATE TABLE legacy.daily_engagement_scores (
     CONSTRAINT fk_daily_engagement_scores_user_id_users FOREIGN KEY(user_id) REFERENCES auth.users (id) ON DELETE CASCADE
 );
 
-COMMENT ON TABLE legacy.daily_engagement_scores IS 'Momentum scores: one row a user and UTC day. Clients read it through public.daily_momentum_scores.';
+COMMENT ON TABLE legacy.daily_engagement_scores IS 'Momentum scores: one row per user and UTC day. Clients read it through public.daily_momentum_scores.';
 
 COMMENT ON COLUMN legacy.daily_engagement_scores.id IS 'The row''s own key, made by the server.';
 
@@ -174,7 +177,7 @@ COMMENT ON COLUMN legacy.daily_engagement_scores.updated_at IS 'When the row las
 
 CREATE UNIQUE INDEX uq_daily_engagement_scores_user_id_utc_day ON legacy.daily_engagement_scores (user_id, ((score_ts at time zone 'UTC')::date));
 
-comment on index legacy.uq_daily_engagement_scores_user_id_utc_day is 'One row a user and UTC day; finds a user''s scores of a day or a range of days.';
+comment on index legacy.uq_daily_engagement_scores_user_id_utc_day is 'One row per user and UTC day; finds a user''s scores of a day or a range of days.';
 
 create trigger set_updated_at before update on legacy.daily_engagement_scores
   for each row execute function momentum_internal.set_updated_at();

@@ -1,4 +1,4 @@
--- Give an adopted score table its unique key, one row a user and UTC day; a table that we created has it already.
+-- Give an adopted score table its unique key, one row per user and UTC day; a table that we created has it already.
 -- Made by `make supabase-sql` from alembic/versions/2026-11-22-1550_create_score_unique_key.py;
 -- change that file, not this one.
 set local lock_timeout = '2s';

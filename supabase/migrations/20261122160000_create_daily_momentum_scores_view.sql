@@ -34,7 +34,7 @@ select
   s.breakdown as pillar_breakdown
 from %s as s
     $view$, scores.relation);
-  else
+  elsif scores.layout = 'seed' then
     execute format($view$
 create view public.daily_momentum_scores with (security_invoker = true) as
 select
@@ -44,22 +44,18 @@ select
   s.pillar_breakdown
 from %s as s
     $view$, scores.relation);
+  else
+    return;
   end if;
+  comment on view public.daily_momentum_scores is
+    'Momentum scores by UTC day, in the columns that the app has always read.';
+  comment on column public.daily_momentum_scores.user_id is 'The user who is scored.';
+  comment on column public.daily_momentum_scores.score is 'The score in points, 0 to 100.';
+  comment on column public.daily_momentum_scores.score_date is 'The day in UTC.';
+  comment on column public.daily_momentum_scores.pillar_breakdown is 'Points by pillar: a JSON object or null.';
+  revoke all on table public.daily_momentum_scores from public, anon, authenticated, service_role;
+  grant select on table public.daily_momentum_scores to authenticated, service_role;
 end
 $create_view$;
-
-comment on view public.daily_momentum_scores is 'Momentum scores by UTC day, in the columns that the app has always read.';
-
-comment on column public.daily_momentum_scores.user_id is 'The user who is scored.';
-
-comment on column public.daily_momentum_scores.score is 'The score in points, 0 to 100.';
-
-comment on column public.daily_momentum_scores.score_date is 'The day in UTC.';
-
-comment on column public.daily_momentum_scores.pillar_breakdown is 'Points by pillar: a JSON object or null.';
-
-revoke all on table public.daily_momentum_scores from public, anon, authenticated, service_role;
-
-grant select on table public.daily_momentum_scores to authenticated, service_role;
 
 UPDATE momentum_internal.alembic_version SET version_num='b82e4f1690da' WHERE momentum_internal.alembic_version.version_num = '07d3e6c8b51f';

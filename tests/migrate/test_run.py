@@ -651,7 +651,7 @@ def test_a_connection_that_is_lost_while_the_key_is_made_is_one_line(server: Ser
             pid = wait_until(
                 url,
                 "(select pid from pg_stat_activity where datname = current_database() "
-                "and wait_event_type = 'Lock' and query like 'create unique%')",
+                "and wait_event_type = 'Lock' and query ilike 'create unique%')",
                 process=process,
             )
             fetch(url, "select pg_terminate_backend(:pid)", pid=pid)
