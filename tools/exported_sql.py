@@ -8,13 +8,12 @@ from pathlib import Path
 import alembic.command
 from alembic.config import Config
 
-from momentum.migrate.config import MigrationOptions, alembic_config
+from momentum.migrate.config import SCORES, MigrationOptions, alembic_config
 
 # The options on which the SQL depends: where the score table is, and whether the app's own tables are taken over.
 PATHS: dict[str, MigrationOptions] = {
-    "fresh": {},
-    "seed": {"scores": "legacy.seed"},
-    "production": {"scores": "public.production"},
+    # Of the schemas of a layout the last one.
+    **{scores.partition(".")[2] or scores: {"scores": scores} for scores in SCORES},
     "existing": {"existing": "adopt"},
 }
 

@@ -1,4 +1,4 @@
-"""An existing score table is adopted in place, in either layout, and is unchanged after a downgrade."""
+"""An existing score table is adopted in place, in any layout, and is unchanged after a downgrade."""
 
 import contextlib
 import datetime
@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, run_backfill
 from momentum.errors import DatabaseUnreachableError, MigrationError, PreflightError
-from momentum.migrate.config import alembic_config
-from momentum.scores import TABLE_NAME
+from momentum.migrate.config import SCORES, alembic_config
+from momentum.scores import FRESH_LAYOUT, LAYOUTS, TABLE_NAME
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import (
@@ -312,7 +312,7 @@ def test_the_backfill_gives_the_same_results_on_every_layout(server: Server) -> 
         if (n * 7 + d * 3) % 5 < n % 4
     ]
     results = {}
-    for scores in ("fresh", "legacy.seed", "public.seed", "legacy.production", "public.production"):
+    for scores in SCORES:
         url = database_with_scores(server, scores)
         try:
             if scores == "fresh":
@@ -320,22 +320,20 @@ def test_the_backfill_gives_the_same_results_on_every_layout(server: Server) -> 
             execute(url, USERS, users=users)
             execute(url, "update auth.users set created_at = '2024-03-04' where id > :half", half=users[30])
             execute(url, "update auth.users set banned_until = 'infinity' where id = :one", one=users[3])
-            schema, _, layout = scores.partition(".")
-            columns = (
-                "user_id, score_date, final_score, breakdown, momentum_state"
-                if layout == "production"
-                else "user_id, score_ts, score, pillar_breakdown"
-            )
-            values = (
-                ":user, :day, :score, cast(:breakdown as jsonb), 'Steady'"
-                if layout == "production"
-                else ":user, cast(:day as timestamp) at time zone 'UTC' + interval '11 h', :score, "
-                "cast(:breakdown as jsonb)"
-            )
-            relation = f"{schema if layout else 'legacy'}.daily_engagement_scores"
+            schema, _, name = scores.partition(".")
+            layout = next((known for known in LAYOUTS if known.name == name), FRESH_LAYOUT)
+            moment = {"date": ":day", "timestamp with time zone": "cast(:day as timestamp) at time zone 'UTC' + '11 h'"}
+            values = {
+                "user_id": ":user",
+                **layout.default_row,
+                layout.moment: moment[layout.columns[layout.moment]],
+                layout.score: ":score",
+                layout.breakdown: "cast(:breakdown as jsonb)",
+            }
+            relation = f"{schema if name else 'legacy'}.daily_engagement_scores"
             with engine_of(url).begin() as connection:
                 connection.execute(
-                    sa.text(f"insert into {relation} ({columns}) values ({values})"),
+                    sa.text(f"insert into {relation} ({', '.join(values)}) values ({', '.join(values.values())})"),
                     [{"user": u, "day": d, "score": s, "breakdown": json.dumps({"n": s})} for u, d, s in present],
                 )
             migrate_to(url, HEAD)

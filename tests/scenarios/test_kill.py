@@ -23,6 +23,7 @@ from tests.backfilling import Proxy
 from tests.catalog import snapshot
 from tests.migrating import (
     HISTORY,
+    ONE_OF_EACH,
     current,
     database_with_scores,
     execute,
@@ -39,7 +40,6 @@ from tests.server import engine_of
 
 HEAD = HISTORY[-1]
 TARGETS = {"up": HEAD, "down": "base"}
-LAYOUTS = ("fresh", "legacy.seed", "public.production")
 KILLS = int(os.environ.get("MOMENTUM_KILLS", "9"))
 SEED = int(os.environ.get("MOMENTUM_KILLS_SEED", secrets.randbelow(1_000_000)))
 
@@ -183,14 +183,14 @@ def moments(layout: str, reference: Reference) -> Iterator[tuple[str, int, bool]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ONE_OF_EACH)
 def test_a_migration_may_be_killed_at_any_moment(
     server: Server, layout: str, record_property: Callable[[str, object], None]
 ) -> None:
     original = prepare(server, layout)
     undisturbed = server.create_database(original)
     url = server.create_database(original)
-    wanted = KILLS // len(LAYOUTS) + (LAYOUTS.index(layout) < KILLS % len(LAYOUTS))
+    wanted = KILLS // len(ONE_OF_EACH) + (ONE_OF_EACH.index(layout) < KILLS % len(ONE_OF_EACH))
     stops: list[str] = []
     try:
         reference = measure(undisturbed)

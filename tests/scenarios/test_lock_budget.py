@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 
-from momentum.migrate.config import alembic_config
+from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
 from tests.migrating import HISTORY, REVISIONS, WAITING_MIGRATION, database_with_scores, execute, run, until
 from tests.processes import DEADLINE
@@ -57,21 +57,19 @@ WORDS = (
     "EXCLUSIVE",
     "ACCESS EXCLUSIVE",
 )
-ADOPTED = ("legacy.seed", "public.seed", "legacy.production", "public.production")
+ADOPTED = SCORES[1:]
 NO_INDEX = "drop index {schema}.idx_daily_scores_user_date"
-# Two rows of a day, so that there is something to move.
-DUPLICATE = """
-insert into {schema}.daily_engagement_scores (user_id, score_ts)
-select user_id, score_ts from {schema}.daily_engagement_scores
-"""
+# By layout: two rows of a day, so that there is something to move.
+DUPLICATES = {
+    "seed": """
+    insert into {schema}.daily_engagement_scores (user_id, score_ts)
+    select user_id, score_ts from {schema}.daily_engagement_scores
+    """
+}
 
 # The paths: the score table at the start, whether the app's own tables are there too, and SQL to run before.
 PATHS: dict[str, tuple[str, bool, str]] = {
-    "fresh": ("fresh", False, ""),
-    "legacy.seed": ("legacy.seed", False, DUPLICATE),
-    "public.seed": ("public.seed", False, DUPLICATE),
-    "legacy.production": ("legacy.production", False, ""),
-    "public.production": ("public.production", False, ""),
+    **{scores: (scores, False, DUPLICATES.get(scores.partition(".")[2], "")) for scores in SCORES},
     "legacy.production without its unique index": ("legacy.production", False, NO_INDEX),
     "public.production without its unique index": ("public.production", False, NO_INDEX),
     "public.production with predecessors": ("public.production", True, ""),

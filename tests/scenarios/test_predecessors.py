@@ -13,7 +13,17 @@ from momentum.errors import PreflightError
 from momentum.migrate.config import alembic_config
 from momentum.testing import Server
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, migrate_to, run, visible
+from tests.migrating import (
+    HISTORY,
+    ONE_OF_EACH,
+    current,
+    database_with_scores,
+    execute,
+    fetch,
+    migrate_to,
+    run,
+    visible,
+)
 from tests.samples import add_user, write_rows
 from tests.server import engine_of
 
@@ -22,7 +32,7 @@ TABLES = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_in
 A, B = (uuid.UUID(int=n) for n in (1, 2))
 
 
-@pytest.fixture(params=["fresh", "legacy.seed", "public.production"])
+@pytest.fixture(params=ONE_OF_EACH)
 def app_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]:
     """A database with the app's own versions of our tables, not migrated, and three rows in each."""
     url = database_with_scores(server, request.param, predecessors=True)

@@ -37,7 +37,17 @@ from momentum.connect.url import as_text
 from momentum.errors import PreflightError
 from momentum.testing import Server
 from momentum.verify import compare as verify
-from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, migrate_to, rows_of, run
+from tests.migrating import (
+    HISTORY,
+    ONE_OF_EACH,
+    current,
+    database_with_scores,
+    execute,
+    fetch,
+    migrate_to,
+    rows_of,
+    run,
+)
 from tests.samples import add_user
 from tests.server import engine_of
 
@@ -169,7 +179,7 @@ def test_other_services_are_told_of_every_logger_of_the_migrations(
     assert {record.name for record in caplog.records} == documented
 
 
-@pytest.fixture(scope="module", params=["fresh", "legacy.seed", "public.production"])
+@pytest.fixture(scope="module", params=ONE_OF_EACH)
 def migrated_url(request: pytest.FixtureRequest, server: Server) -> Iterator[sa.URL]:
     """A migrated database, with its score table in each possible place."""
     url = database_with_scores(server, request.param)
