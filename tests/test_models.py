@@ -251,7 +251,7 @@ def test_none_in_a_json_column_is_null_of_sql(session: Session, user: uuid.UUID,
 
 
 @pytest.mark.parametrize("model", NEEDED)
-def test_updated_at_is_kept_by_the_database_whoever_writes(url: sa.URL, model: Any) -> None:
+def test_updated_at_is_kept_by_the_database_for_every_writer(url: sa.URL, model: Any) -> None:
     with Session(engine_of(url)) as session:
         row = make(model, add_user(session.connection()))
         session.add(row)

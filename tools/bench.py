@@ -459,7 +459,7 @@ def measure_latency(bench: Bench) -> None:
     for milliseconds in (5, 20, 50):
         trips, allowed, rate = run(1000, milliseconds)
         ratio = (trips - once) / (allowed - once_allowed)
-        name = f"round trips at {milliseconds} ms, by one a page and three a commit"
+        name = f"round trips at {milliseconds} ms, by one per page and three per commit"
         note = f"{trips - once} where {allowed - once_allowed} are allowed; {rate:,.0f} rows/s"
         bench.add(Figure(name, ratio, most=1.0, note=note))
 

@@ -108,7 +108,7 @@ def drop_motivation_type(metadata: sa.MetaData) -> None:
     journal._columns.remove(journal.c.motivation_type)
 
 
-# In the order of the history: what autogenerate is told and how the models grow, or the file of an author's revision.
+# In the order of the history: the message and the change of the models, or the file of an author's revision.
 STEPS: tuple[tuple[str, Callable[[sa.MetaData], None] | None], ...] = (
     ("add mood and more", add_columns),
     ("add momentum goals", add_table),

@@ -99,9 +99,9 @@ def test_each_revision_leaves_nothing_behind(url: sa.URL, growth: Growth) -> Non
         growth.migrate(url, below)
         assert visible() == before, f"{revision} leaves something behind"
         growth.migrate(url, revision)
-        assert snapshot(url) == after, f"the second upgrade to {revision} makes something else than the first"
+        assert snapshot(url) == after, f"the second upgrade to {revision} makes something other than the first"
     growth.migrate(url, HEAD)
-    assert differences(url) == [], "what is parked is none of verify's business"
+    assert differences(url) == [], "verify ignores parked objects"
 
 
 def test_the_migrations_and_the_models_agree_after_a_journey(url: sa.URL, growth: Growth) -> None:
@@ -206,7 +206,7 @@ def test_generated_files_pass_the_linters(growth: Growth) -> None:
 def test_the_sql_passes_the_linters(growth: Growth, tmp_path: Path) -> None:
     for direction, revisions in (("upgrade", "head"), ("downgrade", "head:base")):
         sql = export_with(growth.config("postgresql://unused@localhost/unused"), direction, revisions)
-        assert sql.count("CREATE TABLE public.momentum_goals") == 1, "the linters see what stands in a DO block"
+        assert sql.count("CREATE TABLE public.momentum_goals") == 1, "the linters see the statements inside a DO block"
         (tmp_path / f"{direction}.sql").write_text(sql, encoding="utf-8")
     folder = Path(sys.executable).parent
     for command in (

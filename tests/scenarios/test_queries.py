@@ -126,7 +126,7 @@ def test_a_signed_in_user_sees_the_own_rows_and_no_others(connection: sa.Connect
     assert connection.execute(sa.text(LAST_DAYS), {**last(7), "user": B}).all() == []
 
 
-def test_whoever_is_not_signed_in_sees_nothing(connection: sa.Connection) -> None:
+def test_a_client_that_is_not_signed_in_sees_nothing(connection: sa.Connection) -> None:
     become(connection, "authenticated")
     assert connection.scalar(sa.text("select count(*) from public.daily_momentum_scores")) == 0
 
