@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost traffic erd docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic erd docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ scaling: $(INSTALLED) ## Measure how the backfill's cost grows with SIZES (milli
 
 import-cost: $(INSTALLED) ## Measure what importing the models costs beside SQLAlchemy alone
 	@$(BIN)/python -m tools.import_cost
+
+mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations, and count those that a test notices
+	@$(BIN)/python -m tools.mutants $(MUTANTS)
 
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tools.traffic

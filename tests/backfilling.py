@@ -137,6 +137,19 @@ def scores_in(server: Server, layout: str) -> Iterator[Scores]:
         server.drop_database(url)
 
 
+def statements_of(engine: sa.Engine) -> list[str]:
+    """Return a list that gets every statement that the engine executes from now on."""
+    seen: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def note(
+        _connection: sa.Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
+    ) -> None:
+        seen.append(statement)
+
+    return seen
+
+
 def run_out_of_time(connection: sa.Connection) -> None:
     """Have the server end the running transaction because a statement took too long, however fast the machine is."""
     connection.exec_driver_sql("set local statement_timeout = 1")
@@ -222,7 +235,7 @@ class Proxy:
 
     Args:
         url: Where the server is.
-        message: What is looked for in what the client sends.
+        message: The bytes to look for in what the client sends.
         forwarded: Whether the server still gets the message, and its answer is awaited, before the cut.
     """
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.days import DayRange
 from momentum.backfill.faults import classify
-from momentum.backfill.pace import Pace, TableSize, is_scan_cheaper
+from momentum.backfill.pace import Pace, TableSize, is_divisible, is_scan_cheaper
 from momentum.backfill.pages import KeyRange, Pages
 from momentum.backfill.session import BY_SCAN, BY_USER, Session
 from momentum.retries import Fault
@@ -104,11 +104,11 @@ class Chunks:
             try:
                 upto, number, by_scan = session.read(functools.partial(self._look_ahead, limit=limit))
                 reading = functools.partial(
-                    read, keys=KeyRange(self._after, upto), by_scan=by_scan, divisible=number > 1
+                    read, keys=KeyRange(self._after, upto), by_scan=by_scan, divisible=is_divisible(number)
                 )
                 result = session.read(reading, BY_SCAN if by_scan else BY_USER)
             except DBAPIError as error:
-                if classify(error) is not Fault.SLOW or number == 1:
+                if classify(error) is not Fault.SLOW or not is_divisible(number):
                     raise
                 result = None
             if result is None:

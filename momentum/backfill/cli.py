@@ -515,7 +515,7 @@ def take_back(
     from momentum.connect.engine import create_engine
     from momentum.connect.url import describe
 
-    display.log(f"Database {describe(url)}, undoing {manifest}.")
+    display.log(f"Database {describe(url)}, undo of {manifest}.")
     with errors_say_what_was_committed(url, display, stopped):
         report = run_undo(
             create_engine(url, application_name=COMMAND),

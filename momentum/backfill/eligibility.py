@@ -46,7 +46,7 @@ EVENTS = table_clause(
     column("user_id", UUID),
     column("event_ts", DateTime(timezone=True)),
     column("created_at", DateTime(timezone=True)),
-    column("deleted_at", DateTime(timezone=True)),
+    column("deleted_at"),
     schema="public",
 )
 

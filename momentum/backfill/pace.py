@@ -77,6 +77,11 @@ class Pace:
         return replace(self, number=number, most=number)
 
 
+def is_divisible(number: int) -> bool:
+    """Return whether fewer users could be read instead of a number of them."""
+    return number > 1
+
+
 def is_scan_cheaper(number: int, days: int, table: TableSize, limit: float) -> bool:
     """Return whether one scan of the table is cheaper than looking up users one by one, and ends in time.
 

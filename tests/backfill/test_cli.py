@@ -290,6 +290,7 @@ def test_a_run_over_a_single_user_day_counts_in_the_singular(url: sa.URL, engine
     done = call("--to", DAY, "--days", "1", "--verbose", *files, url=url)
     told = done.stdout + done.stderr + page.read_text(encoding="utf-8")
     done = call("--undo", str(manifest), "--verbose", url=url)
+    assert re.search(rf"/{url.database}, undo of {manifest}\.$", done.stderr, re.MULTILINE)
     told += done.stdout + done.stderr
     assert "commit 1: 1 row inserted" in told
     assert "  1 commit in " in told
@@ -395,7 +396,7 @@ def blocked(url: sa.URL, engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection that holds up every insert into the score table, once the run has inserted some rows."""
     add_users(engine, 3000)
     with engine.begin() as connection:
-        # The trigger waits at the 1,501st row for whoever holds the advisory lock.
+        # The trigger waits at the 1,501st row until the advisory lock is released.
         connection.exec_driver_sql("create sequence public.rows_seen")
         connection.exec_driver_sql("""
             create function public.wait() returns trigger language plpgsql as $$

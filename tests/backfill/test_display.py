@@ -1,4 +1,4 @@
-"""What a log shows of a run, where there is no terminal for a bar."""
+"""The lines about a run in a log, where there is no terminal for a bar."""
 
 import datetime
 import io

@@ -35,6 +35,7 @@ from tests.backfilling import (
     resumed,
     run_out_of_time,
     started,
+    statements_of,
     sums_hold,
 )
 from tests.migrating import execute, fetch, run, wait_until
@@ -66,19 +67,6 @@ def errors_of(engine: sa.Engine) -> list[str]:
     @sa.event.listens_for(engine, "handle_error")
     def note(context: sa.engine.ExceptionContext) -> None:
         seen.append(str(getattr(context.original_exception, "sqlstate", None)))
-
-    return seen
-
-
-def statements_of(engine: sa.Engine) -> list[str]:
-    """Return a list that gets every statement that the engine executes from now on."""
-    seen: list[str] = []
-
-    @sa.event.listens_for(engine, "before_cursor_execute")
-    def note(
-        _connection: sa.Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
-    ) -> None:
-        seen.append(statement)
 
     return seen
 
@@ -352,7 +340,7 @@ WAITING = """
 
 @contextlib.contextmanager
 def held_up(scores: Scores, row: int) -> Iterator[Callable[[], None]]:
-    """Hold up whoever inserts the so-and-so-manieth row; yield a function that lets go."""
+    """Hold up the transaction that inserts the n-th row; yield a function that lets it go on."""
     scores.interfere(f"nextval('public.seen') = {row}", f"perform pg_advisory_xact_lock({BLOCKER});")
     with scores.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"select pg_advisory_lock({BLOCKER})")
@@ -399,7 +387,7 @@ def test_a_second_signal_aborts_at_once_with_two_workers_too(scores: Scores) -> 
         stdout, stderr = process.communicate(timeout=HANGS)
         assert process.returncode == 143
         assert (stdout, stderr) == ("", "Error: Interrupted; uncommitted work is rolled back.\n")
-        # The one who waited is gone from the server too, although nobody has let go.
+        # The session that waited is gone from the server too, although the lock is still held.
         wait_until(scores.url, f"not {WAITING}")
     assert scores.count() % 50 == 0
     assert scores.count() < 1000
@@ -456,7 +444,7 @@ def test_the_inserts_of_two_runs_at_once_add_up(scores: Scores, ranges: str, wor
     options = ("--page-size", "50", "--commit-every", "100", "--lock-timeout", "60", "--no-discrepancies", "--json")
     with contextlib.ExitStack() as stack:
         with scores.engine.begin() as holder:
-            # Nobody inserts until both are about to.
+            # Neither run inserts until both are about to.
             holder.exec_driver_sql(f"lock table {scores.relation} in exclusive mode")
             runs = [
                 stack.enter_context(started(scores.url, *days, *options, "--workers", number))

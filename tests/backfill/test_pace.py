@@ -2,7 +2,7 @@
 
 import pytest
 
-from momentum.backfill.pace import SCANNED_USERS, USERS, Pace, TableSize, is_scan_cheaper
+from momentum.backfill.pace import SCANNED_USERS, USERS, Pace, TableSize, is_divisible, is_scan_cheaper
 
 LIMIT = 60.0
 
@@ -46,6 +46,10 @@ def test_a_look_up_that_was_too_much_is_for_half_of_the_users_down_to_one() -> N
     assert tried == [10_000, 5_000, 2_500, 1_250, 625, 312, 156, 78, 39, 19, 9, 4, 2, 1]
     assert pace.after_too_many(1) == Pace(USERS, 1, 1)
     assert pace.after(0.0, LIMIT).number == 1
+
+
+def test_one_user_is_the_least_that_is_read() -> None:
+    assert [is_divisible(number) for number in (1, 2, 100)] == [False, True, True]
 
 
 @pytest.mark.parametrize(("left", "number"), [(500_000, 500_000), (20_000, 20_000), (3, 20_000), (0, 20_000)])

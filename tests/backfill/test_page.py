@@ -1,4 +1,4 @@
-"""The report of a run as a page: what stands in it, and how it behaves in a real browser."""
+"""The report of a run as a page: its content, and how it behaves in a real browser."""
 
 import datetime
 import random
@@ -282,6 +282,12 @@ def test_bars_that_touch_are_one_shape() -> None:
     assert chart.bands["filled"] == "M0 182V6h1V6h1V123h-1V182h-1zM3 64V6h1V64h-1z"
 
 
+@pytest.mark.parametrize(("days", "width"), [(1, "0.12"), (6, "0.72"), (7, "0.8"), (120, "0.8"), (121, "1")])
+def test_bars_are_narrow_for_a_few_days_and_touch_from_121_days_on(days: int, width: str) -> None:
+    chart = draw([DayCounts(day, 1, 0, 0) for day in days_after(FIRST, days)])
+    assert set(re.findall(r"h([\d.]+)", chart.bands["present"])) == {width}
+
+
 def test_days_that_are_not_there_count_as_empty() -> None:
     chart = draw([DayCounts(FIRST + datetime.timedelta(3), 1, 0, 0), DayCounts(FIRST, 1, 0, 0)])
     assert [(day.day.day, day.total) for day in chart.days] == [(7, 1), (8, 0), (9, 0), (10, 1)]
@@ -381,7 +387,7 @@ def tab(browser: Browser, tmp_path: Path) -> Iterator[Tab]:
     requests: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    # Nobody answers: a dialog would hold up the test until it fails.
+    # A dialog that nobody answers would hold up the test until it fails.
     tab.on("dialog", lambda dialog: complaints.append(dialog.message))
     tab.on("request", lambda request: requests.append(request.url))
     yield tab

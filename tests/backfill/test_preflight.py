@@ -16,26 +16,13 @@ from momentum.backfill.run import look_before
 from momentum.connect.engine import create_engine
 from momentum.errors import ConfigurationError, MomentumError, NotMigratedError
 from momentum.testing import Server
-from tests.backfilling import DAY, ONE_DAY, Scores, call, scores_in
+from tests.backfilling import DAY, ONE_DAY, Scores, call, scores_in, statements_of
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run
 from tests.samples import add_users
 from tests.server import engine_of
 
 # Round trips to the server in which a database is looked at, whatever it holds.
 MOST_STATEMENTS = 16
-
-
-def statements_of(engine: sa.Engine) -> list[str]:
-    """Return a list that gets every statement that the engine executes from now on."""
-    seen: list[str] = []
-
-    @sa.event.listens_for(engine, "before_cursor_execute")
-    def note(
-        _connection: sa.Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
-    ) -> None:
-        seen.append(statement)
-
-    return seen
 
 
 def refusal(url: sa.URL, settings: Settings | None = None) -> MomentumError:
@@ -221,7 +208,7 @@ def test_a_score_table_without_its_key_is_refused_and_the_advice_heals_it(scores
 
 
 def execute_alone(scores: Scores, statement: str) -> None:
-    """Execute what can't stand in a transaction."""
+    """Execute a statement that can't run in a transaction."""
     with scores.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(statement)
 

@@ -56,7 +56,7 @@ where
 
 
 def moment(day: int, hours: float) -> str:
-    """Return a moment so many hours after the beginning of a day of the widest range."""
+    """Return the moment a number of hours after the beginning of a day of the widest range."""
     midnight = datetime.datetime.combine(FIRST, datetime.time(), datetime.UTC)
     return (midnight + datetime.timedelta(days=day, hours=hours)).isoformat()
 
@@ -75,7 +75,7 @@ accounts = st.fixed_dictionaries(
     }
 )
 
-# What goes wrong at which row that is tried, as they come; each goes wrong once.
+# The faults, and the n-th attempted row at which each occurs; each occurs once.
 faults = st.lists(
     st.tuples(st.integers(1, 60), st.sampled_from(["40001", "40P01", "55P03", "57014", "terminated"])),
     max_size=3,

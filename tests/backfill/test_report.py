@@ -211,6 +211,7 @@ def test_an_undo_draws_a_bar_on_a_terminal(url: sa.URL, engine: sa.Engine, tmp_p
     stdout, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0
     assert b"6 rows looked at" in shown
+    assert b"none failed" in shown
     assert re.search(rb"deleted +6\n", stdout)
 
 

@@ -700,6 +700,38 @@ def test_a_scan_that_fails_for_its_size_is_the_last_one_for_so_many_users(
     assert users_seen(engine, Settings(DAYS)) == [2, 10, *range(18, 60, 8), 60]
 
 
+def test_the_progress_begins_with_no_user_day_settled_and_ends_with_all(engine: sa.Engine) -> None:
+    users = add_users(engine, 4)
+    add_score(engine, users[0], utc(FIRST), 50)
+    seen: list[tuple[int, int | None]] = []
+    observers = Observers(lambda progress: seen.append((progress.done, progress.total)))
+    total = 4 * len(DAYS)
+    run_backfill(engine, Settings(DAYS, page_size=3, commit_every=3), observers=observers)
+    assert seen[0] == (1, total), "the row that is there"
+    assert seen[1:-1] == [(done, total) for done in [*range(4, total, 3), total]]
+    assert seen[-1] == (total, total)
+
+
+def test_a_look_up_that_takes_too_long_even_for_a_single_user_ends_the_run(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_users(engine, 5)
+    monkeypatch.setattr(pace, "SCANNED_PAGE", math.inf)
+    monkeypatch.setattr(pace, "USERS", 4)
+    look_ups = 0
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def spoil(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal look_ups
+        if "LATERAL" in statement:
+            look_ups += 1
+            run_out_of_time(connection)
+
+    with pytest.raises(sa.exc.OperationalError, match="statement timeout"):
+        run_backfill(engine, Settings(DAYS))
+    assert look_ups == 3, "for four users, for two and for one"
+
+
 def test_users_whom_a_scan_cannot_tell_are_looked_up_a_few_at_a_time(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a run sets off beside its rows is said before it happens; what calls out of the database needs a word first."""
+"""The triggers that a run fires are listed before it begins; those that call out of the database must be allowed."""
 
 import json
 from collections.abc import Iterator

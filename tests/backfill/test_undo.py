@@ -1,4 +1,4 @@
-"""Rows that a backfill invented can be told from others and taken back; whatever has been touched since stays."""
+"""Rows that a backfill inserted can be recognised and deleted again; rows that have changed since stay."""
 
 import json
 import signal

@@ -1,0 +1,95 @@
+"""The mistakes that `make mutants` makes, the sample that it draws, and the list of those that change nothing."""
+
+import pytest
+
+from tools.line_counts import ROOT
+from tools.mutants import Counts, Executed, Mutation, mutations_of, read_equivalent, reason_of, sample
+
+
+def mistakes(line: str) -> set[str]:
+    """Return what a line becomes by the mistakes that are made in it."""
+    return {mutation.after for mutation in mutations_of("a.py", line)}
+
+
+@pytest.mark.parametrize(
+    ("line", "made"),
+    [
+        ("wait = first * 2.0 ** step", {"wait = first * 3.0 ** step", "wait = (first) / (2.0 ** step)"}),
+        ("wait = 2 ** step", {"wait = 3 ** step", "wait = (2) * (step)"}),
+        ("if seconds < limit: pass", {"if seconds <= limit: pass", "if seconds >= limit: pass"}),
+        ("if a and b: pass", {"if (a) or (b): pass"}),
+        ("done = not found", {"done = found"}),
+        ("most = min(a, b)", {"most = max(a, b)"}),
+        ("left -= taken", {"left += taken"}),
+        ("flag = True", {"flag = False"}),
+        ("one = a if b else c", {"one = c if b else a"}),
+        ("stop()", {"pass"}),
+        ("def f() -> int | None: return x", {"def f() -> int | None: return None"}),
+        ("size: int | None = 7", {"size: int | None = 8"}),
+        ("def f(size: int | None = 7) -> None: pass", {"def f(size: int | None = 8) -> None: pass"}),
+        ("@dataclass(frozen=True)\nclass A: pass", set()),
+        ('logger.debug("a line", 1)', set()),
+        ('"""A text with 1 number."""', set()),
+    ],
+)
+def test_a_line_gets_the_mistakes_that_people_make(line: str, made: set[str]) -> None:
+    assert mistakes(line) >= made
+    assert bool(mistakes(line)) is bool(made)
+
+
+def test_a_mistake_is_made_beside_letters_of_any_width() -> None:
+    assert mistakes('name = "é" if count == 1 else "ü"') == {
+        "name = 'ü' if count == 1 else 'é'",
+        'name = "é" if count != 1 else "ü"',
+        'name = "é" if count == 2 else "ü"',
+    }
+
+
+def test_the_same_seed_draws_the_same_sample_of_different_lines() -> None:
+    drawn = sample(50, 1, "momentum/")
+    assert drawn == sample(50, 1, "momentum/")
+    assert drawn != sample(50, 2, "momentum/")
+    assert len({(mutation.file, mutation.line) for mutation in drawn}) == 50
+    assert all(mutation.file == "momentum/retries.py" for mutation in sample(50, 1, "momentum/retries"))
+
+
+COUNTS = Counts(
+    {
+        "slow": Executed(2.0, {"a.py": {"1": 1, "5": 100}, "b.py": {"1": 7}}),
+        "quick": Executed(0.1, {"a.py": {"5": 1}}),
+        "other": Executed(0.2, {"b.py": {"1": 1}}),
+        "program": Executed(0.3, {"tests/processes.py": {"1": 1}}),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "tests"),
+    [
+        ("a.py", 5, ["quick", "slow"]),
+        ("a.py", 1, ["slow"]),
+        # A line that is executed on import, or by programs.
+        ("a.py", 9, ["quick", "program", "slow"]),
+        ("c.py", 1, ["program"]),
+    ],
+)
+def test_a_mutant_is_judged_by_the_tests_that_execute_its_line_the_quickest_first(
+    file: str, line: int, tests: list[str]
+) -> None:
+    assert COUNTS.chosen(Mutation(file, line, "", "")) == tests
+
+
+def test_a_test_may_execute_some_times_as_many_lines_as_without_a_mistake() -> None:
+    assert COUNTS.tests["slow"].most_lines - COUNTS.tests["quick"].most_lines == 20 * (1 + 100 + 7 - 1)
+
+
+def test_every_mutant_that_changes_nothing_exists_and_has_a_reason() -> None:
+    for listed in read_equivalent():
+        known = mutations_of(listed["file"], (ROOT / listed["file"]).read_text(encoding="utf-8"))
+        [found, *_] = [
+            mutation
+            for mutation in known
+            if (mutation.before.strip(), mutation.after.strip()) == (listed["before"], listed["after"])
+        ]
+        assert reason_of(found) == listed["reason"]
+        assert listed["reason"].endswith("."), "the reason is a sentence"
