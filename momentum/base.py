@@ -25,8 +25,8 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 
-# What is read or referenced but made elsewhere: Supabase makes auth.users, a raw-SQL revision makes the view. It is a
-# MetaData of its own, so that no create_all and no autogenerate of the models can touch it.
+# Relations that are read or referenced but created elsewhere: Supabase makes auth.users, a raw-SQL revision makes the
+# view. It is a MetaData of its own, so that no create_all and no autogenerate of the models can touch it.
 external_metadata = MetaData()
 
 auth_users = Table(
@@ -34,7 +34,7 @@ auth_users = Table(
     external_metadata,
     Column("id", UUID, primary_key=True, comment="The user's key, which every user_id refers to."),
     schema="auth",
-    comment="Supabase's users; the migrations refer to them and change nothing of them.",
+    comment="Supabase's users; the migrations refer to them and leave them as they are.",
 )
 
 

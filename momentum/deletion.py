@@ -27,6 +27,6 @@ def soft_delete(
     Args:
         model: A model that can be deleted softly.
         criterion: Which rows; there must be one, so that a forgotten criterion doesn't empty a table.
-        criteria: What must hold besides.
+        criteria: Further criteria.
     """
     return update(model).where(live(model), criterion, *criteria).values(deleted_at=func.now())

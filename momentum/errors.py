@@ -1,4 +1,4 @@
-"""What can go wrong, as types that a program can catch.
+"""The errors of this package, as types that a program can catch.
 
 Each message is one clear sentence: what is wrong, where, what to do; never a password. ``exit_code`` is what a command
 line program ends with when it meets the error.

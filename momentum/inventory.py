@@ -22,7 +22,7 @@ TRIGGER_FUNCTION = "set_updated_at"
 PRIVATE_TABLES = (VERSION_TABLE, SCORE_RECORD, SUPERSEDED, PREDECESSOR_ROWS)
 PRIVATE_FUNCTIONS = (TRIGGER_FUNCTION,)
 
-# What the name of a parked column, and of a parked predecessor of a table or view, begins with.
+# Prefixes of the names of parked columns, and of parked predecessors of tables and views.
 PARKED_PREFIX = "parked_"
 PREDECESSOR_PREFIX = "predecessor_"
 

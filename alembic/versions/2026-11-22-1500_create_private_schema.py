@@ -1,4 +1,4 @@
-"""Create what the private schema momentum_internal holds: the updated_at trigger function and score_table."""
+"""Create the updated_at trigger function and the record of the score table, in the private schema momentum_internal."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ creates: tuple[str, ...] = ()
 
 
 def upgrade() -> None:
-    """Make the function and the table; env.py has made the schema, because the version table stands in it too."""
-    op.execute("comment on schema momentum_internal is 'Private to the momentum migrations: no client may look in.'")
+    """Make the function and the table; the schema is there already, because the version table is in it too."""
+    op.execute("comment on schema momentum_internal is 'Private to the momentum migrations: clients have no access.'")
     op.execute("revoke all on schema momentum_internal from public, anon, authenticated, service_role")
     op.execute("revoke all on table momentum_internal.alembic_version from public, anon, authenticated, service_role")
     # A downgrade leaves the function behind, because parked tables keep their triggers: so it may be there already.
@@ -39,7 +39,7 @@ $function$""")
     )
     op.execute(
         "comment on function momentum_internal.set_updated_at() is "
-        "'Keeps updated_at, whoever writes: the app through PostgREST, a service or a person.'"
+        "'Sets updated_at for every writer: the app through PostgREST, a service or a person.'"
     )
     op.create_table(
         "score_table",
@@ -51,11 +51,21 @@ $function$""")
             comment="Always true: as the key it keeps the table at one row.",
         ),
         sa.Column("relation", sa.Text(), nullable=False, comment="The score table, with its schema."),
-        sa.Column("layout", sa.Text(), nullable=False, comment="Which of its columns is the day and which the score."),
-        sa.Column("created_table", sa.Boolean(), nullable=False, comment="Whether we made the table, or adopted it."),
-        sa.Column("created_schema", sa.Boolean(), nullable=False, comment="Whether we made the schema it stands in."),
         sa.Column(
-            "granted_usage", sa.Boolean(), nullable=False, comment="Whether we let service_role into its schema."
+            "layout", sa.Text(), nullable=False, comment="The layout of its columns, such as seed or production."
+        ),
+        sa.Column(
+            "created_table",
+            sa.Boolean(),
+            nullable=False,
+            comment="Whether the migrations created the table; if not, they adopted it.",
+        ),
+        sa.Column("created_schema", sa.Boolean(), nullable=False, comment="Whether the migrations created its schema."),
+        sa.Column(
+            "granted_usage",
+            sa.Boolean(),
+            nullable=False,
+            comment="Whether the migrations granted service_role usage on its schema.",
         ),
         sa.Column(
             "unique_index",
@@ -68,12 +78,12 @@ $function$""")
             sa.Boolean(),
             server_default=sa.text("false"),
             nullable=False,
-            comment="Whether we make or have made that index, and so drop it on the way back.",
+            comment="Whether the migrations create that index, and so drop it on the way back.",
         ),
         sa.CheckConstraint("only_row", name=op.f("ck_score_table_only_row")),
         sa.PrimaryKeyConstraint("only_row", name=op.f("pk_score_table")),
         schema="momentum_internal",
-        comment="What the migrations found of the score table and what they made: one row.",
+        comment="The migrations' record of the score table: one row.",
     )
     op.execute("revoke all on table momentum_internal.score_table from public, anon, authenticated, service_role")
 

@@ -177,7 +177,7 @@ def upgrade() -> None:
     op.execute(BOOKKEEPING)
     op.execute(
         "comment on table momentum_internal.predecessor_rows is "
-        "'Which rows of the parked predecessors were copied, and why the others were not.'"
+        "'Rows of the parked predecessors that were copied, and the reasons why others were not.'"
     )
     op.execute("revoke all on table momentum_internal.predecessor_rows from public, anon, authenticated, service_role")
     for table in tables:

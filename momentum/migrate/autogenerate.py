@@ -1,6 +1,6 @@
 """Autogenerate: differences between the models and a database become revisions whose way back loses nothing.
 
-What Alembic would write as ``op.drop_table`` or ``op.drop_column`` is parked, in either direction. A change that reads
+Tables and columns that Alembic would drop are parked, in either direction. A change that reads
 every row goes into a revision of its own, outside of transactions, while clients go on. A change that can't be made or
 undone without a loss is refused, with a sentence that says what to do instead.
 """
@@ -179,7 +179,7 @@ class Revision:
         after: The operations of the way down for the time after the revision's version is gone, the last one first.
         creates: The relations that it adds to public.
         parks: The columns that it parks on the way up, as ``table.column``.
-        said: A sentence about each thing, on the way up and on the way down.
+        said: A sentence about each operation, for the way up and for the way down.
     """
 
     suffix: str = ""
@@ -201,10 +201,10 @@ class Revision:
         """Add a pair of operations that undo each other, each with a sentence about it.
 
         Args:
-            make: What makes a thing.
-            unmake: What parks or drops it.
-            is_new: Whether the thing is made on the way up, and not on the way down.
-            undo_after: Whether it is undone after the revision's version is gone.
+            make: The operation that creates an object.
+            unmake: The operation that parks or drops it.
+            is_new: Whether the object is created on the way up, and not on the way down.
+            undo_after: Whether the undoing waits until the revision's version is gone.
         """
         (up, said_up), (down, said_down) = (make, unmake) if is_new else (unmake, make)
         self.up.append(up)

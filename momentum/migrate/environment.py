@@ -1,4 +1,4 @@
-"""What online migrations and SQL scripts configure alike: the settings of Alembic's environment."""
+"""Settings of Alembic's environment that online migrations and SQL scripts share."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class Environment:
         return self.config.cmd_opts is not None
 
     def settings(self, command: str) -> dict[str, Any]:
-        """Return what ``context.configure`` is told for a command, online and offline alike."""
+        """Return the arguments of ``context.configure`` for a command, online and offline."""
         callbacks = self.config.attributes.get("on_version_apply", ())
         return {
             # Alembic would make the version table for `check` and `downgrade` too.
@@ -73,7 +73,7 @@ class Environment:
             "render_item": render_item,
             "transaction_per_migration": True,
             "on_version_apply": [*(callbacks if isinstance(callbacks, Iterable) else [callbacks]), finish_downgrade],
-            # What the revisions and their operations go by.
+            # For the revisions and their operations.
             "existing": self.options.existing,
             "scores": self.options.scores,
             "patience": self.patience,

@@ -12,7 +12,7 @@ from momentum.inventory import PARKED_PREFIX, PRIVATE_SCHEMA, SCORE_KEYS
 from momentum.models import Base
 from momentum.scores import SCHEMAS, TABLE_NAME
 
-# What the models map and what they refer to. A table without a schema stands in the first of the search path.
+# The tables that the models map or refer to. A table without a schema is in the first schema of the search path.
 DECLARED = {
     (table.schema or "public", table.name)
     for metadata in (Base.metadata, external_metadata)

@@ -132,7 +132,7 @@ def log_parked(connection: Connection, parkable: Parkable, patience: Patience) -
     if parked:
         held = ", ".join(f"{name} ({amount})" for name, (amount, _) in parked.items())
         log.info(
-            "Parked: %s; beside them %s holds their trigger function set_updated_at and an empty alembic_version.",
+            "Parked: %s; %s also holds their trigger function set_updated_at and an empty alembic_version.",
             held,
             PRIVATE_SCHEMA,
         )

@@ -1,4 +1,4 @@
-"""What happens when Alembic runs: which database, what is looked at first, how each revision runs."""
+"""Runs of Alembic: the database, the checks before a change, and how each revision is carried out."""
 
 import functools
 import itertools
@@ -197,7 +197,7 @@ def remaining_steps(
 ) -> Iterator[RevisionStep]:
     """Yield what is left of a plan, and before a downgrade finish what an interrupted one has left undone.
 
-    Alembic would count ``+2`` or ``-1`` anew from where an attempt has stopped, and so go too far.
+    Alembic would count ``+2`` or ``-1`` again from where an attempt has stopped, and so go too far.
     """
     if command == "downgrade":
         for head in heads:
@@ -290,7 +290,7 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
         patience.run(connection, look, statement_timeout=locks.READING_TIMEOUT)
     with explained(
         f"The {command} stopped" if command in MIGRATING else "The database refused a statement",
-        "Its revision is not done, the ones before it stand; mend the cause, then run the command again.",
+        "Its revision is not done, the ones before it stand; fix the cause, then run the command again.",
     ):
         if command in CREATING:
             patience.run(connection, create_schema)

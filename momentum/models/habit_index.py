@@ -19,19 +19,19 @@ class HabitIndex(Identified, OwnedByUser, Audited, SoftDeleted, Base):
         UniqueConstraint("user_id", "index_date"),
         CheckConstraint("habit_score between 0 and 100", name="habit_score_in_range"),
         CheckConstraint("details is null or jsonb_typeof(details) = 'object'", name="details_is_object"),
-        {"comment": "How firm a user's habits are: one score a user and day."},
+        {"comment": "Strength of users' habits: one score per user and day."},
     )
 
     pillar_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
         default=None,
         index=True,
-        comment="The pillar that the score is about, where there is one.",
+        comment="The pillar that the score is about, if any.",
     )
     index_date: Mapped[UtcDay] = mapped_column(comment="The score's day in UTC.")
     habit_score: Mapped[Points] = mapped_column(comment="The score in points, 0 to 100.")
     details: Mapped[JsonObject | None] = mapped_column(
-        default=None, comment="How the score came about: a JSON object or null."
+        default=None, comment="Details of the calculation: a JSON object or null."
     )
 
     pillar: Mapped[MomentumPillar | None] = relationship(default=None)

@@ -18,20 +18,18 @@ class MomentumEvent(Identified, OwnedByUser, Audited, SoftDeleted, Base):
     __table_args__ = (
         CheckConstraint(r"event_type ~ '\S'", name="event_type_not_blank"),
         CheckConstraint("payload is null or jsonb_typeof(payload) = 'object'", name="payload_is_object"),
-        {"comment": "What users did that counts towards momentum, one row an event."},
+        {"comment": "User activity that counts towards momentum: one row per event."},
     )
 
     pillar_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
         default=None,
         index=True,
-        comment="The pillar that the event counts for, where it is known.",
+        comment="The pillar that the event counts towards, if known.",
     )
-    event_type: Mapped[String] = mapped_column(comment="What kind of event it is; not blank.")
+    event_type: Mapped[String] = mapped_column(comment="The kind of event; not blank.")
     event_ts: Mapped[DefaultNow] = mapped_column(default=None, comment="When it happened.")
-    payload: Mapped[JsonObject | None] = mapped_column(
-        default=None, comment="What else is known of it: a JSON object or null."
-    )
+    payload: Mapped[JsonObject | None] = mapped_column(default=None, comment="Further details: a JSON object or null.")
 
     pillar: Mapped[MomentumPillar | None] = relationship(default=None)
 

@@ -14,10 +14,8 @@ class MomentumPillar(Identified, Audited, SoftDeleted, Base):
     __tablename__ = "momentum_pillars"
     __table_args__ = (
         CheckConstraint(r"name ~ '\S'", name="name_not_blank"),
-        {"comment": "The pillars that momentum points are given for, such as sleep or movement."},
+        {"comment": "Areas of life in which users earn momentum points, such as sleep or movement."},
     )
 
-    name: Mapped[String] = mapped_column(unique=True, comment="What the pillar is called; unique and not blank.")
-    description: Mapped[String | None] = mapped_column(
-        default=None, comment="What the pillar stands for, for people to read."
-    )
+    name: Mapped[String] = mapped_column(unique=True, comment="The pillar's name; unique and not blank.")
+    description: Mapped[String | None] = mapped_column(default=None, comment="A description of the pillar for people.")

@@ -21,18 +21,18 @@ class MotivationJournal(Identified, OwnedByUser, Audited, SoftDeleted, Base):
     __tablename__ = "motivation_journal"
     __table_args__ = (
         UniqueConstraint("user_id", "date"),
-        {"comment": "What moves a user, in the user's own words: one entry a user and day."},
+        {"comment": "Motivation in users' own words: one entry per user and day."},
     )
 
     pillar_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey(MomentumPillar.id, ondelete="RESTRICT"),
         default=None,
         index=True,
-        comment="The pillar that the entry is about, where there is one.",
+        comment="The pillar that the entry is about, if any.",
     )
     entry_date: Mapped[UtcDay] = mapped_column("date", comment="The entry's day in UTC.")
     prompt: Mapped[String | None] = mapped_column(default=None, comment="The question that the user was asked.")
-    response: Mapped[String | None] = mapped_column(default=None, comment="What the user answered.")
+    response: Mapped[String | None] = mapped_column(default=None, comment="The user's answer.")
     motivation_type: Mapped[String | None] = mapped_column(
         default=None, comment="The kind of motivation that the answer shows."
     )

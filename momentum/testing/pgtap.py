@@ -21,7 +21,7 @@ def install_pgtap(connection: Connection, project: Path) -> None:
         project: The folder in which npm installed the package, for servers without the extension.
 
     Raises:
-        ConfigurationError: Neither the extension nor the package is to be had.
+        ConfigurationError: Neither the extension nor the package is available.
     """
     connection.execute(text(f"create schema {SCHEMA}"))
     if connection.scalar(text("select count(*) from pg_available_extensions where name = 'pgtap'")):

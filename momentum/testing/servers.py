@@ -36,7 +36,7 @@ class Server:
     Attributes:
         url: The URL of a database of the server in which CREATE DATABASE may be said.
         backend: Which kind of server it is: embedded, container or url.
-        version: What the server says its version is, such as ``18.1``.
+        version: The server's own version, such as ``18.1``.
     """
 
     def __init__(self, url: sa.URL, backend: str) -> None:

@@ -26,7 +26,7 @@ begin
       raise exception 'there is no table %; run `alembic upgrade head` where there was no score table before', name;
     end if;
     if exists (select from pg_dist_partition where logicalrelid = to_regclass(name)) then
-      raise exception '% is distributed already; run sql/citus/undistribute.sql to begin anew', name;
+      raise exception '% is distributed already; run sql/citus/undistribute.sql to start over', name;
     end if;
   end loop;
   if not exists (select from momentum_internal.score_table where created_table and layout = 'seed') then
@@ -89,7 +89,7 @@ alter table legacy.daily_engagement_scores
 drop constraint pk_daily_engagement_scores,
 add constraint pk_daily_engagement_scores primary key (user_id, id);
 
--- Citus refuses a policy with a subquery. The rule is the same; it is only asked for each row anew.
+-- Citus refuses a policy with a subquery. The rule is the same; it is only evaluated for each row.
 drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores;
 create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 for select to authenticated using (auth.uid() = user_id);

@@ -33,7 +33,7 @@ $look_first$;
 select set_config('citus.enable_unsafe_triggers', 'on', true);
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
--- Citus makes each table anew with its rows, keys, indexes, triggers and policies, but without its comments, and drops
+-- Citus recreates each table with its rows, keys, indexes, triggers and policies, but without its comments, and drops
 -- the old one with what stands on it. So the view and all comments are remembered, and said again at the end.
 create temporary table remembered on commit drop as
 select

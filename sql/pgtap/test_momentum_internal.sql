@@ -44,7 +44,7 @@ select is(
   ),
   '{
     "granted to others": [],
-    "comment": "Private to the momentum migrations: no client may look in."
+    "comment": "Private to the momentum migrations: clients have no access."
   }'::jsonb,
   'schema momentum_internal is open to nobody but its owner'
 );
@@ -136,7 +136,7 @@ select results_eq(
         'p',
         true,
         false,
-        'What the migrations found of the score table and what they made: one row.',
+        'The migrations' record of the score table: one row.',
         '[]'
       )
   $$,
@@ -174,17 +174,17 @@ select results_eq(
         'Always true: as the key it keeps the table at one row.'
       ),
       ('momentum_internal.score_table relation text not null', 'The score table, with its schema.'),
-      ('momentum_internal.score_table layout text not null', 'Which of its columns is the day and which the score.'),
-      ('momentum_internal.score_table created_table boolean not null', 'Whether we made the table, or adopted it.'),
-      ('momentum_internal.score_table created_schema boolean not null', 'Whether we made the schema it stands in.'),
-      ('momentum_internal.score_table granted_usage boolean not null', 'Whether we let service_role into its schema.'),
+      ('momentum_internal.score_table layout text not null', 'The layout of its columns, such as seed or production.'),
+      ('momentum_internal.score_table created_table boolean not null', 'Whether the migrations created the table; if not, they adopted it.'),
+      ('momentum_internal.score_table created_schema boolean not null', 'Whether the migrations created its schema.'),
+      ('momentum_internal.score_table granted_usage boolean not null', 'Whether the migrations granted service_role usage on its schema.'),
       (
         'momentum_internal.score_table unique_index text',
         'The unique index over user and day, with its schema; null until there is one.'
       ),
       (
         'momentum_internal.score_table created_index boolean not null default false',
-        'Whether we make or have made that index, and so drop it on the way back.'
+        'Whether the migrations create that index, and so drop it on the way back.'
       )
   $$,
   'the tables of momentum_internal have exactly these columns in this order'
@@ -340,7 +340,7 @@ select is(
     "leakproof": false,
     "owned by the migrations'' role": true,
     "granted to others": [],
-    "comment": "Keeps updated_at, whoever writes: the app through PostgREST, a service or a person."
+    "comment": "Sets updated_at for every writer: the app through PostgREST, a service or a person."
   }'::jsonb,
   'set_updated_at runs as its caller with an empty path, and nobody else may call it'
 );

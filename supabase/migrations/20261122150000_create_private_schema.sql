@@ -1,4 +1,4 @@
--- Create what the private schema momentum_internal holds: the updated_at trigger function and score_table.
+-- Create the updated_at trigger function and the record of the score table, in the private schema momentum_internal.
 -- Made by `make supabase-sql` from alembic/versions/2026-11-22-1500_create_private_schema.py;
 -- change that file, not this one.
 set local lock_timeout = '2s';
@@ -61,7 +61,7 @@ CREATE TABLE momentum_internal.alembic_version (
 
 -- Running upgrade  -> 5f0c1a7d92e4
 
-comment on schema momentum_internal is 'Private to the momentum migrations: no client may look in.';
+comment on schema momentum_internal is 'Private to the momentum migrations: clients have no access.';
 
 revoke all on schema momentum_internal from public, anon, authenticated, service_role;
 
@@ -83,7 +83,7 @@ $function$;
 
 revoke all on function momentum_internal.set_updated_at() from public, anon, authenticated, service_role;
 
-comment on function momentum_internal.set_updated_at() is 'Keeps updated_at, whoever writes: the app through PostgREST, a service or a person.';
+comment on function momentum_internal.set_updated_at() is 'Sets updated_at for every writer: the app through PostgREST, a service or a person.';
 
 CREATE TABLE momentum_internal.score_table (
     only_row BOOLEAN DEFAULT true NOT NULL,
@@ -98,23 +98,23 @@ CREATE TABLE momentum_internal.score_table (
     CONSTRAINT ck_score_table_only_row CHECK (only_row)
 );
 
-COMMENT ON TABLE momentum_internal.score_table IS 'What the migrations found of the score table and what they made: one row.';
+COMMENT ON TABLE momentum_internal.score_table IS 'The migrations'' record of the score table: one row.';
 
 COMMENT ON COLUMN momentum_internal.score_table.only_row IS 'Always true: as the key it keeps the table at one row.';
 
 COMMENT ON COLUMN momentum_internal.score_table.relation IS 'The score table, with its schema.';
 
-COMMENT ON COLUMN momentum_internal.score_table.layout IS 'Which of its columns is the day and which the score.';
+COMMENT ON COLUMN momentum_internal.score_table.layout IS 'The layout of its columns, such as seed or production.';
 
-COMMENT ON COLUMN momentum_internal.score_table.created_table IS 'Whether we made the table, or adopted it.';
+COMMENT ON COLUMN momentum_internal.score_table.created_table IS 'Whether the migrations created the table; if not, they adopted it.';
 
-COMMENT ON COLUMN momentum_internal.score_table.created_schema IS 'Whether we made the schema it stands in.';
+COMMENT ON COLUMN momentum_internal.score_table.created_schema IS 'Whether the migrations created its schema.';
 
-COMMENT ON COLUMN momentum_internal.score_table.granted_usage IS 'Whether we let service_role into its schema.';
+COMMENT ON COLUMN momentum_internal.score_table.granted_usage IS 'Whether the migrations granted service_role usage on its schema.';
 
 COMMENT ON COLUMN momentum_internal.score_table.unique_index IS 'The unique index over user and day, with its schema; null until there is one.';
 
-COMMENT ON COLUMN momentum_internal.score_table.created_index IS 'Whether we make or have made that index, and so drop it on the way back.';
+COMMENT ON COLUMN momentum_internal.score_table.created_index IS 'Whether the migrations create that index, and so drop it on the way back.';
 
 revoke all on table momentum_internal.score_table from public, anon, authenticated, service_role;
 
