@@ -1,4 +1,4 @@
-"""Annotated column types: what a column of a kind always is, said once."""
+"""Annotated column types: each says once what all columns of its kind have."""
 
 import datetime
 import uuid
@@ -87,10 +87,10 @@ class Day(Unambiguous):
         return isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
 
 
-# An instant. Always with its time zone: the schema knows UTC only.
+# An instant, always with its time zone: the schema knows UTC only.
 Timestamp = Annotated[datetime.datetime, mapped_column(Moment)]
 
-# An instant that the server sets when the writer does not.
+# An instant that the server sets if the writer does not.
 DefaultNow = Annotated[datetime.datetime, mapped_column(Moment, server_default=func.now())]
 
 # A calendar day in UTC.

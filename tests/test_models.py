@@ -323,6 +323,13 @@ def test_null_is_refused_where_it_has_no_meaning(session: Session, user: uuid.UU
     assert refusal.value.orig.diag.column_name == sa.inspect(model).column_attrs[attribute].columns[0].name
 
 
+@pytest.mark.parametrize("attribute", ["event_ts", "created_at", "updated_at"])
+def test_none_that_was_given_is_no_default(session: Session, user: uuid.UUID, attribute: str) -> None:
+    session.add(make(MomentumEvent, user, **{attribute: None}))
+    with pytest.raises(IntegrityError, match=f'null value in column "{attribute}"'):
+        session.flush()
+
+
 UNIQUE: list[tuple[Any, str]] = [
     (MomentumPillar, "uq_momentum_pillars_name"),
     (MotivationJournal, "uq_motivation_journal_user_id_date"),
