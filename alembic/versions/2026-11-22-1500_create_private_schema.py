@@ -83,7 +83,7 @@ $function$""")
         sa.CheckConstraint("only_row", name=op.f("ck_score_table_only_row")),
         sa.PrimaryKeyConstraint("only_row", name=op.f("pk_score_table")),
         schema="momentum_internal",
-        comment="The migrations' record of the score table: one row.",
+        comment="Record of the score table, kept by the migrations: one row.",
     )
     op.execute("revoke all on table momentum_internal.score_table from public, anon, authenticated, service_role")
 

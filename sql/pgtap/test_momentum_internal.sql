@@ -136,7 +136,7 @@ select results_eq(
         'p',
         true,
         false,
-        'The migrations' record of the score table: one row.',
+        'Record of the score table, kept by the migrations: one row.',
         '[]'
       )
   $$,

@@ -98,7 +98,7 @@ CREATE TABLE momentum_internal.score_table (
     CONSTRAINT ck_score_table_only_row CHECK (only_row)
 );
 
-COMMENT ON TABLE momentum_internal.score_table IS 'The migrations'' record of the score table: one row.';
+COMMENT ON TABLE momentum_internal.score_table IS 'Record of the score table, kept by the migrations: one row.';
 
 COMMENT ON COLUMN momentum_internal.score_table.only_row IS 'Always true: as the key it keeps the table at one row.';
 

@@ -361,11 +361,11 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
     "a table's comment is another": (
         "comment on table public.habit_index is E'two\\nlines'",
-        [f"changed: {HABITS}, comment: found two\\nlines, expected How firm a user's habits are"],
+        [f"changed: {HABITS}, comment: found two\\nlines, expected Strength of users' habits"],
     ),
     "a column's comment is gone": (
         "comment on column public.habit_index.details is null",
-        [f"missing: {HABITS}, column details, comment: How the score came about"],
+        [f"missing: {HABITS}, column details, comment: Details of the calculation"],
     ),
     "a schema's comment is gone": (
         "comment on schema momentum_internal is null",
