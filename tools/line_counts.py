@@ -20,9 +20,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The sources whose lines are counted, and the tests that execute them.
 FOLDERS = {
-    "momentum/backfill": "tests/backfill",
-    "momentum/migrate": "tests/migrate",
-    "momentum/retries.py": "tests/test_retries.py",
+    "momentum/backfill": ("tests/backfill",),
+    "momentum/migrate": ("tests/migrate", "tests/scenarios"),
+    "momentum/retries.py": ("tests/test_retries.py",),
 }
 # A test that executes this starts programs, whose lines are executed in other processes and not counted.
 PROGRAMS = "tests/processes.py"

@@ -15,6 +15,7 @@ import ast
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -34,7 +36,7 @@ EQUIVALENT = ROOT / "tools" / "equivalent_mutants.toml"
 LEAST_SCORE = 0.85
 
 # The most tests that judge a mutant, the quickest first; so the score is never too high.
-MOST_TESTS = 80
+MOST_TESTS = 100
 # They run in two goes, because most mutants don't survive a few.
 FIRST_TESTS = 12
 
@@ -97,7 +99,7 @@ def mutations_of(file: str, source: str) -> list[Mutation]:
             line = lines[node.lineno - 1].encode()
             after = (line[: node.col_offset] + text.encode() + line[node.end_col_offset :]).decode()
             found.append(Mutation(file, node.lineno, line.decode(), after))
-    return list(dict.fromkeys(found))
+    return [mutation for mutation in dict.fromkeys(found) if mutation.after != mutation.before]
 
 
 def replacements(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
@@ -182,10 +184,11 @@ class Counts:
         return cls({name: Executed(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()})
 
     def chosen(self, mutation: Mutation) -> list[str]:
-        """Return the tests that judge a mutation, the quickest first: those that execute its line.
+        """Return the tests that judge a mutation: those that execute its line, the quickest first.
 
-        If none does, the line is executed on import or by programs: then any test that executes other lines of the file
-        or starts a program may notice, or any at all.
+        If none does, the line is executed on import or by programs. Then any test may notice that executes a file in
+        which the name at the beginning of the line is used, or that starts a program. Of the cases of a parametrised
+        test one comes with those of other tests, and the next ones after these.
         """
 
         def executing(*files: str) -> list[str]:
@@ -194,8 +197,25 @@ class Counts:
         of_line = [
             name for name in executing(mutation.file) if str(mutation.line) in self.tests[name].files[mutation.file]
         ]
-        tests = of_line or executing(mutation.file, PROGRAMS) or list(self.tests)
-        return sorted(tests, key=lambda name: self.tests[name].seconds)
+        tests = of_line or executing(mutation.file, *users_of(mutation), PROGRAMS) or list(self.tests)
+        by_time = sorted(tests, key=lambda name: self.tests[name].seconds)
+        cases: dict[str, list[str]] = {}
+        for name in by_time:
+            cases.setdefault(name.partition("[")[0], []).append(name)
+        return [name for turn in zip_longest(*cases.values()) for name in turn if name]
+
+
+def sources() -> list[Path]:
+    """Return the files in which mistakes are made."""
+    paths = [path for folder in FOLDERS for path in (ROOT / folder, *(ROOT / folder).glob("*.py"))]
+    return sorted(filter(Path.is_file, paths))
+
+
+def users_of(mutation: Mutation) -> list[str]:
+    """Return the files in which the first name of a line occurs, such as that of a constant."""
+    name = re.search(r"\w+", mutation.before)
+    word = re.compile(rf"\b{name[0]}\b" if name else "")
+    return [str(path.relative_to(ROOT)) for path in sources() if word.search(path.read_text(encoding="utf-8"))]
 
 
 def sample(lines: int, seed: int, only: str) -> list[Mutation]:
@@ -206,9 +226,8 @@ def sample(lines: int, seed: int, only: str) -> list[Mutation]:
         seed: The same seed chooses the same lines, and the same mistake in each.
         only: How the names of the files begin.
     """
-    paths = [path for folder in FOLDERS for path in (ROOT / folder, *(ROOT / folder).glob("*.py"))]
     by_line: dict[tuple[str, int], list[Mutation]] = {}
-    for path in sorted(filter(Path.is_file, paths)):
+    for path in sources():
         name = str(path.relative_to(ROOT))
         if name.startswith(only):
             for mutation in mutations_of(name, path.read_text(encoding="utf-8")):
@@ -305,8 +324,12 @@ def main() -> int:
         kept = asked.counts or Path(directory) / "counts.json"
         if not kept.exists():
             print("Counting the lines that each test executes ...", flush=True)
-            tests = [tests for folder, tests in FOLDERS.items() if folder.startswith(asked.only[: len(folder)])]
-            code, output = run_tests(Path(directory) / "0", "--count-lines", kept.absolute(), *tests, url=url)
+            tests = {
+                name for folder in FOLDERS if folder.startswith(asked.only[: len(folder)]) for name in FOLDERS[folder]
+            }
+            code, output = run_tests(
+                Path(directory) / "0", "--count-lines", kept.absolute(), "-m", "not slow", *tests, url=url
+            )
             if code:
                 print(output)
                 print("The tests fail without any mistake; make them pass first.")

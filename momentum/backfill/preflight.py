@@ -42,7 +42,7 @@ class Database:
     now: datetime.datetime
 
 
-def look_at(connection: Connection, event: str, *, dry_run: bool = False, with_events: bool = False) -> Database:
+def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: bool) -> Database:
     """Return the facts about its database that a run needs.
 
     Args:

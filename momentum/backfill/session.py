@@ -149,7 +149,6 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
-            connection.close()
 
     def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> int | None:
         """Begin a transaction: set its limits and, if it writes, return its id; all in one round trip."""

@@ -133,7 +133,9 @@ def run_undo(
         sleep_until(should_stop, seconds)
 
     with Session(engine, settings.limits, read_only=settings.dry_run, sleep=sleep) as session:
-        database = session.read(lambda connection: look_at(connection, "delete", dry_run=settings.dry_run), attempts=1)
+        database = session.read(
+            lambda connection: look_at(connection, "delete", dry_run=settings.dry_run, with_events=False), attempts=1
+        )
         report.triggers = database.triggers
         for trigger in database.triggers:
             logger.info("each deleted row fires the trigger %s", trigger)

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from momentum.backfill import DayRange, Observers, Report, Settings, display, run_backfill
 from momentum.backfill.fill import Failure, Filler, Progress, Row
 from momentum.backfill.settings import Limits
+from momentum.backfill.undo import run_undo
 from momentum.connect.engine import create_engine
 from momentum.connect.url import as_text
 from momentum.retries import Backoff
@@ -69,6 +70,19 @@ def errors_of(engine: sa.Engine) -> list[str]:
         seen.append(str(getattr(context.original_exception, "sqlstate", None)))
 
     return seen
+
+
+def test_a_server_that_is_not_there_is_tried_once(tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    manifest.touch()
+    engine = create_engine(sa.make_url("postgresql+psycopg://u@127.0.0.1:1/x"), application_name="momentum-tests")
+    tries: list[object] = []
+    sa.event.listen(engine, "do_connect", lambda *_: tries.append(_))
+    with pytest.raises(sa.exc.OperationalError):
+        run_backfill(engine, Settings(ONE_DAY))
+    with pytest.raises(sa.exc.OperationalError):
+        run_undo(engine, manifest, Settings(ONE_DAY))
+    assert len(tries) == 2
 
 
 @pytest.mark.slow

@@ -700,6 +700,15 @@ def test_a_scan_that_fails_for_its_size_is_the_last_one_for_so_many_users(
     assert users_seen(engine, Settings(DAYS)) == [2, 10, *range(18, 60, 8), 60]
 
 
+def test_the_progress_ends_with_all_user_days_settled_if_none_is_eligible(engine: sa.Engine) -> None:
+    add_users(engine, 4, last_sign_in_at=None)
+    seen: list[tuple[int, int | None]] = []
+    observers = Observers(lambda progress: seen.append((progress.done, progress.total)))
+    report = run_backfill(engine, Settings(DAYS, active_within=1), observers=observers)
+    assert (report.eligible, report.inserted) == (0, 0)
+    assert set(seen) == {(4 * len(DAYS), 4 * len(DAYS))}
+
+
 def test_the_progress_begins_with_no_user_day_settled_and_ends_with_all(engine: sa.Engine) -> None:
     users = add_users(engine, 4)
     add_score(engine, users[0], utc(FIRST), 50)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from momentum.backfill.triggers import when
 from momentum.testing import Server
 from tests.backfilling import DAY, Scores, call, one_error_line, scores_in
 from tests.migrating import execute, run
@@ -75,6 +76,20 @@ LISTED = [
     "prevent_duplicate_daily_scores_trigger, before insert or update for each row: "
     "public.prevent_duplicate_daily_scores() may refuse the row",
 ]
+
+
+@pytest.mark.parametrize(
+    ("bits", "said"),
+    [
+        (0b00101, "after insert for each row"),
+        (0b00111, "before insert for each row"),
+        (0b00100, "after insert for each statement"),
+        (0b11101, "after insert or delete or update for each row"),
+        (0b01010, "before delete for each statement"),
+    ],
+)
+def test_a_trigger_fires_when_the_bits_of_its_type_say(bits: int, said: str) -> None:
+    assert when(bits) == said
 
 
 @pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry run", "real run"])

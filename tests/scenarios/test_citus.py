@@ -315,16 +315,16 @@ def test_without_citus_the_scripts_say_so(url: sa.URL, script: Path) -> None:
 def test_the_score_table_is_distributed_where_citus_says_so(stand_in_url: sa.URL) -> None:
     engine = engine_of(stand_in_url)
     with engine.connect() as connection:
-        scores = look_at(connection, "insert").scores
+        scores = look_at(connection, "insert", dry_run=False, with_events=False).scores
         assert not is_distributed(connection, scores), "Citus is there, and has not distributed this table"
     apply(stand_in_url, DISTRIBUTE)
     with engine.connect() as connection:
         assert is_distributed(connection, scores)
-        assert look_at(connection, "insert").distributed
+        assert look_at(connection, "insert", dry_run=False, with_events=False).distributed
 
 
 def test_without_citus_nothing_is_distributed(connection: sa.Connection) -> None:
-    assert not look_at(connection, "insert").distributed
+    assert not look_at(connection, "insert", dry_run=False, with_events=False).distributed
 
 
 def test_the_command_fills_a_distributed_table(stand_in_url: sa.URL) -> None:
@@ -345,7 +345,7 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(url: sa.URL, act
     run(url, LOAD)
     engine = engine_of(url)
     with engine.connect() as connection:
-        database = look_at(connection, "insert")
+        database = look_at(connection, "insert", dry_run=False, with_events=False)
         eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
         lookup = Pages(database.scores, eligibility)
         join = Pages(database.scores, eligibility, distributed=True)
@@ -369,7 +369,7 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(url: sa.URL, act
 
 @pytest.mark.parametrize("active_within", [None, 3], ids=lambda days: f"active-within-{days}")
 def test_a_distributed_table_is_asked_by_joins(connection: sa.Connection, active_within: int | None) -> None:
-    database = look_at(connection, "insert")
+    database = look_at(connection, "insert", dry_run=False, with_events=False)
     eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
     statements: list[str] = []
     sa.event.listen(
@@ -409,7 +409,7 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     apply(cluster_url, DISTRIBUTE)
     engine = engine_of(cluster_url)
     with engine.connect() as connection:
-        assert look_at(connection, "insert").distributed
+        assert look_at(connection, "insert", dry_run=False, with_events=False).distributed
     expected = missing(cluster_url)
     dry = backfill(cluster_url, "--dry-run")
     assert dry["inserted"] == len(expected)

@@ -3,7 +3,7 @@
 import pytest
 
 from tools.line_counts import ROOT
-from tools.mutants import Counts, Executed, Mutation, mutations_of, read_equivalent, reason_of, sample
+from tools.mutants import Counts, Executed, Mutation, mutations_of, read_equivalent, reason_of, sample, users_of
 
 
 def mistakes(line: str) -> set[str]:
@@ -25,6 +25,7 @@ def mistakes(line: str) -> set[str]:
         ("one = a if b else c", {"one = c if b else a"}),
         ("stop()", {"pass"}),
         ("def f() -> int | None: return x", {"def f() -> int | None: return None"}),
+        ("def f() -> None: return None", set()),
         ("size: int | None = 7", {"size: int | None = 8"}),
         ("def f(size: int | None = 7) -> None: pass", {"def f(size: int | None = 8) -> None: pass"}),
         ("@dataclass(frozen=True)\nclass A: pass", set()),
@@ -77,6 +78,21 @@ def test_a_mutant_is_judged_by_the_tests_that_execute_its_line_the_quickest_firs
     file: str, line: int, tests: list[str]
 ) -> None:
     assert COUNTS.chosen(Mutation(file, line, "", "")) == tests
+
+
+def test_a_mistake_in_a_constant_is_judged_by_tests_of_the_files_that_use_it() -> None:
+    line = "COMMAND = 2"
+    counts = Counts({"a": Executed(0.1, {"momentum/backfill/pace.py": {"1": 1}}), "b": Executed(0.1, {"x.py": {}})})
+    constant = "GROWTH = 4"
+    assert counts.chosen(Mutation("momentum/backfill/pace.py", 1000, constant, line)) == ["a"]
+    assert "momentum/backfill/fill.py" in users_of(Mutation("momentum/backfill/pace.py", 1, constant, line))
+
+
+def test_cases_of_one_test_take_turns_with_other_tests() -> None:
+    lines = {"a.py": {"1": 1}}
+    tests = {"f[1]": 0.1, "f[2]": 0.2, "f[3]": 0.3, "g": 1.0, "h[1]": 0.25, "h[2]": 0.9}
+    counts = Counts({name: Executed(seconds, lines) for name, seconds in tests.items()})
+    assert counts.chosen(Mutation("a.py", 1, "", "")) == ["f[1]", "h[1]", "g", "f[2]", "h[2]", "f[3]"]
 
 
 def test_a_test_may_execute_some_times_as_many_lines_as_without_a_mistake() -> None:
