@@ -125,10 +125,10 @@ mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations,
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tools.traffic
 
-erd: $(INSTALLED) ## Draw the entity diagram from the models: docs/erd.svg, docs/erd.md and in README.md
+erd: $(INSTALLED) ## Draw the entity diagram again from the models: docs/erd.svg and docs/erd.md
 	@$(BIN)/python -m tools.erd
 
-docs: $(INSTALLED) ## Write the pages that are made from the models, and build the site of docs/ into site/
+docs: $(INSTALLED) ## Write the parts of docs/ again that repeat the code, and build the site into site/
 	@$(BIN)/python -m tools.reference
 	$(BIN)/mkdocs build --quiet --strict
 

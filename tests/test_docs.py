@@ -15,16 +15,16 @@ import typer
 from sqlalchemy.orm import Mapper
 
 import momentum
-from momentum import Base, errors
+from momentum import errors
 from momentum.backfill.cli import app
 from momentum.connect.url import as_text
 from momentum.errors import MomentumError
 from momentum.migrate.config import Options
+from momentum.models import Base
 from momentum.testing import Server
 from tests.server import engine_of
-from tools import scaling
+from tools import marked, scaling
 from tools.pull_request import PATH, sample_outputs
-from tools.reference import anchor_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def test_the_reference_has_the_score_table_as_the_migrations_create_it(connectio
     assert rules == sorted({name.removeprefix("legacy.") for name in names})
 
 
-def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
+def test_the_page_of_the_backfill_lists_every_option_and_no_other() -> None:
     shown = subprocess.run(
         [Path(sys.executable).parent / "momentum-backfill", "--help"],
         env={**os.environ, "COLUMNS": "200", "TERM": "dumb"},
@@ -116,9 +116,9 @@ def test_the_readme_tells_of_every_option_and_of_no_other() -> None:
         check=True,
     ).stdout
     exist = set(re.findall(r"│ (--[a-z-]+)", shown)) - {"--help"}
-    section = README.split("## The backfill")[1].split("## ")[0]
-    documented = set(re.findall(r"`(--[a-z-]+)", section))
-    assert exist == documented, "README's table of options and --help name the same options"
+    table = (ROOT / "docs" / "backfill.md").read_text(encoding="utf-8").split("| option |")[1].split("\n\n")[0]
+    documented = set(re.findall(r"`(--[a-z-]+)", table))
+    assert exist == documented, "the table in docs/backfill.md and --help name the same options"
 
 
 def options_of_the_backfill() -> set[str]:
@@ -187,6 +187,11 @@ def test_the_workflow_calls_make_and_nothing_else() -> None:
         assert target in targets, f"the Makefile has no target {target}"
 
 
+def anchor_of(heading: str) -> str:
+    """Return the anchor that GitHub and the site give a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target, anchor in re.findall(
@@ -205,15 +210,18 @@ def test_the_sample_outputs_are_what_the_queries_return(server: Server) -> None:
     )
 
 
-def test_the_table_of_the_scaling_is_rewritten_and_nothing_else() -> None:
-    document = scaling.PATH.read_text(encoding="utf-8")
-    rewritten = scaling.rewrite(document, "a table")
-    assert f"{scaling.BEGIN}\na table\n{scaling.END}" in rewritten
-    table = document.split(f"{scaling.BEGIN}\n")[1].split(f"\n{scaling.END}")[0]
-    assert scaling.HEADER in table, "docs/scaling.md has another table than `make scaling` writes"
-    assert scaling.rewrite(rewritten, table) == document
-    with pytest.raises(ValueError, match="one"):
-        scaling.rewrite("no markers", table)
+def test_a_generated_part_is_replaced_and_nothing_else() -> None:
+    document = "before\n<!-- BEGIN ONE -->\nold\n<!-- END ONE -->\nafter"
+    rewritten = marked.rewrite(document, "ONE", "new")
+    assert rewritten == "before\n<!-- BEGIN ONE -->\nnew\n<!-- END ONE -->\nafter"
+    assert marked.read(rewritten, "ONE") == "new"
+    for wrong in ("no markers", document + document, document.replace("END", "BEGIN")):
+        with pytest.raises(ValueError, match="one <!-- BEGIN ONE -->"):
+            marked.rewrite(wrong, "ONE", "new")
+
+
+def test_the_page_on_scaling_has_the_table_that_make_scaling_writes() -> None:
+    assert scaling.HEADER in marked.read(scaling.PATH.read_text(encoding="utf-8"), "SCALING")
 
 
 def test_a_size_that_does_not_fit_is_thinned_and_says_so() -> None:

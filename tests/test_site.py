@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("path", "content"), reference.documents().items(), ids=lambda value: getattr(value, "name", "")
 )
-def test_what_repeats_the_models_and_the_readme_is_fresh(path: Path, content: str) -> None:
+def test_the_generated_parts_are_fresh(path: Path, content: str) -> None:
     assert path.read_text(encoding="utf-8") == content, f"{path.name} is stale: make docs"
 
 

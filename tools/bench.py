@@ -32,6 +32,7 @@ from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
 from momentum.testing import Server, running_server
 from momentum.testing.servers import migrate
+from tools import marked
 from tools.scaling import WATCH
 
 PROGRAM = Path(sys.executable).parent / "momentum-backfill"
@@ -505,19 +506,16 @@ def describe_machine(server: Server) -> str:
 
 def write_figures(machine: str, figures: Sequence[Figure]) -> None:
     """Replace the table in docs/benchmarks.md."""
-    begin, end = "<!-- BEGIN FIGURES -->", "<!-- END FIGURES -->"
     rows = [f"| {f.name} | {f.value:.2f} {f.unit} | {f.bound} | {f.note} |".replace("  ", " ") for f in figures]
     table = "\n".join(
         [
-            f"{begin}\n{machine}.\n",
+            f"{machine}.\n",
             "| figure | median | bound | range, and what else |",
             "|---|---:|---|---|",
             *rows,
-            end,
         ]
     )
-    text = FIGURES.read_text(encoding="utf-8")
-    FIGURES.write_text(text.partition(begin)[0] + table + text.partition(end)[2], encoding="utf-8")
+    FIGURES.write_text(marked.rewrite(FIGURES.read_text(encoding="utf-8"), "FIGURES", table), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Draws the entity diagram from the models: docs/erd.svg as a picture, docs/erd.md and README.md as Mermaid."""
+"""Draws the entity diagram from the models: docs/erd.svg as a picture, docs/erd.md as Mermaid."""
 
 import re
 import textwrap
@@ -11,10 +11,8 @@ from momentum.base import auth_users, external_metadata
 from momentum.models import Base, DailyMomentumScore
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "erd.md"
 PICTURE = ROOT / "docs" / "erd.svg"
-BEGIN, END = "<!-- BEGIN DIAGRAM -->", "<!-- END DIAGRAM -->"
 
 POSTGRES = sa.make_url("postgresql://").get_dialect()()
 
@@ -231,17 +229,8 @@ The same as Mermaid, to be changed and pasted elsewhere:
 
 
 def documents() -> dict[Path, str]:
-    """Return the content of each generated file, by path.
-
-    Raises:
-        ValueError: README.md has no markers, or more than one of each.
-    """
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end or BEGIN in rest or END in after:
-        raise ValueError(f"README.md must have {BEGIN} and {END} once, in this order.")
-    diagram = f"{before}{BEGIN}\n{draw_mermaid()}\n{END}{after}"
-    return {PICTURE: draw_picture(), PAGE: write_page(), README: diagram}
+    """Return the content of each generated file, by path."""
+    return {PICTURE: draw_picture(), PAGE: write_page()}
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
-"""Writes the pages of docs/ that repeat what stands elsewhere: the schema from the models, two pages from README.md."""
+"""Writes the parts of docs/ that repeat the code: the schema, the rights of clients, and the revisions."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,41 +7,14 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, SchemaItem
 
 from momentum.base import Base, auth_users
+from momentum.grants import CLIENT_TABLE, CLIENT_VIEW, CLIENTS, POLICIES
+from momentum.inventory import PRIVATE_SCHEMA
 from momentum.scores import TABLE_NAME
 from tests.migrating import REVISIONS
-from tools.erd import POSTGRES, README, ROOT, TABLES, VIEW, in_lower_case, keys_of, type_of
+from tools import marked
+from tools.erd import POSTGRES, ROOT, TABLES, VIEW, in_lower_case, keys_of, type_of
 
 DOCS = ROOT / "docs"
-# README.md's sections that are a page each.
-SECTIONS = {"migrations.md": "Migrate a Supabase project", "backfill.md": "The backfill"}
-
-
-def section_of_readme(title: str) -> str:
-    """Return a section of README.md with its heading, of whichever level, up to the next one of that level.
-
-    Raises:
-        ValueError: There is no such section.
-    """
-    readme = README.read_text(encoding="utf-8")
-    found = re.search(rf"^(#+) {re.escape(title)}\n.*?(?=^\1 |^## |\Z)", readme, flags=re.MULTILINE | re.DOTALL)
-    if not found:
-        raise ValueError(f"README.md has no section {title}; name the section that took its place in {__file__}.")
-    return found[0].rstrip()
-
-
-def anchor_of(heading: str) -> str:
-    """Return the anchor that GitHub and the site give a heading."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
-def page_from_readme(name: str) -> str:
-    """Return a section of README.md as a page: headings one level up, links as they are within docs/."""
-    page = re.sub(r"^#(#+ )", r"\1", section_of_readme(SECTIONS[name]), flags=re.MULTILINE)
-    # Links to a heading lead to the page that has it.
-    for other, title in SECTIONS.items():
-        for heading in re.findall(r"^#+ (.*)", section_of_readme(title), flags=re.MULTILINE):
-            page = page.replace(f"](#{anchor_of(heading)})", f"]({other}#{anchor_of(heading)})")
-    return page.replace("](docs/", "](") + "\n"
 
 
 def write_rule(rule: sa.Constraint) -> str:
@@ -112,9 +84,9 @@ def in_python(column: sa.Column[Any]) -> str:
     return said
 
 
-def write_table(table: sa.Table) -> list[str]:
-    """Return the lines of a table."""
-    lines = ["", f"## {table.fullname}", "", str(table.comment), ""]
+def write_table(table: sa.Table) -> str:
+    """Return the section of a table."""
+    lines = [f"## {table.fullname}", "", str(table.comment), ""]
     lines += ["| column | type | null | default | what it is |", "|---|---|---|---|---|"]
     for column in table.columns:
         default = f"`{column.server_default.arg}`" if isinstance(column.server_default, sa.DefaultClause) else ""
@@ -127,53 +99,55 @@ def write_table(table: sa.Table) -> list[str]:
         lines += ["", "| key, rule or index | what it says |", "|---|---|"]
         # A | would end the cell.
         lines += [f"| `{name}` | `{rule.replace('|', chr(92) + '|')}` |" for name, rule in sorted(rules.items())]
-    return lines
+    return "\n".join(lines)
 
 
-def write_schema() -> str:
-    """Return docs/schema.md."""
-    lines = [
-        "# Schema",
-        "",
-        "Written by `make docs` from the models. The comments are in the database as well, and the names of keys,",
-        "rules and indexes are those that errors name; [the entity diagram](erd.md) shows it as a picture. PK, FK and",
-        "UK: the column belongs to the primary key, a foreign key or a unique key. Of `auth.users` only the column is",
-        "shown that keys refer to. `legacy.daily_engagement_scores` is the score table as it is created where there is",
-        "none to take over; no model maps it. On it and on the four tables a trigger keeps `updated_at`.",
+def write_tables() -> str:
+    """Return every table, view and score table with its columns and rules."""
+    described = [VIEW, score_table(), *(table for table in TABLES if table is not VIEW)]
+    return "\n\n".join(map(write_table, described))
+
+
+def write_rights() -> str:
+    """Return the table of who may do what. That of the score table is in a revision, which the tests try out."""
+    by_policy = "rows that a policy allows" + ("" if POLICIES else " (there is no policy yet)")
+    own = "the user's own rows"
+
+    def words(privileges: dict[str, str], rows: str) -> list[str]:
+        given = {role: privileges.get(role, "nothing") for role in CLIENTS}
+        given = {role: "everything" if said == "all" else said for role, said in given.items()}
+        return list({**given, "authenticated": f"{given['authenticated']} on {rows}"}.values())
+
+    rows = [
+        ["", *CLIENTS],
+        ["---"] * 4,
+        ["the tables in `public`", *words(CLIENT_TABLE, by_policy)],
+        ["a score table that was created", *words({"authenticated": "select", "service_role": "all"}, own)],
+        ["a score table that was taken over", *["as before"] * 3],
+        [f"`{VIEW.fullname}`", *words(CLIENT_VIEW, own)],
+        [f"`{PRIVATE_SCHEMA}`", *["nothing"] * 3],
     ]
-    for table in TABLES:
-        lines += write_table(table)
-        if table is VIEW:
-            lines += write_table(score_table())
-    return "\n".join([*lines, "", section_of_readme("Who may do what").removeprefix("#"), ""])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def write_migrations() -> str:
-    """Return docs/migrations.md: README.md's section, and what each revision does on its way up and down."""
-    lines = [
-        page_from_readme("migrations.md"),
-        "## The revisions",
-        "",
-        "Each is one change, in this order. The key of scores that were taken over is made after its revision's",
-        "transaction, so that clients can go on writing meanwhile.",
-        "",
-        "| revision | what it does | up | down |",
-        "|---|---|---|---|",
-    ]
+def write_revisions() -> str:
+    """Return the table of the revisions: what each does on its way up and down."""
+    lines = ["| revision | what it does | up | down |", "|---|---|---|---|"]
     for revision in REVISIONS:
         up, down = (
             " ".join(str(step.__doc__).split()) for step in (revision.module.upgrade, revision.module.downgrade)
         )
         lines.append(f"| `{revision.revision}` | {revision.doc} | {up} | {down} |")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def documents() -> dict[Path, str]:
-    """Return the content of each generated file, by path."""
+    """Return the content of each page that has generated parts, by path."""
+    schema, migrations = DOCS / "schema.md", DOCS / "migrations.md"
+    with_tables = marked.rewrite(schema.read_text(encoding="utf-8"), "TABLES", write_tables())
     return {
-        DOCS / "schema.md": write_schema(),
-        DOCS / "migrations.md": write_migrations(),
-        DOCS / "backfill.md": page_from_readme("backfill.md"),
+        schema: marked.rewrite(with_tables, "RIGHTS", write_rights()),
+        migrations: marked.rewrite(migrations.read_text(encoding="utf-8"), "REVISIONS", write_revisions()),
     }
 
 

@@ -26,9 +26,9 @@ from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
 from momentum.testing import Server, running_server
+from tools import marked
 
 PATH = Path(__file__).parents[1] / "docs" / "scaling.md"
-BEGIN, END = "<!-- BEGIN SCALING -->", "<!-- END SCALING -->"
 PROGRAM = Path(sys.executable).parent / "momentum-backfill"
 DAYS = 60
 LAST = datetime.date(2026, 3, 31)
@@ -190,19 +190,6 @@ def environment(server: Server, arguments: str) -> str:
     )
 
 
-def rewrite(document: str, table: str) -> str:
-    """Return a document with the table between its two markers replaced.
-
-    Raises:
-        ValueError: It does not have exactly one pair of them.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        raise ValueError(f"there must be one {BEGIN} and after it one {END}")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
-
-
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.scaling")
     parser.add_argument("sizes", nargs="*", type=float, default=[1, 10, 100], help="millions of user-days, 1 10 100")
@@ -221,7 +208,7 @@ def main(arguments: Sequence[str]) -> None:
     notes = "".join(f"\n\n\\* {one.thinned}." for one in measured if one.thinned)
     print(notes)
     table = "\n".join([f"{says}\n", HEADER, *map(str, measured)]) + notes
-    PATH.write_text(rewrite(PATH.read_text(encoding="utf-8"), table), encoding="utf-8")
+    PATH.write_text(marked.rewrite(PATH.read_text(encoding="utf-8"), "SCALING", table), encoding="utf-8")
 
 
 if __name__ == "__main__":
