@@ -1,4 +1,4 @@
-"""The privileges of clients on a table and on the view: README.md's table "Who may do what", as data."""
+"""The privileges of clients on a table and on the view; "Who may do what" in docs/schema.md is written from them."""
 
 # Supabase grants these roles everything on a new table, so all of it is revoked before anything is granted.
 CLIENTS = ("anon", "authenticated", "service_role")

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from momentum.connect.environment import URL_VARIABLES
 from momentum.testing import Server
 from tests.backfilling import BOTH, Scores, scores_in
 from tests.server import describe_for_worker, engine_of, shared_server
+from tools.readme import find_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -98,8 +98,7 @@ def browser() -> "Iterator[Browser]":
     """The Chromium of this machine."""
     from playwright.sync_api import sync_playwright  # here, because few tests open a page
 
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for name in names if (found := shutil.which(name))), None)
+    program = find_chromium()
     if program is None:
         pytest.skip("there is no Chromium to look at the page with: apt-get install chromium")
     with sync_playwright() as playwright:

@@ -1,9 +1,11 @@
 """`make demo`: the whole path on a Postgres of its own, with the commands that an operator would run."""
 
+import argparse
 import datetime
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,6 +17,7 @@ from momentum.testing import running_server
 from tests.fixture import DAYS, USERS, load_fixture
 
 PROGRAMS = Path(sys.executable).parent
+REPORT = Path(".momentum") / "demo.html"
 
 LAST_SEVEN_DAYS = """
 select score_date, score, pillar_breakdown
@@ -36,36 +39,37 @@ def run(*command: str, url: sa.URL) -> None:
     subprocess.run([PROGRAMS / command[0], *command[1:]], env=environment, check=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.demo")
+    parser.add_argument("report", nargs="?", type=Path, default=REPORT, help="where the HTML report is written")
+    report = parser.parse_args(arguments).report
+    report.parent.mkdir(parents=True, exist_ok=True)
     last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
-    say("1. A Postgres of its own")
+    say("1. Start a Postgres of its own")
     with running_server("embedded") as server, server.database(migrated=False) as url:
-        print(f"{server}, with what Supabase gives every project")
+        print(f"{server}, with the roles and tables of every Supabase project")
 
-        say(f"2. The app as it was: {USERS:,} users and {DAYS} days of legacy scores, with gaps")
+        say(f"2. Load the app's data: {USERS:,} users and {DAYS} days of legacy scores, with gaps")
         load_fixture(url, last=last)
 
-        say("3. Migrate it: the legacy scores are taken over where they stand")
+        say("3. Migrate: the legacy scores stay where they are")
         run("alembic", "upgrade", "head", url=url)
 
-        say("4. What would the backfill do?")
-        run("momentum-backfill", "--days", "10", "--dry-run", "--no-discrepancies", url=url)
+        say("4. Fill every missing day, and write a report")
+        run("momentum-backfill", "--days", str(DAYS), "--report", str(report), url=url)
 
-        say("5. Fill every missing day")
-        run("momentum-backfill", "--days", str(DAYS), url=url)
+        say("5. Look again: nothing is missing")
+        run("momentum-backfill", "--days", str(DAYS), "--dry-run", "--no-discrepancies", url=url)
 
-        say("6. Once more: nothing is left to do")
-        run("momentum-backfill", "--days", str(DAYS), "--no-discrepancies", url=url)
-
-        say("7. One user's last 7 days, from the view public.daily_momentum_scores")
+        say("6. Read one user's last 7 days from the view public.daily_momentum_scores")
         with create_engine(url, application_name="momentum-demo").connect() as connection:
             user_id = connection.scalar(sa.text("select md5('user 3')::uuid"))
             statement = sa.text(LAST_SEVEN_DAYS).bindparams(sa.bindparam("last", type_=sa.Date))
             rows = connection.execute(statement, {"user_id": user_id, "last": last})
             for row in rows:
                 print(f"  {row.score_date}  {row.score:>6}  {row.pillar_breakdown}")
-    say("Done: the server is stopped, and nothing of it is left.")
+    say(f"Done. The server is gone; open {report} in a browser to see the report.")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

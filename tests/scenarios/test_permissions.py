@@ -1,4 +1,4 @@
-"""The permissions in README's table, each cell tried as PostgREST would, by every role on every relation.
+"""The rights in docs/schema.md, "Who may do what", each tried as PostgREST would, by every role on every relation.
 
 sql/pgtap/ has the same for the fresh layout; here the app's production layout is tried too.
 """
