@@ -218,11 +218,11 @@ hide: [navigation, toc]
 
 # Entity diagram
 
-Drawn from the models by `make erd`. [The picture by itself](erd.svg) can be made larger.
+`make erd` draws it from the models. [The picture alone](erd.svg) can be enlarged.
 
 ![The four tables with their columns and keys, auth.users, and the view](erd.svg)
 
-The same as Mermaid, to be changed and pasted elsewhere:
+The same as Mermaid, to edit or to paste elsewhere:
 
 {draw_mermaid()}
 """
