@@ -44,7 +44,8 @@ QUOTED = re.findall(r"```python\n(.*?)```", SERVICES, flags=re.DOTALL)
 
 @pytest.mark.parametrize("quoted", QUOTED)
 def test_what_other_services_are_shown_is_quoted_from_files_that_run(quoted: str) -> None:
-    files = [path for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name]
+    files = [path for folder in ("tests", "examples") for path in (ROOT / folder).rglob("*.py")]
+    files.remove(Path(__file__))
     assert any(quoted in path.read_text(encoding="utf-8") for path in files), "no test runs this"
 
 
