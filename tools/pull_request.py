@@ -20,7 +20,7 @@ USERS = 200
 DAYS = 60
 
 QUERIES = {
-    "A user's score of a day": """\
+    "A user's score on one day": """\
 select user_id, score, score_date, pillar_breakdown
 from public.daily_momentum_scores
 where user_id = md5('user 3')::uuid and score_date = '2026-03-31'""",
@@ -29,7 +29,7 @@ select score_date, score, pillar_breakdown
 from public.daily_momentum_scores
 where user_id = md5('user 3')::uuid and score_date between '2026-03-25' and '2026-03-31'
 order by score_date""",
-    "How the planner finds a user's last 30 days": """\
+    "The plan for a user's last 30 days": """\
 explain (costs off)
 select score_date, score, pillar_breakdown
 from public.daily_momentum_scores
@@ -38,7 +38,7 @@ order by score_date""",
     "Every eligible user-day has a row": """\
 select count(*) as user_days, count(distinct user_id) as users, min(score_date), max(score_date)
 from public.daily_momentum_scores""",
-    "What the migrations recorded of the score table": """\
+    "The migrations' record of the score table": """\
 select relation, layout, created_table, created_index
 from momentum_internal.score_table""",
 }
@@ -71,7 +71,7 @@ def sample_outputs(server: Server) -> str:
             "# Sample query outputs",
             "",
             f"Written by `make pull-request` from a database with {USERS} users and {DAYS} days of legacy scores, "
-            f"migrated and backfilled ({report.present:,} rows were there, {report.inserted:,} were inserted).",
+            f"migrated and backfilled: {report.present:,} rows were present, {report.inserted:,} were inserted.",
         ]
         with engine.connect() as connection:
             connection.exec_driver_sql("analyze legacy.daily_engagement_scores")
