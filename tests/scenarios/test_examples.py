@@ -149,8 +149,8 @@ def test_the_worker_takes_in_events_in_bulk_and_each_once(url: sa.URL, user: uui
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ("no json", f"Error: line {worker.BATCH_SIZE + 1} is no event (JSONDecodeError: "),
-        ('{"id": 1}', f"Error: line {worker.BATCH_SIZE + 1} is no event (AttributeError: "),
+        ("no json", f"Error: line {worker.BATCH_SIZE + 1} is not an event (JSONDecodeError: "),
+        ('{"id": 1}', f"Error: line {worker.BATCH_SIZE + 1} is not an event (AttributeError: "),
         ("unknown user", "Error: the database refused a batch (insert or update on table"),
     ],
 )
