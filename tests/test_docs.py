@@ -79,7 +79,7 @@ def test_the_reference_names_every_attribute_of_a_model(mapper: Mapper[Any]) -> 
 
 def test_the_reference_has_the_score_table_as_the_migrations_create_it(connection: sa.Connection) -> None:
     section = section_of_the_reference("legacy.daily_engagement_scores")
-    columns, rules = (re.findall(r"^\| `(\w+)`", part, flags=re.MULTILINE) for part in section.split("| key, rule"))
+    columns, rules = (re.findall(r"^\| `(\w+)`", part, flags=re.MULTILINE) for part in section.split("| key, check"))
     found = sa.inspect(connection).get_columns("daily_engagement_scores", schema="legacy")
     assert columns == [column["name"] for column in found]
     names = connection.scalars(

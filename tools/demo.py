@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     report = parser.parse_args(arguments).report
     report.parent.mkdir(parents=True, exist_ok=True)
     last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
-    say("1. Start a Postgres of its own")
+    say("1. Start a temporary Postgres")
     with running_server("embedded") as server, server.database(migrated=False) as url:
         print(f"{server}, with the roles and tables of every Supabase project")
 

@@ -87,7 +87,7 @@ def in_python(column: sa.Column[Any]) -> str:
 def write_table(table: sa.Table) -> str:
     """Return the section of a table."""
     lines = [f"## {table.fullname}", "", str(table.comment), ""]
-    lines += ["| column | type | null | default | what it is |", "|---|---|---|---|---|"]
+    lines += ["| column | type | null | default | meaning |", "|---|---|---|---|---|"]
     for column in table.columns:
         default = f"`{column.server_default.arg}`" if isinstance(column.server_default, sa.DefaultClause) else ""
         name = " ".join([f"`{column.name}`", *keys_of(column)])
@@ -96,7 +96,7 @@ def write_table(table: sa.Table) -> str:
     rules = {str(rule.name): write_rule(rule) for rule in table.constraints if rule.name}
     rules |= {str(index.name): write_index(index) for index in table.indexes}
     if rules and table is not VIEW:
-        lines += ["", "| key, rule or index | what it says |", "|---|---|"]
+        lines += ["", "| key, check or index | definition |", "|---|---|"]
         # A | would end the cell.
         lines += [f"| `{name}` | `{rule.replace('|', chr(92) + '|')}` |" for name, rule in sorted(rules.items())]
     return "\n".join(lines)
@@ -132,7 +132,7 @@ def write_rights() -> str:
 
 def write_revisions() -> str:
     """Return the table of the revisions: what each does on its way up and down."""
-    lines = ["| revision | what it does | up | down |", "|---|---|---|---|"]
+    lines = ["| revision | change | up | down |", "|---|---|---|---|"]
     for revision in REVISIONS:
         up, down = (
             " ".join(str(step.__doc__).split()) for step in (revision.module.upgrade, revision.module.downgrade)
