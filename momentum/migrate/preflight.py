@@ -66,6 +66,7 @@ def check_upgrade(
     connection: Connection,
     pending: Collection[ModuleType],
     ahead: Collection[ModuleType],
+    done: Collection[ModuleType],
     *,
     adopts_existing: bool,
     may_commit: bool,
@@ -76,6 +77,7 @@ def check_upgrade(
         connection: A connection; nothing is written through it.
         pending: The modules of the revisions that are going to run.
         ahead: The modules of all revisions after the one that the database is at: the pending ones and later ones.
+        done: The modules of the revisions up to the one that the database is at.
         adopts_existing: Whether tables of ours that are there already are to be parked and copied.
         may_commit: Whether the migration has transactions of its own.
 
@@ -87,6 +89,7 @@ def check_upgrade(
     check_collisions(
         connection,
         [name for module in pending for name in getattr(module, "creates", ())],
+        own_tables=[name for module in done for name in getattr(module, "creates", ())],
         adopts_existing=adopts_existing,
         may_commit=may_commit,
     )
@@ -169,22 +172,43 @@ def check_collisions(
     names: Iterable[str],
     schema: str = "public",
     *,
+    own_tables: Collection[str] = (),
     adopts_existing: bool = False,
     may_commit: bool = True,
 ) -> None:
-    """Refuse names that are taken, in public by earlier versions of our own tables above all."""
+    """Refuse names that are taken, in public by earlier versions of our own tables above all.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        names: The names of the relations that are going to be created.
+        schema: Their schema.
+        own_tables: Tables that the migrations have created. An index of one of them was left by an interrupted run.
+        adopts_existing: Whether tables of ours that are there already are to be parked and copied.
+        may_commit: Whether the migration has transactions of its own.
+
+    Raises:
+        PreflightError: A name is taken.
+    """
     taken = connection.execute(
         text("""
             select c.relname as name, c.relkind as kind
             from pg_catalog.pg_class c
-            where c.relnamespace = to_regnamespace(:schema) and c.relname = any(:names)
+            where
+              c.relnamespace = to_regnamespace(:schema) and c.relname = any(:names)
+              and not exists (
+                select from pg_catalog.pg_index as i
+                inner join pg_catalog.pg_class as t on i.indrelid = t.oid
+                where
+                  i.indexrelid = c.oid and t.relnamespace = c.relnamespace and t.relname = any(:own_tables)
+                  and not exists (select from pg_catalog.pg_constraint as k where k.conindid = i.indexrelid)
+              )
             union
             select t.typname, 'c'
             from pg_catalog.pg_type t
             where t.typnamespace = to_regnamespace(:schema) and t.typname = any(:names) and t.typrelid = 0
             order by name
         """),
-        {"schema": schema, "names": list(names)},
+        {"schema": schema, "names": list(names), "own_tables": list(own_tables)},
     ).all()
     predecessors = [
         row.name

@@ -173,11 +173,14 @@ def check_before(
         if drops_key:
             preflight.check_downgrade(connection, may_commit=may_commit)
         return steps
-    ahead = context.script.iterate_revisions("heads", current_heads() or "base")
+    here = current_heads() or "base"
+    ahead = context.script.iterate_revisions("heads", here)
+    done = context.script.iterate_revisions(here, "base")
     preflight.check_upgrade(
         connection,
         pending,
         [revision.module for revision in ahead],
+        [revision.module for revision in done],
         adopts_existing=environment.options.existing == "adopt",
         may_commit=may_commit,
     )

@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
-from momentum.errors import MigrationError, RevisionError
+from momentum.errors import MigrationError, PreflightError, RevisionError
 from momentum.migrate import environment, filters
 from momentum.migrate.config import SCRIPTS, alembic_config
 from momentum.migrate.operations import check_addable
@@ -169,6 +169,24 @@ def test_what_reads_every_row_has_a_revision_of_its_own(metadata: sa.MetaData, a
     assert "postgresql_where" in patient
     assert patient.index("def after_downgrade") < patient.index("drop_index_concurrently")
     assert "('ix_momentum_events_event_type',)" in patient, "`creates` tells the preflight what must not be there yet"
+
+
+def test_an_index_that_an_interrupted_run_has_left_is_finished_and_no_other(
+    url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
+) -> None:
+    events = metadata.tables["momentum_events"]
+    sa.Index("ix_momentum_events_event_type", events.c.event_type)
+    autogenerate("find events by type")
+    run(url, "create table public.theirs (name text)")
+    run(url, "create index ix_momentum_events_event_type on public.theirs (name)")
+    with pytest.raises(PreflightError, match=r"index public\.ix_momentum_events_event_type"):
+        alembic.command.upgrade(config, "head")
+    run(url, "drop table public.theirs")
+    run(url, "create index ix_momentum_events_event_type on public.momentum_events (event_type)")
+    index = "indexrelid = 'public.ix_momentum_events_event_type'::regclass"
+    run(url, f"update pg_index set indisvalid = false where {index}")
+    alembic.command.upgrade(config, "head")
+    assert execute(url, f"select indisvalid from pg_index where {index}")
 
 
 def test_each_file_has_a_minute_of_its_own_after_the_last(

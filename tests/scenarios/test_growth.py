@@ -1,6 +1,7 @@
 """The path is open: revisions of each kind of change on top of head keep every promise that the real ones keep."""
 
 import io
+import random
 import re
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from momentum.testing import Server
 from tests.catalog import differences, snapshot
 from tests.growth import NEW_VALUES, ROWS, Growth, grow
 from tests.migrate.test_script import psql
-from tests.migrating import HISTORY, current, database_with_scores, fetch, run
+from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, run
 from tests.samples import add_user, tables, write_rows
+from tests.scenarios.test_kill import SEED, Gate, kill, start
 from tests.scenarios.test_lock_budget import WORDS, Recorder
 from tests.server import engine_of
 from tools.exported_sql import export_with
@@ -108,6 +110,34 @@ def test_the_migrations_and_the_models_agree_after_a_journey(url: sa.URL, growth
     for stop in (growth.history[-1], "base", growth.history[-1]):
         growth.migrate(url, stop)
     alembic.command.check(growth.config(url))
+
+
+def test_a_migration_may_be_killed_at_any_moment(server: Server, growth: Growth, tmp_path: Path) -> None:
+    top, chance = growth.history[-1], random.Random(SEED)  # noqa: S311
+    ini = tmp_path / "alembic.ini"
+    settings = Path("alembic.ini").read_text(encoding="utf-8")
+    ini.write_text(settings.replace("%(here)s/alembic", str(growth.folder)), encoding="utf-8")
+    targets = {"up": top, "down": HEAD}
+    with server.database() as url, server.database() as undisturbed:
+        messages = {}
+        for direction in ("up", "down", "up"):
+            with (
+                Gate(undisturbed) as gate,
+                start(gate.url, direction, ini=str(ini), target=targets[direction]) as process,
+            ):
+                assert process.wait() == 0, f"{direction} fails even when nobody interrupts"
+            messages[direction] = gate.sent
+        for ordinal, direction in enumerate(["up", "down"] * 3):
+            growth.migrate(url, HEAD if direction == "up" else top)
+            write(url, ordinal)
+            before = values_of(url)
+            message, forwarded = chance.randint(1, messages[direction]), chance.random() < 0.5
+            what = f"{direction}, killed at message {message} of {messages[direction]} (MOMENTUM_KILLS_SEED={SEED})"
+            kill(url, direction, message, forwarded=forwarded, ini=str(ini), target=targets[direction])
+            growth.migrate(url, top)
+            assert not lost(before, values_of(url)), what
+            assert snapshot(url) == snapshot(undisturbed), what
+            assert not execute(url, "select exists (select from pg_index where not indisvalid)"), what
 
 
 def script(growth: Growth, direction: str, revisions: str) -> str:

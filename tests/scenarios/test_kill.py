@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -131,10 +132,10 @@ def prepare(server: Server, layout: str) -> sa.URL:
     return url
 
 
-def start(url: sa.URL, direction: str) -> Process:
+def start(url: sa.URL, direction: str, *, ini: str = "alembic.ini", target: str | None = None) -> Process:
     """Start the real program."""
     command = {"up": "upgrade", "down": "downgrade"}[direction]
-    arguments = ("-c", "alembic.ini", "-x", "existing=adopt", command, TARGETS[direction])
+    arguments = ("-c", ini, "-x", "existing=adopt", command, target or TARGETS[direction])
     return Process("alembic", *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": as_text(url)})
 
 
@@ -166,9 +167,9 @@ def private_rows(url: sa.URL) -> Rows:
     }
 
 
-def kill(url: sa.URL, direction: str, message: int, *, forwarded: bool) -> bool:
+def kill(url: sa.URL, direction: str, message: int, *, forwarded: bool, **history: Any) -> bool:
     """Kill a migration at a message, and return whether it got that far."""
-    with Gate(url, message, forwarded=forwarded) as gate, start(gate.url, direction) as process:
+    with Gate(url, message, forwarded=forwarded) as gate, start(gate.url, direction, **history) as process:
         until(lambda: gate.closed.is_set() or process.poll() is not None, f"{direction} comes to message {message}")
         process.kill()
         return process.wait() < 0
