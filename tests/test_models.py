@@ -212,7 +212,11 @@ REPRS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("row", "shown"), REPRS, ids=lambda value: type(value).__name__)
 def test_a_row_is_shown_by_its_keys(row: Base, shown: str) -> None:
     assert repr(row) == str(row) == shown
-    assert {type(row) for row, _ in REPRS} == {mapper.class_ for mapper in Base.registry.mappers}
+
+
+def test_every_model_is_shown_by_its_keys() -> None:
+    missing = {mapper.class_.__name__ for mapper in Base.registry.mappers} - {type(row).__name__ for row, _ in REPRS}
+    assert not missing, f"add a row of {', '.join(missing)} to REPRS: its repr must show no personal text"
 
 
 def test_showing_a_row_sends_no_statement(session: Session, user: uuid.UUID) -> None:
@@ -228,7 +232,7 @@ def test_showing_a_row_sends_no_statement(session: Session, user: uuid.UUID) -> 
 
 def test_no_text_that_a_user_wrote_is_shown() -> None:
     tables = [mapper.local_table for mapper in Base.registry.mappers if isinstance(mapper.local_table, sa.Table)]
-    assert len(tables) == 5
+    assert len(tables) >= 5
     texts = {
         str(column)
         for table in tables
@@ -452,7 +456,8 @@ def test_the_models_say_of_the_view_what_the_database_says(url: sa.URL) -> None:
 
 def test_the_models_metadata_holds_neither_supabases_tables_nor_the_view() -> None:
     named = {table.fullname for table in Base.metadata.tables.values()}
-    assert named == {"momentum_pillars", "momentum_events", "motivation_journal", "habit_index"}
+    assert {"momentum_pillars", "momentum_events", "motivation_journal", "habit_index"} <= named
+    assert not named & {"auth.users", "daily_momentum_scores"}
 
 
 def test_create_all_makes_neither_supabases_tables_nor_the_view(supabase_url: sa.URL) -> None:

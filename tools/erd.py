@@ -73,11 +73,12 @@ def draw_mermaid() -> str:
     return "\n".join(["```mermaid", *lines, "```"])
 
 
-# The picture's dimensions in pixels. It is meant to be viewed 1200 pixels wide.
-MARGIN, WIDTH, GAP, CHANNEL = 20, 354, 49, 150
+# The picture's dimensions in pixels. It is meant to be viewed 1,200 pixels wide, which the boxes of a row share.
+MARGIN, GAP, CHANNEL = 20, 49, 150
+WIDTH = (1200 - 2 * MARGIN + GAP) // max(len(CHILDREN), 1 + len(PARENTS)) - GAP
 HEAD, LINE, NAME, PADDING = 26, 15, 19, 12
 # The number of letters that fit into a line in every common sans serif font.
-LETTERS = 54
+LETTERS = WIDTH * 54 // 354
 
 STYLE = """
   text { font: 12px Verdana, "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; fill: #475569 }

@@ -38,7 +38,7 @@ TEXT = sa.Text()
 def add_columns(metadata: sa.MetaData) -> None:
     """Add a nullable column, and one with a constant default, a check, a unique key, an index and a key to others."""
     journal, pillars = metadata.tables["motivation_journal"], metadata.tables["momentum_pillars"]
-    journal.append_column(sa.Column("mood", TEXT, comment="How the user felt, in a word."))
+    journal.append_column(sa.Column("weather", TEXT, comment="How the user felt, in a word."))
     energy = sa.Column("energy", sa.BigInteger, server_default="5", nullable=False, comment="Energy, 0 to 10: 100 %.")
     journal.append_column(energy)
     journal.append_constraint(sa.CheckConstraint("energy between 0 and 10", name="energy_in_range"))
@@ -52,7 +52,7 @@ def add_table(metadata: sa.MetaData) -> None:
     pillars = metadata.tables["momentum_pillars"]
     now = sa.func.now()
     sa.Table(
-        "momentum_goals",
+        "momentum_trials",
         metadata,
         sa.Column("id", sa.UUID, primary_key=True, server_default=sa.text("gen_random_uuid()"), comment="Its key."),
         sa.Column(
@@ -91,7 +91,7 @@ def drop_things(metadata: sa.MetaData) -> None:
     habits.constraints = {key for key in habits.constraints if "other_id" not in str(getattr(key, "column_keys", ""))}
     habits.indexes = {index for index in habits.indexes if "other_id" not in str(index.name)}
     journal.constraints = {key for key in journal.constraints if "energy" not in str(getattr(key, "sqltext", ""))}
-    metadata.remove(metadata.tables["momentum_goals"])
+    metadata.remove(metadata.tables["momentum_trials"])
     events = metadata.tables["momentum_events"]
     events.indexes = {index for index in events.indexes if index.name != "ix_momentum_events_event_type"}
     events.constraints = {key for key in events.constraints if "length" not in str(getattr(key, "sqltext", ""))}
@@ -110,8 +110,8 @@ def drop_motivation_type(metadata: sa.MetaData) -> None:
 
 # In the order of the history: the message and the change of the models, or the file of an author's revision.
 STEPS: tuple[tuple[str, Callable[[sa.MetaData], None] | None], ...] = (
-    ("add mood and more", add_columns),
-    ("add momentum goals", add_table),
+    ("add weather and more", add_columns),
+    ("add momentum trials", add_table),
     ("add rules for events", add_rules),
     ("let_users_read", None),
     ("add kind", add_kind),
@@ -122,10 +122,10 @@ STEPS: tuple[tuple[str, Callable[[sa.MetaData], None] | None], ...] = (
 
 # The sample rows, with values in the new columns and rows of the new table.
 NEW_VALUES: dict[str, dict[str, str]] = {
-    "motivation_journal": {"mood": "'glad ' || :ordinal", "energy": ":ordinal % 10", "kind": "'new'"},
+    "motivation_journal": {"weather": "'glad ' || :ordinal", "energy": ":ordinal % 10", "kind": "'new'"},
     "momentum_pillars": {"code": "'code ' || :ordinal"},
     "habit_index": {"other_id": "(select id from {pillars} limit 1)"},
-    "momentum_goals": {
+    "momentum_trials": {
         "user_id": ":user",
         "pillar_id": "(select id from {pillars} limit 1)",
         "goal": "'walk ' || :ordinal",

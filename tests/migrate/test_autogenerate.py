@@ -66,21 +66,19 @@ def steps(text: str) -> list[str]:
 def test_a_column_is_taken_back_with_its_values(
     url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
 ) -> None:
-    metadata.tables["motivation_journal"].append_column(sa.Column("mood", sa.Text, comment="How the user felt."))
-    [text] = autogenerate("add mood to motivation journal")
-    assert text.startswith('"""Add mood to motivation journal."""')
+    metadata.tables["motivation_journal"].append_column(sa.Column("weather", sa.Text, comment="How the user felt."))
+    [text] = autogenerate("add weather to motivation journal")
+    assert text.startswith('"""Add weather to motivation journal."""')
     assert steps(text) == ["take_back_or_add_column", "park_column"]
     with engine_of(url).begin() as connection:
         write_rows(connection, add_user(connection), 1)
     alembic.command.upgrade(config, "head")
-    run(url, "update public.motivation_journal set mood = 'glad'")
+    run(url, "update public.motivation_journal set weather = 'glad'")
     for stop in ("base", "head", HISTORY[-1], "head"):
         (alembic.command.upgrade if stop == "head" else alembic.command.downgrade)(config, stop)
-    assert execute(url, "select mood from public.motivation_journal") == "glad"
-    comment = (
-        "select col_description('public.motivation_journal'::regclass, attnum) from pg_attribute where attname = 'mood'"
-    )
-    assert execute(url, comment) == "How the user felt."
+    assert execute(url, "select weather from public.motivation_journal") == "glad"
+    described = "select col_description(attrelid, attnum) from pg_attribute where attname = 'weather'"
+    assert execute(url, described) == "How the user felt."
 
 
 def test_a_parked_column_keeps_everything_and_gives_new_rows_its_default(
@@ -102,10 +100,10 @@ def test_a_parked_column_keeps_everything_and_gives_new_rows_its_default(
 def test_a_parked_column_of_another_type_is_not_taken_back(
     url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
 ) -> None:
-    run(url, "alter table public.motivation_journal add column parked_mood integer")
-    metadata.tables["motivation_journal"].append_column(sa.Column("mood", sa.Text, comment="How the user felt."))
-    autogenerate("add mood")
-    with pytest.raises(MigrationError, match=r"parked_mood of public\.motivation_journal is of type integer"):
+    run(url, "alter table public.motivation_journal add column parked_weather integer")
+    metadata.tables["motivation_journal"].append_column(sa.Column("weather", sa.Text, comment="How the user felt."))
+    autogenerate("add weather")
+    with pytest.raises(MigrationError, match=r"parked_weather of public\.motivation_journal is of type integer"):
         alembic.command.upgrade(config, "head")
 
 
@@ -131,12 +129,12 @@ def test_nothing_is_dropped_in_either_direction(metadata: sa.MetaData, autogener
     events._columns.remove(events.c.payload)
     events.constraints = {rule for rule in events.constraints if "payload" not in str(getattr(rule, "sqltext", ""))}
     metadata.remove(metadata.tables["habit_index"])
-    sa.Table("momentum_goals", metadata, sa.Column("id", sa.UUID, primary_key=True, comment="Key."), comment="Goals.")
+    sa.Table("momentum_trials", metadata, sa.Column("id", sa.UUID, primary_key=True, comment="Key."), comment="Goals.")
     written = "".join(autogenerate("change much"))
     assert not re.search(r"op\.drop_(table|column)\b", written)
     assert '"momentum_events.payload"' in written.replace("'", '"'), "`parks` tells a purge what is ours"
     assert "op.park_table('habit_index')" in written
-    assert "op.take_back_or_create_table('momentum_goals'" in written
+    assert "op.take_back_or_create_table('momentum_trials'" in written
     # A check of the parked column alone stays with it.
     assert "payload_is_object" not in written.split("def downgrade")[0]
 
@@ -144,7 +142,7 @@ def test_nothing_is_dropped_in_either_direction(metadata: sa.MetaData, autogener
 def test_a_new_table_is_closed_before_it_is_opened(metadata: sa.MetaData, autogenerate: Autogenerate) -> None:
     key = sa.Column("id", sa.UUID, primary_key=True, comment="Key.")
     changed = sa.Column("updated_at", sa.TIMESTAMP(timezone=True), comment="When.")
-    sa.Table("momentum_goals", metadata, key, changed, comment="Goals.")
+    sa.Table("momentum_trials", metadata, key, changed, comment="Goals.")
     [text] = autogenerate("add goals")
     order = [
         "create trigger set_updated_at",
@@ -155,7 +153,7 @@ def test_a_new_table_is_closed_before_it_is_opened(metadata: sa.MetaData, autoge
     ]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
-    assert "creates: tuple[str, ...] = ('momentum_goals', 'pk_momentum_goals')" in text
+    assert "creates: tuple[str, ...] = ('momentum_trials', 'pk_momentum_trials')" in text
 
 
 def test_what_reads_every_row_has_a_revision_of_its_own(metadata: sa.MetaData, autogenerate: Autogenerate) -> None:

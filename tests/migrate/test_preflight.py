@@ -10,7 +10,7 @@ from momentum.errors import PreflightError
 from momentum.migrate import operations, preflight
 from momentum.migrate.config import alembic_config
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, REVISIONS, execute, fetch, migrate_to, run
+from tests.migrating import HISTORY, KEY, REVISIONS, SCORES_ADOPTED, VIEW, execute, fetch, migrate_to, run
 from tests.samples import LEGACY_SCORES
 from tests.server import engine_of
 
@@ -254,7 +254,7 @@ def test_whatever_has_a_name_of_ours_is_called_what_it_is(supabase_url: sa.URL, 
     assert f"{kind} public.momentum_pillars;" in refusal_of(supabase_url)
 
 
-@pytest.mark.parametrize("at", range(1, len(HISTORY) - 1))
+@pytest.mark.parametrize("at", range(1, HISTORY.index(VIEW)))
 def test_a_collision_that_came_later_stops_a_partly_migrated_database(supabase_url: sa.URL, at: int) -> None:
     migrate_to(supabase_url, HISTORY[at])
     run(supabase_url, "create view public.daily_momentum_scores as select 1 as one")
@@ -263,7 +263,7 @@ def test_a_collision_that_came_later_stops_a_partly_migrated_database(supabase_u
 
 def test_names_that_only_later_revisions_want_do_not_stop_the_earlier_ones(supabase_url: sa.URL) -> None:
     run(supabase_url, "create view public.daily_momentum_scores as select 1 as one")
-    migrate_to(supabase_url, HISTORY[-2])
+    migrate_to(supabase_url, KEY)
     refusal_of(supabase_url)
 
 
@@ -275,7 +275,7 @@ def test_a_parked_score_table_and_a_live_one_are_two(url: sa.URL) -> None:
 
 
 def test_a_score_table_that_was_moved_away_is_missed(supabase_url: sa.URL) -> None:
-    migrate_to(supabase_url, HISTORY[-3])
+    migrate_to(supabase_url, SCORES_ADOPTED)
     run(supabase_url, "alter table legacy.daily_engagement_scores rename to moved")
     message = refusal_of(supabase_url)
     assert "legacy.daily_engagement_scores" in message
@@ -328,7 +328,7 @@ def refusal_of_downgrade(url: sa.URL, revision: str = "base") -> str:
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("revision", ["base", "-1"])
+@pytest.mark.parametrize("revision", ["base", KEY])
 def test_a_downgrade_is_refused_as_long_as_others_depend_on_the_view(url: sa.URL, revision: str) -> None:
     run(url, "create view public.theirs as select user_id from public.daily_momentum_scores")
     # Objects that depend on a table are parked with it, and come back with it.
@@ -354,7 +354,7 @@ def test_a_downgrade_is_refused_as_long_as_others_depend_on_a_key_that_it_drops(
         "create table public.visits (user_id uuid, day date, constraint visits_key foreign key (user_id, day) "
         "references public.daily_engagement_scores (user_id, score_date))",
     )
-    migrate_to(supabase_url, HISTORY[-2])
+    migrate_to(supabase_url, KEY)
     if not indexed:
         assert (
             "table constraint visits_key on public.visits depends on "

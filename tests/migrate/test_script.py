@@ -17,7 +17,9 @@ from momentum.testing import Server
 from tests.alembic_program import error_of, program
 from tests.catalog import snapshot
 from tests.migrating import (
+    COPY,
     HISTORY,
+    SCORES_ADOPTED,
     current,
     database_with_scores,
     fetch,
@@ -141,9 +143,9 @@ def test_production_without_its_unique_index_is_told_how_to_make_one(server: Ser
         done = psql(url, script("upgrade", "head", scores="public.production"))
         assert done.returncode == 3
         assert "create unique index concurrently idx_daily_scores_user_date" in done.stderr
-        assert current(url) == HISTORY[-3]
+        assert current(url) == SCORES_ADOPTED
         run(url, definition)
-        apply(url, "upgrade", f"{HISTORY[-3]}:head", scores="public.production")
+        apply(url, "upgrade", f"{SCORES_ADOPTED}:head", scores="public.production")
         migrate_to(online, HEAD)
         assert snapshot(url) == snapshot(online)
         assert fetch(url, RECORDED) == fetch(online, RECORDED)
@@ -333,10 +335,10 @@ def test_a_script_that_fails_on_its_way_does_nothing_more_even_if_psql_goes_on(s
             """,
         )
         psql(url, CARELESS + script("upgrade", "head", scores="legacy.seed"))
-        assert current(url) == HISTORY[-4]
+        assert current(url) == COPY
         assert not snapshot(url, of="uq_daily_engagement_scores_user_id_utc_day")
         run(url, "drop event trigger forbid")
-        apply(url, "upgrade", f"{HISTORY[-4]}:head", scores="legacy.seed")
+        apply(url, "upgrade", f"{COPY}:head", scores="legacy.seed")
         assert current(url) == HEAD
     finally:
         server.drop_database(url)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, run_backfill
 from momentum.errors import DatabaseUnreachableError, MigrationError, PreflightError
+from momentum.inventory import TABLES, VIEW
 from momentum.migrate.config import SCORES, alembic_config
 from momentum.scores import FRESH_LAYOUT, LAYOUTS, TABLE_NAME
 from momentum.testing import Server
@@ -50,7 +51,7 @@ BEFORE_KEY = HISTORY[HISTORY.index("07d3e6c8b51f") - 1]
 DAYS = DayRange(datetime.date(2024, 3, 1), datetime.date(2024, 3, 10))
 
 # Facts of the app's own versions of our objects, or of ours.
-OURS = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index", "daily_momentum_scores")
+OURS = (*TABLES, VIEW)
 
 A, B, C = (uuid.UUID(int=n) for n in (1, 2, 3))
 USERS = "insert into auth.users (id, created_at) select id, '2020-01-01' from unnest(cast(:users as uuid[])) as id"

@@ -22,6 +22,7 @@ from momentum.backfill.pages import EVERYBODY, KeyRange, Pages
 from momentum.backfill.preflight import is_distributed, look_at
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text, parse_url
+from momentum.inventory import TABLES
 from momentum.testing.servers import apply_stand_in, migrate
 from tests.migrating import execute, fetch, rows_of, run
 from tests.samples import add_user, write_rows
@@ -133,6 +134,13 @@ def psql(url: sa.URL, script: Path) -> subprocess.CompletedProcess[str]:
 def apply(url: sa.URL, script: Path) -> None:
     done = psql(url, script)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_scripts_know_every_table() -> None:
+    for name in ("distribute", "undistribute"):
+        script = (ROOT / "sql" / "citus" / f"{name}.sql").read_text(encoding="utf-8")
+        missing = [table for table in TABLES if f"public.{table}" not in script]
+        assert not missing, f"sql/citus/{name}.sql leaves out {', '.join(missing)}: treat it as the other tables"
 
 
 def dump(url: sa.URL) -> list[str]:

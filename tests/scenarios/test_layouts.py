@@ -26,6 +26,7 @@ from tests.growth import place
 from tests.migrate.test_script import psql, script
 from tests.migrating import (
     HISTORY,
+    KEY,
     ONE_OF_EACH,
     REVISIONS,
     current,
@@ -292,7 +293,7 @@ def test_a_table_that_was_left_to_a_later_revision_is_looked_at_again(points_url
     run(points_url, "create view public.daily_momentum_scores as select 1 as one")
     assert "view public.daily_momentum_scores; existing=adopt" in refusal_of(up, points_url)
     # It isn't ours to drop on the way back either.
-    down(points_url, HISTORY[-2])
+    down(points_url, KEY)
     assert snapshot(points_url, of="view | public.daily_momentum_scores")
 
 

@@ -70,23 +70,23 @@ COMMENT = "How the user feels, in the user's own words or in one of ours. " * 3
 MOOD = f"""
 alter table public.motivation_journal add column note text;
 alter table public.motivation_journal
-  add column mood varchar(20) not null default 'glad' constraint ck_motivation_journal_mood_is_known
-    check (mood in ('glad', 'sad', 'neither glad nor sad', 'both', 'tired', 'awake', 'sleepy', 'anxious'));
-create unique index ix_motivation_journal_lower_mood on public.motivation_journal (lower(mood), date)
+  add column aura varchar(20) not null default 'glad' constraint ck_motivation_journal_mood_is_known
+    check (aura in ('glad', 'sad', 'neither glad nor sad', 'both', 'tired', 'awake', 'sleepy', 'anxious'));
+create unique index ix_motivation_journal_lower_mood on public.motivation_journal (lower(aura), date)
   where deleted_at is null;
-comment on column public.motivation_journal.mood is {quote(COMMENT)};
+comment on column public.motivation_journal.aura is {quote(COMMENT)};
 """
 
 
 def add_mood(journal: sa.Table) -> None:
     """Add the same to a model, in the order in which it reads well."""
-    mood = sa.Column("mood", sa.String(20), nullable=False, server_default="glad", comment=COMMENT)
-    journal.append_column(mood)
+    aura = sa.Column("aura", sa.String(20), nullable=False, server_default="glad", comment=COMMENT)
+    journal.append_column(aura)
     journal.append_column(sa.Column("note", sa.Text))
-    known = "mood in ('glad', 'sad', 'neither glad nor sad', 'both', 'tired', 'awake', 'sleepy', 'anxious')"
+    known = "aura in ('glad', 'sad', 'neither glad nor sad', 'both', 'tired', 'awake', 'sleepy', 'anxious')"
     journal.append_constraint(sa.CheckConstraint(known, name="mood_is_known"))
     live = journal.c.deleted_at.is_(None)
-    over = (sa.func.lower(mood), journal.c.date)
+    over = (sa.func.lower(aura), journal.c.date)
     sa.Index("ix_motivation_journal_lower_mood", *over, unique=True, postgresql_where=live)
 
 
@@ -97,14 +97,14 @@ def test_a_new_column_needs_nothing_but_to_be_written_again(
     add_mood(journal)
     failed = complaints(connection, journal)
     for fact in (
-        "mood character varying(20) not null default 'glad'",
+        "aura character varying(20) not null default 'glad'",
         "ck_motivation_journal_mood_is_known",
         "lower_mood",
     ):
         assert any(fact in text for text in failed), f"{fact} is missing, and no failure names it: {failed}"
     connection.execute(MOOD.encode())
     assert complaints(connection, journal) == []
-    connection.execute("alter table public.motivation_journal alter column mood set default 'sad'")
+    connection.execute("alter table public.motivation_journal alter column aura set default 'sad'")
     [failed_once] = complaints(connection, journal)
     assert "default 'sad'" in failed_once
     assert "default 'glad'" in failed_once
@@ -118,7 +118,7 @@ def test_long_comments_and_checks_fit_into_the_lines_that_the_linter_allows(jour
 def test_a_parked_column_is_not_the_models(connection: psycopg.Connection[Any], journal: sa.Table) -> None:
     connection.execute(MOOD.encode())
     assert len(complaints(connection, journal)) == 3, "the column, its check and its index"
-    for name in ("mood", "note"):
+    for name in ("aura", "note"):
         connection.execute(f"alter table public.motivation_journal rename {name} to parked_{name}".encode())
     assert complaints(connection, journal) == []
 

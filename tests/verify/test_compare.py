@@ -41,8 +41,8 @@ INVALIDATE = "update pg_index set indisvalid = false where indexrelid = '{}'::re
 # Changes of a migrated database, each with the beginnings of the lines that name it.
 DRIFTS: dict[str, tuple[str, list[str]]] = {
     "a column is added": (
-        "alter table public.habit_index add mood text; comment on column public.habit_index.mood is 'How it is.'",
-        [f"unexpected: {HABITS}, column mood: text"],
+        "alter table public.habit_index add weather text; comment on column public.habit_index.weather is 'How it is.'",
+        [f"unexpected: {HABITS}, column weather: text"],
     ),
     "a column is dropped": (
         "alter table public.momentum_events drop event_ts",
@@ -398,8 +398,8 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
         [f"changed: {HABITS}, replica identity: found full, expected default"],
     ),
     "a table has a child": (
-        "create table public.mood () inherits (public.habit_index)",
-        [f"unexpected: {HABITS}, child public.mood: its rows are rows of this table too"],
+        "create table public.weather () inherits (public.habit_index)",
+        [f"unexpected: {HABITS}, child public.weather: its rows are rows of this table too"],
     ),
     "a right of all is missing": (
         # MAINTAIN exists from PostgreSQL 17 on.
@@ -722,20 +722,20 @@ def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
 
 # Columns that a later revision added and its downgrade parked: they are renamed, and nothing else changes.
 PARKED = """
-alter table {table} add mood text collate "C" not null default 'calm' constraint ck_mood check (mood <> '');
+alter table {table} add weather text collate "C" not null default 'calm' constraint ck_weather check (weather <> '');
 alter table {table} add mood_pillar_id uuid constraint fk_mood references public.momentum_pillars (id);
-alter table {table} add constraint uq_mood unique (user_id, mood);
-create index ix_mood on {table} (user_id) include (mood);
-create index ix_lower_mood on {table} (lower(mood));
-create index ix_calm on {table} (user_id) where mood = 'calm';
-comment on column {table}.mood is 'How it was.';
-comment on constraint ck_mood on {table} is 'Why?';
-comment on constraint uq_mood on {table} is 'Why?';
-comment on index {schema}.uq_mood is 'Why?';
+alter table {table} add constraint uq_weather unique (user_id, weather);
+create index ix_mood on {table} (user_id) include (weather);
+create index ix_lower_mood on {table} (lower(weather));
+create index ix_calm on {table} (user_id) where weather = 'calm';
+comment on column {table}.weather is 'How it was.';
+comment on constraint ck_weather on {table} is 'Why?';
+comment on constraint uq_weather on {table} is 'Why?';
+comment on index {schema}.uq_weather is 'Why?';
 comment on index {schema}.ix_calm is 'Why?';
-grant select (mood), update (mood) on {table} to anon;
-alter table {table} rename mood to parked_mood;
-alter table {table} rename mood_pillar_id to parked_mood_pillar_id;
+grant select (weather), update (weather) on {table} to anon;
+alter table {table} rename weather to parked_weather;
+alter table {table} rename mood_pillar_id to parked_weather_pillar_id;
 """
 
 
@@ -772,13 +772,13 @@ def test_a_key_that_the_seeds_layout_brought_may_have_any_name(server: Server) -
 
 
 EXTRAS = """
-alter table {table} add mood text default 'calm', add constraint positive check (user_id is not null) not valid;
+alter table {table} add weather text default 'calm', add constraint positive check (user_id is not null) not valid;
 alter table {table} disable row level security;
 alter table {table} replica identity nothing;
 create policy all_rows on {table} using (true);
 grant all on {table} to anon;
 grant usage on schema {schema} to public;
-create index by_mood on {table} (mood);
+create index by_mood on {table} (weather);
 create trigger touch before update on {table} for each row execute function momentum_internal.set_updated_at();
 comment on table {table} is 'Other scores.';
 comment on column {table}.user_id is 'Whose.';
@@ -789,7 +789,7 @@ alter table {table} owner to {owner};
 
 def test_what_else_an_adopted_table_has_makes_no_difference(seed: sa.Connection, production: sa.Connection) -> None:
     of_seed = (
-        "alter table momentum_internal.superseded_scores add mood text; "
+        "alter table momentum_internal.superseded_scores add weather text; "
         "alter table legacy.daily_engagement_scores drop note"
     )
     # The table's own key may have any name, and there may be two.
