@@ -212,9 +212,11 @@ def sources() -> list[Path]:
 
 
 def users_of(mutation: Mutation) -> list[str]:
-    """Return the files in which the first name of a line occurs, such as that of a constant."""
-    name = re.search(r"\w+", mutation.before)
-    word = re.compile(rf"\b{name[0]}\b" if name else "")
+    """Return the files in which the name occurs that a line gives a value, such as that of a constant."""
+    name = re.match(r"\s*(\w+)(: [^=]+)? = ", mutation.before)
+    if name is None:
+        return []
+    word = re.compile(rf"\b{name[1]}\b")
     return [str(path.relative_to(ROOT)) for path in sources() if word.search(path.read_text(encoding="utf-8"))]
 
 

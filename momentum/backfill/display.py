@@ -41,7 +41,7 @@ class Display:
 
     @classmethod
     @contextmanager
-    def open(cls, *, quiet: bool, verbose: bool, as_json: bool = False) -> Iterator["Display"]:
+    def open(cls, *, quiet: bool, verbose: bool, as_json: bool) -> Iterator["Display"]:
         """Yield a display on standard error that also shows what the job logs.
 
         Args:

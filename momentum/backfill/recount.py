@@ -59,7 +59,7 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
         """
     else:
         seen = "coalesce(u.last_sign_in_at >= :since, false)" if "last_sign_in_at" in has else "false"
-        account = account.replace("select u.id,", f"select u.id, {seen} as seen,", 1)
+        account = account.replace("select u.id,", f"select u.id, {seen} as seen,")
         parameters["since"] = eligibility.since
         parameters["active_within"] = eligibility.active_within
         statement = f"""

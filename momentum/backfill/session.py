@@ -53,7 +53,7 @@ class Session:
         engine: Engine,
         limits: Limits,
         *,
-        read_only: bool = False,
+        read_only: bool,
         sleep: Callable[[float], None],
         is_aborted: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Observers, Report, Settings, display, run_backfill
-from momentum.backfill.fill import Failure, Filler, Progress, Row
+from momentum.backfill.fill import Failure, Progress, Row
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import run_undo
 from momentum.connect.engine import create_engine
@@ -305,11 +305,12 @@ def test_a_pause_between_two_commits_is_outside_of_a_transaction(
     pauses: list[tuple[float, list[str]]] = []
     state = "select state from pg_stat_activity where datname = current_database() and application_name = :name"
 
-    def look(_filler: Filler, seconds: float) -> None:
+    def look(is_over: Callable[[], bool], seconds: float) -> None:
         """Note what the run's connection is doing instead of pausing."""
+        assert not is_over()
         pauses.append((seconds, fetch(scores.url, state, name="momentum-watched")))
 
-    monkeypatch.setattr(Filler, "_sleep", look)
+    monkeypatch.setattr("momentum.backfill.fill.sleep_until", look)
     engine = create_engine(scores.url, application_name="momentum-watched")
     report, _, _ = fill(engine, Settings(ONE_DAY, commit_every=10, pause=0.1))
     assert report.commits == 3

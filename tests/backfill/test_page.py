@@ -23,6 +23,7 @@ from momentum.backfill.page import (
     LABELS,
     DayCounts,
     Page,
+    Tick,
     csp_hash,
     day_ticks,
     draw,
@@ -286,6 +287,28 @@ def test_bars_that_touch_are_one_shape() -> None:
 def test_bars_are_narrow_for_a_few_days_and_touch_from_121_days_on(days: int, width: str) -> None:
     chart = draw([DayCounts(day, 1, 0, 0) for day in days_after(FIRST, days)])
     assert set(re.findall(r"h([\d.]+)", chart.bands["present"])) == {width}
+
+
+@pytest.mark.parametrize(
+    ("position", "anchor"), [(0, "start"), (2.9, "start"), (3, "middle"), (97, "middle"), (97.1, "end"), (100, "end")]
+)
+def test_a_label_at_an_edge_is_not_cut_off(position: float, anchor: str) -> None:
+    assert Tick(position, "1 Jan").anchor == anchor
+
+
+@pytest.mark.parametrize(
+    ("days", "most", "labels"),
+    [
+        (3, 3, ["1 Jan", "2 Jan", "3 Jan"]),
+        (4, 3, ["1 Jan", "3 Jan"]),
+        (8, 3, ["1 Jan", "8 Jan"]),
+        (22, 3, ["1 Jan", "15 Jan"]),
+        (90, 3, ["Jan", "Feb", "Mar"]),
+        (120, 3, ["Jan", "Mar"]),
+    ],
+)
+def test_days_have_as_many_labels_as_fit(days: int, most: int, labels: list[str]) -> None:
+    assert [tick.label for tick in day_ticks(days_after(datetime.date(2026, 1, 1), days), most)] == labels
 
 
 def test_days_that_are_not_there_count_as_empty() -> None:

@@ -90,6 +90,17 @@ def test_the_error_rate_is_the_share_of_attempted_rows_that_failed(failed: int, 
     assert error_rate(failed, attempted) == rate
 
 
+def test_a_report_begins_with_nothing_counted() -> None:
+    report, undo = Report(DayRange(today(), today()), dry_run=True), UndoReport(ROOT / "rows.jsonl", dry_run=True)
+    assert (report.attempted, undo.attempted) == (0, 0)
+    counts = {name: value for one in (report, undo) for name, value in vars(one).items() if name not in GIVEN}
+    assert counts.pop("workers") == 1
+    assert not any(counts.values())
+
+
+GIVEN = ("days", "manifest", "dry_run")
+
+
 def test_rows_that_were_inserted_raced_or_failed_were_attempted() -> None:
     report = Report(DayRange(today(), today()), dry_run=False, present=100, inserted=5, raced=2, failed=3)
     assert (report.attempted, report.error_rate) == (10, 0.3)

@@ -343,6 +343,9 @@ def test_an_undo_stops_before_a_trigger_that_calls_out(scores: Scores, manifest:
         "create schema net; create function net.http_post(url text) returns bigint language sql as 'select 1'",
     )
     scores.interfere("net.http_post('https://push.example') > 0", "null;", "delete")
+    done = call("--undo", str(manifest), "--dry-run", url=scores.url)
+    assert done.returncode == 0
+    assert "each deleted row fires the trigger interfere, before delete for each row" in done.stderr
     done = call("--undo", str(manifest), "--quiet", url=scores.url)
     assert done.returncode == 2
     assert "interfere" in one_error_line(done)
