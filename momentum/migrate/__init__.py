@@ -1,1 +1,1 @@
-"""How a database is migrated: what is looked at first, how each revision runs, what it may do."""
+"""Migrations: the checks before a run, how each revision runs, and the operations that revisions use."""

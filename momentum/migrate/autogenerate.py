@@ -1,8 +1,8 @@
-"""Autogenerate: differences between the models and a database become revisions whose way back loses nothing.
+"""Autogenerate: turns differences between the models and a database into revisions whose downgrade loses nothing.
 
-Tables and columns that Alembic would drop are parked, in either direction. A change that reads
-every row goes into a revision of its own, outside of transactions, while clients go on. A change that can't be made or
-undone without a loss is refused, with a sentence that says what to do instead.
+Tables and columns that Alembic would drop are parked, in both directions. A change that reads every row goes into a
+revision of its own and runs outside of transactions, so that it blocks no client. A change that can't be made or undone
+without a loss is refused, with a sentence that says what to do instead.
 """
 
 import datetime
@@ -40,10 +40,10 @@ from momentum.migrate.operations import (
     check_addable,
 )
 
-# Alembic's own comparisons, and that of checks by their names.
+# Alembic's own comparisons, and its comparison of check constraints by name.
 PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname")
 
-# The attribute of Alembic's configuration in which script.py.mako finds a revision's parts that Alembic doesn't know.
+# The attribute of Alembic's configuration that gives script.py.mako the parts of a revision that Alembic doesn't have.
 PARTS = "momentum_revisions"
 
 PAGE = "docs/changing_the_schema.md"
@@ -52,12 +52,12 @@ PAGE = "docs/changing_the_schema.md"
 MINUTE = "%Y-%m-%d-%H%M"
 
 MAX_LINE = 120
-# A line less its indentation and the quotes of a docstring.
+# A line minus its indentation and the quotes of a docstring.
 MAX_SUMMARY = MAX_LINE - 10
 
 
 class CreateWholeTable(MigrateOperation):
-    """A new table with everything that belongs to it: indexes, trigger, row level security, grants."""
+    """A new table with everything that belongs to it: indexes, trigger, row-level security, grants."""
 
     def __init__(self, table: Table, indexes: Sequence[ops.CreateIndexOp]) -> None:
         self.name = table.name
@@ -66,7 +66,7 @@ class CreateWholeTable(MigrateOperation):
 
     @property
     def creates(self) -> list[str]:
-        """The relations that it makes in public: the table, its primary key, its unique keys, its indexes."""
+        """The relations that it creates in public: the table, its primary key, its unique keys, its indexes."""
         keys = [key for key in self.table.constraints if isinstance(key, PrimaryKeyConstraint | UniqueConstraint)]
         keys.sort(key=lambda key: (isinstance(key, UniqueConstraint), str(key.name)))
         return [self.name, *(str(key.name) for key in keys), *(str(index.index_name) for index in self.indexes)]
@@ -74,7 +74,7 @@ class CreateWholeTable(MigrateOperation):
 
 @renderers.dispatch_for(CreateWholeTable)
 def render_whole_table(autogen_context: AutogenContext, operation: CreateWholeTable) -> str:
-    """Write a function that makes the table, and the operation that calls it."""
+    """Write a function that creates the table, and the operation that calls it."""
     autogen_context.imports.add("from alembic.operations import Operations")
     relation = f"public.{operation.name}"
     steps = [ops.CreateTableOp.from_table(operation.table), *operation.indexes]
@@ -140,7 +140,7 @@ def render_validate_constraint(_: AutogenContext, operation: ValidateConstraint)
 
 
 def arguments_of(operation: ops.CreateIndexOp) -> dict[str, Any]:
-    """Return the arguments with which an index operation is made, with the schema that the models leave out."""
+    """Return the arguments to make an index operation again, with the schema that the models leave out."""
     return {
         "index_name": operation.index_name,
         "table_name": operation.table_name,
@@ -157,7 +157,7 @@ def in_public(table: Table) -> Table:
     auth_users.to_metadata(metadata)
     copy = table.to_metadata(metadata, schema="public", referred_schema_fn=referred_schema)
     for column in copy.columns:
-        # A table that was read from a database says it of each.
+        # Reflection has set it to something else on each column.
         column.autoincrement = "auto"
     return copy
 
@@ -173,13 +173,13 @@ class Revision:
     """A revision in the making.
 
     Attributes:
-        suffix: The words that its message has beyond the given ones.
-        up: The operations of the way up.
-        down: The operations of the way down, the last one first.
-        after: The operations of the way down for the time after the revision's version is gone, the last one first.
+        suffix: Words that are added to the message that was given.
+        up: The operations of the upgrade.
+        down: The operations of the downgrade, in reverse order.
+        after: The operations that a downgrade runs after the revision's version is removed, in reverse order.
         creates: The relations that it adds to public.
-        parks: The columns that it parks on the way up, as ``table.column``.
-        said: A sentence about each operation, for the way up and for the way down.
+        parks: The columns that its upgrade parks, as ``table.column``.
+        said: A sentence about each operation, for the upgrade and for the downgrade.
     """
 
     suffix: str = ""
@@ -203,8 +203,8 @@ class Revision:
         Args:
             make: The operation that creates an object.
             unmake: The operation that parks or drops it.
-            is_new: Whether the object is created on the way up, and not on the way down.
-            undo_after: Whether the undoing waits until the revision's version is gone.
+            is_new: Whether the upgrade creates the object; if not, the downgrade does.
+            undo_after: Whether the operation is undone only after the revision's version is removed.
         """
         (up, said_up), (down, said_down) = (make, unmake) if is_new else (unmake, make)
         self.up.append(up)
@@ -213,25 +213,25 @@ class Revision:
 
 
 class Writer:
-    """Sorts differences into two revisions, and writes the way back of each.
+    """Sorts differences into two revisions, and writes the downgrade of each.
 
     Attributes:
-        quick: The revision of the changes that take a moment.
-        patient: The one after it, of the changes that read every row, outside of transactions.
+        quick: The revision with the changes that take a moment.
+        patient: The revision after it, with the changes that read every row, outside of transactions.
     """
 
     def __init__(self) -> None:
         self.quick = Revision()
         self.patient = Revision(suffix="keys and indexes")
-        # The operations about indexes of tables that are made or parked, and the names of columns that are parked.
+        # The index operations of tables that are created or parked, and the names of columns that are parked.
         self._indexes: dict[str, list[Any]] = {}
         self._parked: set[tuple[str, str]] = set()
 
     def write(self, upgrade: ops.UpgradeOps) -> list[Revision]:
-        """Return the revisions that have something to do.
+        """Return the revisions that have any operations.
 
         Args:
-            upgrade: The differences as Alembic has found them.
+            upgrade: The differences that Alembic has found.
 
         Raises:
             RevisionError: A change can't be made or undone without a loss.
@@ -286,7 +286,7 @@ class Writer:
         elif not column.nullable and column.server_default is None:
             raise RevisionError(
                 f"{name} is NOT NULL and has no default, so no row could be written while it is parked; give it a "
-                f"default or make it nullable in a revision before ({PAGE})."
+                f"default or make it nullable in an earlier revision ({PAGE})."
             )
         self.quick.parks += [] if is_new else [name]
         back, park = TakeBackOrAddColumn(table, column, "public"), ParkColumn(table, column.name, "public")
@@ -301,8 +301,8 @@ class Writer:
         name, is_new = str(made.index_name), made is change
         self.patient.creates += [name] if is_new else []
         self.patient.add(
-            (CreateIndexConcurrently(**arguments_of(made)), f"Make {name}{when(is_new)}, while clients go on."),
-            (DropIndexConcurrently(name, "public"), f"Drop {name}{when(not is_new)}, while clients go on."),
+            (CreateIndexConcurrently(**arguments_of(made)), f"Create {name} without blocking clients{when(is_new)}."),
+            (DropIndexConcurrently(name, "public"), f"Drop {name} without blocking clients{when(not is_new)}."),
             is_new=is_new,
             undo_after=True,
         )
@@ -315,7 +315,7 @@ class Writer:
         self.patient.creates += [name] if is_new else []
         make = CreateUniqueConstraintConcurrently(name, table, columns, "public")
         self.patient.add(
-            (make, f"Make {name}{when(is_new)}, while clients go on."),
+            (make, f"Create {name} without blocking clients{when(is_new)}."),
             (ops.DropConstraintOp(conv(name), table, type_="unique", schema="public", if_exists=True), f"Drop {name}."),
             is_new=is_new,
             undo_after=not is_new,
@@ -328,7 +328,7 @@ class Writer:
         name, table = str(made.constraint_name), made.source_table if is_key else made.table_name
         made.constraint_name, kind = conv(name), "foreignkey" if is_key else "check"
         self.quick.add(
-            (for_new_rows(made), f"Add {name}, for new rows."),
+            (for_new_rows(made), f"Add {name} for new rows only."),
             (
                 ops.DropConstraintOp(conv(name), table, type_=kind, schema="public", if_exists=True),
                 f"Drop {name}.",
@@ -339,7 +339,7 @@ class Writer:
         if is_new:
             self.patient.up.append(validate)
             self.patient.said.append(
-                (f"Validate {name}, while clients go on.", f"{name} goes with the revision before.")
+                (f"Validate {name} without blocking clients.", f"{name} is dropped by the previous revision.")
             )
         else:
             self.quick.after.append(validate)
@@ -352,12 +352,12 @@ class Writer:
         change.schema = "public"
         self.quick.add(
             (change, f"Change the default or comment of {name}."),
-            (change.reverse(), f"Undo that of {name}."),
+            (change.reverse(), f"Restore the default or comment of {name}."),
             is_new=True,
         )
 
     def _stays_with_parked_columns(self, change: MigrateOperation) -> bool:
-        """Return whether a change would drop a rule or index that is about parked columns only, and so stays."""
+        """Return whether a change would drop a constraint or index on parked columns only, which stays with them."""
         if not isinstance(change, ops.DropIndexOp | ops.DropConstraintOp):
             return False
         made: Any = change.reverse()
@@ -369,35 +369,35 @@ class Writer:
 
 
 def when(on_the_way_up: bool) -> str:
-    """Return the words that say when something patient happens."""
-    return "" if on_the_way_up else " when the version is gone"
+    """Return the words that say when an operation of the patient revision runs."""
+    return "" if on_the_way_up else " after the version is removed"
 
 
 def check_alterable(change: ops.AlterColumnOp, name: str) -> None:
-    """Refuse a change of a column that would look at every row, or whose way back rows could stand against.
+    """Refuse a change to a column that would read every row, or whose downgrade the rows could prevent.
 
     Raises:
         RevisionError: With what to do instead.
     """
     if change.modify_type is not None:
         raise RevisionError(
-            f"{name} changes its type, and values could be lost on the way back; add a new column, fill it in pages, "
-            f"and park the old one in a later revision ({PAGE})."
+            f"{name} changes its type, and the downgrade could lose values; add a new column, fill it in pages, and "
+            f"park the old one in a later revision ({PAGE})."
         )
     if change.modify_nullable is False:
         raise RevisionError(
-            f"{name} becomes NOT NULL, which rows that are there may not keep; fill it, then add a check NOT VALID "
-            f"that it is not null, and validate that in the revision after ({PAGE})."
+            f"{name} becomes NOT NULL, which existing rows may violate; fill it, then add a NOT VALID check that it is "
+            f"not null, and validate it in the next revision ({PAGE})."
         )
     if change.modify_nullable is True:
         raise RevisionError(
-            f"{name} becomes nullable, and the way back could not refuse the nulls that were written meanwhile; add a "
-            f"nullable column, and park the old one in a later revision ({PAGE})."
+            f"{name} becomes nullable, and the downgrade could not refuse nulls that were written in the meantime; add "
+            f"a nullable column, and park the old one in a later revision ({PAGE})."
         )
 
 
 def flattened(container: ops.OpContainer) -> Iterator[MigrateOperation]:
-    """Yield the operations, those about a table included."""
+    """Yield the operations, including those that are grouped by table."""
     for each in container.ops:
         if isinstance(each, ops.OpContainer):
             yield from flattened(each)
@@ -433,9 +433,9 @@ def for_new_rows(rule: Any) -> MigrateOperation:
 
 
 def sort_by_minute(scripts: ScriptDirectory) -> None:
-    """Give each file that Alembic writes a minute of its own, after that of the last revision.
+    """Give each file that Alembic writes its own minute, later than that of the last revision.
 
-    The minute sorts the folder in the order of the history, and tells the Supabase CLI its migrations apart. Alembic
+    The minute keeps the folder in the order of the history, and the Supabase CLI identifies a migration by it. Alembic
     has no public way to set it.
     """
     head = scripts.get_revision("head")
@@ -455,10 +455,10 @@ write_finished_revisions = Rewriter()
 
 @write_finished_revisions.rewrites(ops.MigrationScript)
 def finish(_context: MigrationContext, _revision: Any, script: MigrationScript) -> list[MigrationScript]:
-    """Replace what Alembic would write by finished revisions.
+    """Replace the operations that Alembic would write with finished revisions.
 
     Raises:
-        RevisionError: A change can't be made or undone without a loss, or nothing says what it is.
+        RevisionError: A change can't be made or undone without a loss, or no message was given.
     """
     autogenerated = getattr(context.config.cmd_opts, "autogenerate", None)
     upgrade = script.upgrade_ops
@@ -466,14 +466,14 @@ def finish(_context: MigrationContext, _revision: Any, script: MigrationScript) 
     if upgrade is None or (script.message is None and autogenerated is None):
         return [script]
     if script.message is None:
-        raise RevisionError("A revision needs words: say with -m what it changes, such as -m 'add mood to journal'.")
+        raise RevisionError("A revision needs a message that says what it changes, such as -m 'add mood to journal'.")
     sort_by_minute(context.script)
     if upgrade.is_empty():
         if not autogenerated:
             return [script]
         print("The models and the database agree: there is nothing to generate.", file=sys.stderr)
         return []
-    # The first has what the command was told: its identifier, and where it belongs.
+    # The first one keeps what the command was given: its identifier and its place in the history.
     quick, *later = Writer().write(upgrade)
     script.upgrade_ops = ops.UpgradeOps(quick.up)
     script.downgrade_ops = ops.DowngradeOps(quick.down[::-1])
@@ -489,19 +489,19 @@ def finish(_context: MigrationContext, _revision: Any, script: MigrationScript) 
 
 
 def parts_of(revision: Revision) -> dict[str, Any]:
-    """Return the parts of a revision's file that Alembic doesn't know, for script.py.mako."""
+    """Return the parts of a revision's file that Alembic doesn't have, for script.py.mako."""
     after = render_python_code(ops.DowngradeOps(revision.after[::-1])) if revision.after else ""
     return {
         "creates": tuple(revision.creates),
         "parks": tuple(revision.parks),
-        "upgrade": docstring([up for up, _ in revision.said], "Make the change; what is parked is taken back."),
+        "upgrade": docstring([up for up, _ in revision.said], "Make the change; anything parked is taken back."),
         "downgrade": docstring([down for _, down in revision.said[::-1]], "Undo the change without losing a value."),
         "after_downgrade": after,
     }
 
 
 def docstring(sentences: list[str], summary: str) -> str:
-    """Return a docstring's text: the only sentence, or a summary and the sentences."""
+    """Return the text of a docstring: a single sentence, or a summary and the sentences."""
     if len(sentences) == 1 and len(sentences[0]) <= MAX_SUMMARY:
         return sentences[0]
     lines = textwrap.wrap(" ".join(sentences), MAX_LINE - 4)

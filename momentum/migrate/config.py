@@ -18,7 +18,7 @@ SCORES: tuple[ScoresOption, ...] = get_args(ScoresOption)
 
 
 class MigrationOptions(TypedDict, total=False):
-    """The keywords of ``alembic_config``; ``Options`` says what each is for."""
+    """The keywords of ``alembic_config``; see ``Options`` for their meaning."""
 
     existing: Existing
     scores: ScoresOption
@@ -34,12 +34,12 @@ class Options:
 
     Attributes:
         url: The database; see ``momentum.migrate.run`` for where else it may come from.
-        existing: ``refuse`` or ``adopt`` tables of ours that the app's earlier migrations have made.
+        existing: ``refuse`` or ``adopt`` tables that the app's earlier migrations created under our names.
         scores: Where the score table is, for scripts made with ``--sql``: one of SCORES.
-        verify: Whether an upgrade ends with a look at what is there, as ``python -m momentum.verify`` does.
-        purge: Whether ``downgrade base`` also drops what is parked.
-        attempts: How many lock timeouts and deadlocks end a run.
-        deadline: Seconds after which a run that waits for locks is given up.
+        verify: Whether an upgrade ends with the comparison that ``python -m momentum.verify`` makes.
+        purge: Whether a downgrade also drops the parked tables and columns.
+        attempts: The number of lock timeouts and deadlocks after which a run gives up.
+        deadline: Seconds after which a run that waits for locks gives up.
     """
 
     url: str | None = None
@@ -52,10 +52,10 @@ class Options:
 
 
 def read_options(given: Mapping[str, str]) -> Options:
-    """Return the options from their texts.
+    """Return the options, parsed from text.
 
     Raises:
-        ConfigurationError: One is unknown, or its value is: a misspelt option must not be one that was not given.
+        ConfigurationError: An option is unknown or its value is invalid: a misspelt option must not be ignored.
     """
     values: dict[str, object] = {}
     for name, value in given.items():
@@ -88,7 +88,7 @@ def wrong_option(name: str) -> ConfigurationError:
         return ConfigurationError(f"The option {name}= takes {expected[name]}.")
     known = ", ".join(field.name for field in fields(Options))
     shown = name if name.isidentifier() else "this name"
-    return ConfigurationError(f"The migrations know no option {shown}; there are {known}.")
+    return ConfigurationError(f"The migrations have no option {shown}; the options are {known}.")
 
 
 def alembic_config(url: URL | str, **options: Unpack[MigrationOptions]) -> Config:
@@ -96,21 +96,21 @@ def alembic_config(url: URL | str, **options: Unpack[MigrationOptions]) -> Confi
 
     Args:
         url: The database's URL. Alembic's commands then raise a ``MomentumError`` instead of ending the program.
-        options: Those of ``-x`` on the command line, such as ``existing="adopt"``, ``verify=False``, ``attempts=5``.
+        options: The options of ``-x``, such as ``existing="adopt"``, ``verify=False``, ``attempts=5``.
 
     Raises:
-        ConfigurationError: An option is unknown, or its value is. Type checkers find that sooner.
+        ConfigurationError: An option is unknown or its value is invalid. Type checkers find that sooner.
     """
     texts = {
         name: ("yes" if value else "no") if isinstance(value, bool) else str(value) for name, value in options.items()
     }
-    # Here already, so that the error points to the line that is wrong.
+    # Checked here, so that the error points to the caller's line.
     read_options(texts)
     text = url if isinstance(url, str) else as_text(url)
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
     config.set_main_option("path_separator", "os")
-    # ConfigParser takes a single per cent sign for the beginning of a reference.
+    # ConfigParser takes a single per cent sign for the start of an interpolation.
     config.set_main_option("sqlalchemy.url", text.replace("%", "%%"))
     config.attributes["options"] = texts
     return config

@@ -1,4 +1,4 @@
-"""Objects that depend on others: asked before anything is parked or dropped."""
+"""Objects that depend on others, looked up before anything is parked or dropped."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ def dependents_of(
     schema: str | None = None,
     along: Sequence[str] = (),
 ) -> list[str]:
-    """Return what depends on relations and columns and doesn't go along with them, each with what it depends on.
+    """Return the objects for which dropping relations and columns would need CASCADE, each with what it depends on.
 
     Args:
         connection: A connection; nothing is written through it, and no table is locked.
-        relations: The relations with their schemas, in the order in which they go. Those that don't exist are left out.
-        columns: Each column with its table, which go before the relations.
-        schema: The schema from which the trigger function goes too, after the relations.
-        along: Relations that go first. Objects that go with them count as gone, and those that depend on them don't.
+        relations: The relations with their schemas, in the order in which they go. Those that don't exist are ignored.
+        columns: Columns, each with its table, which go before the relations.
+        schema: The schema whose trigger function goes too, after the relations.
+        along: Relations that go first. Objects that go with them count as gone; those that depend on them are ignored.
     """
     parameters = {
         "relations": list(relations),

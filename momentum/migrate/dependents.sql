@@ -1,5 +1,5 @@
--- Objects that depend on some relations, columns and the trigger function, and don't go along with them: those for
--- which a DROP would need CASCADE. See https://www.postgresql.org/docs/current/catalog-pg-depend.html.
+-- Objects that depend on some relations, columns and the trigger function, and would not be dropped with them: those
+-- for which a DROP would need CASCADE. See https://www.postgresql.org/docs/current/catalog-pg-depend.html.
 with recursive targets (classid, objid, subid, target, position) as (
   select
     c.tableoid,
@@ -20,7 +20,7 @@ with recursive targets (classid, objid, subid, target, position) as (
   inner join pg_catalog.pg_class as c on to_regclass(given.relation) = c.oid
   inner join pg_catalog.pg_attribute as a on c.oid = a.attrelid and given.attname = a.attname and not a.attisdropped
   union all
-  -- Others may depend on what goes along: nobody asks.
+  -- These go too, but objects that depend on them are not reported.
   select
     c.tableoid,
     c.oid,
@@ -49,7 +49,7 @@ dropped as (
     position
   from targets
   union
-  -- Part of something that goes, or nothing without it.
+  -- Objects that are part of a dropped one, or can't exist without it.
   select
     d.classid,
     d.objid,
@@ -77,14 +77,14 @@ cross join
   ) as named
 where
   p.target is not null
-  -- An object that goes only with a later one would still be there.
+  -- An object that is dropped only with a later one would still exist.
   and not exists (
     select from dropped as q
     where
       q.classid = d.classid and q.objid = d.objid and (q.subid = 0 or q.subid = d.objsubid)
       and q.position <= p.position
   )
-  -- A partition has its key from the whole table, which is named.
+  -- A partition inherits its key from the partitioned table, which is named.
   and not exists (
     select from pg_catalog.pg_depend as part
     where part.classid = d.classid and part.objid = d.objid and part.deptype = 'P'

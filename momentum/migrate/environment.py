@@ -19,11 +19,11 @@ from momentum.models import Base
 # The version table is in the private schema: in public it could be read and written with Supabase's anon key.
 VERSION_TABLE = {"version_table": inventory.VERSION_TABLE, "version_table_schema": inventory.PRIVATE_SCHEMA}
 
-# How long a statement may wait for a lock, and how long it may take, where there is no second attempt: in a script made
-# with --sql, and in a transaction that was handed in.
+# The limits of a statement where there is no second attempt: in a script made with --sql, and in a transaction that was
+# handed in.
 LIMITS = {"lock_timeout": "2s", "statement_timeout": locks.STATEMENT_TIMEOUT}
 
-# The functions that Alembic calls for commands that may create the version table; all others only look.
+# The functions that Alembic calls for commands that may create the version table; all others only read.
 CREATING = ("upgrade", "do_stamp", "do_ensure_version")
 MIGRATING = ("upgrade", "downgrade")
 
@@ -47,7 +47,7 @@ class Environment:
         """Return the environment that Alembic has just entered.
 
         Raises:
-            ConfigurationError: An option is unknown, or its value is.
+            ConfigurationError: An option is unknown or its value is invalid.
         """
         config = context.config
         given = {**config.attributes.get("options", {}), **context.get_x_argument(as_dictionary=True)}
@@ -56,14 +56,14 @@ class Environment:
 
     @property
     def on_command_line(self) -> bool:
-        """Whether a person runs Alembic's command, and no program calls its functions."""
+        """Whether Alembic runs as a command, and not through its functions."""
         return self.config.cmd_opts is not None
 
     def settings(self, command: str) -> dict[str, Any]:
         """Return the arguments of ``context.configure`` for a command, online and offline."""
         callbacks = self.config.attributes.get("on_version_apply", ())
         return {
-            # Alembic would make the version table for `check` and `downgrade` too.
+            # Alembic would create the version table for `check` and `downgrade` too.
             "dont_mutate": command not in CREATING,
             "target_metadata": Base.metadata,
             "include_object": OurObjects(context.script),
@@ -83,7 +83,7 @@ class Environment:
 
 
 def render_item(kind: str, obj: Any, autogen_context: AutogenContext) -> str | Literal[False]:
-    """Write a type of the models into a revision as the type of Postgres that it is: no revision imports momentum."""
+    """Render a type of the models as the Postgres type that it wraps, because no revision imports momentum."""
     if kind != "type" or not isinstance(obj, TypeDecorator):
         return False
     if not type(obj.impl_instance).__module__.startswith("sqlalchemy.dialects.postgresql"):
@@ -93,10 +93,10 @@ def render_item(kind: str, obj: Any, autogen_context: AutogenContext) -> str | L
 
 
 def finish_downgrade(*, step: Any, **_: Any) -> None:
-    """Do what a revision leaves for the time after its version is gone, called by Alembic after each step.
+    """Run a revision's ``after_downgrade`` once its version is removed; Alembic calls this after each step.
 
-    DROP INDEX CONCURRENTLY is such a thing. It can't be part of the transaction that takes the version away; done
-    before, a kill in between would leave a database that is said to have the revision and lacks its index.
+    DROP INDEX CONCURRENTLY, for example, can't be part of the transaction that removes the version. If it ran before
+    that, a kill in between would leave a database that is at the revision but lacks its index.
     """
     finish = getattr(step.up_revision.module, "after_downgrade", None)
     if finish and not step.is_upgrade:

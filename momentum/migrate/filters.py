@@ -1,4 +1,4 @@
-"""Filters of autogenerate: it sees only our objects here, and none of them in another service's environment."""
+"""Filters for autogenerate: it sees only our objects here, and none of them in another service's environment."""
 
 import re
 
@@ -23,9 +23,9 @@ DECLARED = {
 def hide_momentum_tables(include_object: IncludeObjectFn | None = None) -> IncludeObjectFn:
     """Return an ``include_object`` for ``context.configure`` that hides this package's tables from autogenerate.
 
-    Hidden are the tables of the models, the view, ``auth.users``, the private schema, and the score table with its key
-    where the service has no model of its own of it. Autogenerate would otherwise drop what it finds in the database and
-    not in the service's models.
+    It hides the tables of the models, the view, ``auth.users`` and the private schema, and also the score table and its
+    key unless the service has its own model of it. Autogenerate would otherwise drop them, because they are in the
+    database and not in the service's models.
 
     Args:
         include_object: The service's own function, which is asked about everything else.
@@ -44,7 +44,7 @@ def hide_momentum_tables(include_object: IncludeObjectFn | None = None) -> Inclu
 
 
 def is_our_table(table: Table, *, found: bool) -> bool:
-    """Return whether a table is ours; the score table counts where it was found in the database and no model has it."""
+    """Return whether a table is ours; the score table is if it was found in the database and no model maps it."""
     schema = table.schema or "public"
     return (
         (schema, table.name) in DECLARED
@@ -59,7 +59,7 @@ def is_our_key(index: Index) -> bool:
 
 
 class OurObjects:
-    """Filter through which autogenerate sees our tables only, and of these no parked column: it would drop the others.
+    """Filter that limits autogenerate to our tables, without their parked columns: it would drop anything else.
 
     Args:
         scripts: The revisions, which name the tables that no model has any more.
@@ -72,7 +72,7 @@ class OurObjects:
     def __call__(
         self, obj: SchemaItem, name: str | None, kind: NameFilterType, reflected: bool, compare_to: SchemaItem | None
     ) -> bool:
-        """Return whether autogenerate is to compare an object; Alembic calls it for each."""
+        """Return whether autogenerate should compare an object; Alembic calls it for each one."""
         del compare_to
         if kind == "table":
             return name in self._tables
@@ -80,7 +80,7 @@ class OurObjects:
 
 
 def columns_of(obj: SchemaItem) -> set[str]:
-    """Return the names of the columns that an object is, or is about; of a check or an expression, every word."""
+    """Return the columns that an object is or refers to; for a check or an expression, every word in it."""
     match obj:
         case Column():
             return {obj.name}

@@ -1,7 +1,7 @@
-"""The advisory lock, timeouts and retries, with which a migration gets its locks without making anybody wait.
+"""The advisory lock, timeouts and retries with which a migration takes its locks without blocking clients.
 
-A statement that waits for a lock on a table makes everyone who comes after it wait as well. So each one waits only for
-a moment, and its revision is tried again a little later. No statement ever runs without a time limit, up or down.
+A statement that waits for a lock on a table blocks every statement that queues behind it. So each one waits only for a
+moment, and its revision is tried again a little later. No statement ever runs without a time limit, up or down.
 """
 
 import random
@@ -26,11 +26,11 @@ READING_TIMEOUT = "15min"
 ATTEMPTS = 40
 SECONDS = 300.0
 
-# A statement waits a little longer for a lock in each attempt, and the run a little longer between two.
+# With each attempt, statements wait a little longer for a lock, and the run pauses a little longer.
 LOCK_TIMEOUTS = Backoff(first=0.3, factor=1.3, longest=2.0)
 PAUSES = Backoff(first=0.15, factor=1.5, longest=5.0)
 
-# The key of the advisory lock, the same in every release: two versions must not migrate a database at once either.
+# The key of the advisory lock, the same in every release, so that two releases can't migrate a database at once.
 ADVISORY_LOCK = 7_266_308_621_054_313
 
 
@@ -58,10 +58,10 @@ def pause_until(remaining: float, seconds: float, chance: float) -> float | None
 
 @dataclass
 class Patience:
-    """How often and how long a run tries to get its locks.
+    """The limits within which a run tries to get its locks.
 
     Attributes:
-        attempts: How many lock timeouts and deadlocks end the run.
+        attempts: The number of lock timeouts and deadlocks after which the run gives up.
         seconds: The seconds after which no other attempt is made and no statement waits any longer.
         failed: How many attempts have failed.
     """
@@ -72,7 +72,7 @@ class Patience:
     _started: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
-        """Begin to count the seconds."""
+        """Start counting the seconds."""
         self._started = time.monotonic()
 
     @property
@@ -86,12 +86,12 @@ class Patience:
         return max(self.seconds - self.spent, 0.001)
 
     def try_again(self) -> bool:
-        """Count a failed attempt, and pause before the next one; false if there is to be none."""
+        """Count a failed attempt and pause before the next one; return false if there is none."""
         self.failed += 1
         return self.failed < self.attempts and self.pause(PAUSES.seconds(self.failed))
 
     def pause(self, seconds: float) -> bool:
-        """Pause for about this long; false, and at once, if that would reach the deadline."""
+        """Pause for about this long; return false at once if that would reach the deadline."""
         pause = pause_until(self.remaining, seconds, random.random())  # noqa: S311
         if pause is None:
             return False
@@ -101,11 +101,11 @@ class Patience:
     def run(
         self, connection: sa.Connection, action: Callable[[], None], *, statement_timeout: str | None = None
     ) -> None:
-        """Run an action in one or more transactions of its own, again and again while it can't get its locks.
+        """Run an action in one or more transactions of its own, and repeat it while it can't get its locks.
 
         Args:
-            connection: The connection that the action uses. Its timeouts are set, and stay so.
-            action: Does the work. It must be safe to repeat after a rollback.
+            connection: The connection that the action uses. Its timeouts are changed and not restored.
+            action: The function that does the work. It must be safe to repeat after a rollback.
             statement_timeout: The time limit of each statement; a minute by default.
 
         Raises:
@@ -155,15 +155,15 @@ def can_be_retried(error: sa.exc.DBAPIError) -> bool:
 
 @contextmanager
 def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
-    """Hold the advisory lock that only one migration of a database has at a time.
+    """Hold the advisory lock that lets only one migration of a database run at a time.
 
     It is polled on a connection of its own, in autocommit mode: a session that blocks in pg_advisory_lock holds a
-    snapshot, for which the other migration's CREATE INDEX CONCURRENTLY would wait, and no deadlock detector sees that.
+    snapshot that the other migration's CREATE INDEX CONCURRENTLY would wait for, and no deadlock detector sees that.
 
     Raises:
-        MigrationError: Another migration has held it until the deadline.
+        MigrationError: Another migration still held it at the deadline.
     """
-    # A pool of the same kind that connects in the same way: the engine's own may have no second connection to give.
+    # A new pool that connects in the same way, because the engine's own may have no second connection available.
     own = sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
     key = {"key": ADVISORY_LOCK}
     try:
@@ -172,7 +172,7 @@ def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
                 sa.text("""
                     select
                       set_config('application_name', current_setting('application_name') || '-lock', false),
-                      -- It does nothing as long as the migration runs.
+                      -- The session is idle as long as the migration runs.
                       set_config('idle_session_timeout', '0', false)
                 """)
             )
@@ -185,14 +185,14 @@ def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
                     )
                 time.sleep(min(random.uniform(0.05, 0.2), patience.remaining))  # noqa: S311
             yield
-            # Closing the connection would let go of it too, if the connection is lost by now for example.
+            # If this is skipped because of an error, closing the connection releases the lock.
             connection.execute(sa.text("select pg_advisory_unlock(:key)"), key)
     finally:
         own.dispose()
 
 
 def find_holder(connection: sa.Connection) -> str:
-    """Return a description of the session that holds the advisory lock, by which people can find it."""
+    """Return a description of the session that holds the advisory lock, so that people can find it."""
     row = connection.execute(
         sa.text("""
             select l.pid, a.application_name
@@ -206,5 +206,5 @@ def find_holder(connection: sa.Connection) -> str:
         {"key": ADVISORY_LOCK},
     ).first()
     if row is None:
-        return "somebody"
+        return "another session"
     return f"pid {row.pid} (application {row.application_name or 'unknown'})"

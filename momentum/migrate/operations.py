@@ -2,9 +2,9 @@
 
 A revision parks the tables and columns that it would otherwise drop. A parked table is in ``momentum_internal``, where
 nobody but the owner sees it, with its rows, indexes, keys, triggers, grants and policies; a parked column is called
-``parked_<name>``, and nothing else of it has changed. The way in the other direction takes them back. That loses no
-value, and unlike a DROP it takes no lock on auth.users. In the same way an upgrade with ``-x existing=adopt`` parks the
-tables that the app's earlier migrations have made under our names, as ``predecessor_...``.
+``parked_<name>``, and nothing else about it changes. The opposite direction takes them back. That loses no value, and
+unlike a DROP it takes no lock on auth.users. In the same way, an upgrade with ``-x existing=adopt`` parks the tables
+that the app's earlier migrations created under our names, as ``predecessor_...``.
 """
 
 import io
@@ -26,7 +26,7 @@ from momentum.retries import milliseconds
 
 TIMEOUTS = ("lock_timeout", "statement_timeout")
 
-# Seconds between two attempts of what blocks no client.
+# Seconds between two attempts of a statement that blocks no client.
 PAUSE = 0.5
 
 # The seconds that cleaning up after a failure may take, even if the run's deadline is nearer.
@@ -39,7 +39,7 @@ DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call
 CONSTANT = re.compile(
     r"\(*(e?'(''|[^'])*'|[-+]?\d+(\.\d+)?|true|false|null)\)*(::[\w \"\[\](),.]+)?", flags=re.IGNORECASE
 )
-# Defaults that the server works out once for all rows that are there.
+# Defaults that the server evaluates once for all existing rows.
 STABLE = re.compile(r"now\(\)|current_timestamp|current_date|current_user|statement_timestamp\(\)", flags=re.IGNORECASE)
 
 VALID_INDEX = sa.text("select indisvalid from pg_catalog.pg_index where indexrelid = to_regclass(:name)")
@@ -57,17 +57,17 @@ def render_sql(steps: Callable[[Operations], None]) -> str:
 
 
 def execute_text(operations: Operations, sql: str) -> None:
-    """Execute SQL as it is: unescaped, a colon before a word would be taken for a parameter."""
+    """Execute SQL as it is, with colons escaped: SQLAlchemy would take one before a word for a parameter."""
     operations.execute(sa.text(sql.replace(":", "\\:")))
 
 
 def execute_block(operations: Operations, name: str, body: str) -> None:
-    """Execute a DO block, so that the server takes a decision online and in scripts made with ``--sql`` alike."""
+    """Execute a DO block, so that the server decides, online and in scripts made with ``--sql`` alike."""
     execute_text(operations, f"\ndo ${name}$\n{body}\n${name}$")
 
 
 def in_one_transaction(context: MigrationContext) -> bool:
-    """Return whether nothing can commit in between: the transaction was handed in, or the Supabase CLI makes it."""
+    """Return whether nothing can commit in between, because a caller or the Supabase CLI owns the transaction."""
     return context._in_external_transaction or bool(context.opts.get("one_transaction"))
 
 
@@ -87,14 +87,14 @@ def literal(value: str) -> str:
 
 
 def check_addable(column: sa.Column[Any], name: str) -> None:
-    """Refuse a column that could not be added to a table with rows, parked, and taken back in moments.
+    """Refuse a column that could not be added to a table with rows, parked and taken back within moments.
 
     Args:
         column: The column.
         name: Its name with its table and schema, for the message.
 
     Raises:
-        RevisionError: With what to do instead.
+        RevisionError: The column is refused; the message says what to do instead.
     """
     default = column.server_default
     text = ""
@@ -108,19 +108,19 @@ def check_addable(column: sa.Column[Any], name: str) -> None:
         )
     if isinstance(default, sa.Computed | sa.Identity) or column.computed is not None or column.identity is not None:
         raise RevisionError(
-            f"{name} is a generated column, which the server would compute for every row under a lock that keeps "
-            "everybody out; make it a plain column, fill it in pages, and keep it with a trigger."
+            f"{name} is a generated column, which the server would compute for every row under a lock that blocks "
+            "every client; make it a plain column, fill it in pages, and keep it up to date with a trigger."
         )
     if not column.nullable and not (default is not None and constant):
         raise RevisionError(
-            f"{name} is NOT NULL without a constant default, which rows that are there, or are written while it is "
-            "parked, could not keep; make it nullable first, fill it in a revision of its own, then add a check NOT "
-            "VALID that it is not null, and validate that in the revision after."
+            f"{name} is NOT NULL without a constant default, which existing rows, and rows that are written while it "
+            "is parked, would violate; make it nullable first, fill it in a revision of its own, then add a NOT VALID "
+            "check that it is not null, and validate it in the next revision."
         )
     if default is not None and not constant and not STABLE.fullmatch(text):
         raise RevisionError(
-            f"{name} has the default {text}, which the server would work out for every row under a lock that keeps "
-            "everybody out; add the column without it, then set the default in a revision of its own."
+            f"{name} has the default {text}, which the server would evaluate for every row under a lock that blocks "
+            "every client; add the column without it, then set the default in a revision of its own."
         )
 
 
@@ -144,17 +144,17 @@ class TakeBackOrCreateTable(MigrateOperation):
         schema: str = "public",
         only_if: str = "true",
     ) -> None:
-        """Move a parked table with all its rows to where it was, or create it.
+        """Move a parked table with all its rows back to where it was, or create it.
 
-        The decision is taken by the server in a DO block, so that ``alembic upgrade`` and ``alembic upgrade --sql`` run
+        The server decides which in a DO block, so that ``alembic upgrade`` and ``alembic upgrade --sql`` run
         the same SQL.
 
         Args:
             operations: Alembic's ``op``.
             name: The table's name.
-            create: Makes the table with everything that belongs to it, with the operations it is given.
-            schema: Where the table belongs.
-            only_if: An SQL condition without which nothing happens.
+            create: Creates the table and everything that belongs to it, with the operations that it is given.
+            schema: The schema that the table belongs in.
+            only_if: An SQL condition; nothing happens unless it is true.
         """
         operations.invoke(cls(name, create, schema, only_if))
 
@@ -192,12 +192,12 @@ class ParkTable(MigrateOperation):
 
     @classmethod
     def park_table(cls, operations: Operations, name: str, *, schema: str = "public") -> None:
-        """Move a table with all its rows out of sight.
+        """Move a table with all its rows to the private schema.
 
         Args:
             operations: Alembic's ``op``.
             name: The table's name.
-            schema: Where the table is.
+            schema: The schema that the table is in.
         """
         operations.invoke(cls(name, schema))
 
@@ -225,22 +225,22 @@ class TakeBackOrAddColumn(MigrateOperation):
     ) -> None:
         """Give a parked column its name back, with all its values, or add the column.
 
-        The server takes the decision in a DO block, as for tables.
+        The server decides which in a DO block, as for tables.
 
         Args:
             operations: Alembic's ``op``.
             table: The table's name.
-            column: The column. Its index, unique key or foreign key is made by other operations.
+            column: The column. Its index, unique key or foreign key is created by other operations.
             schema: The table's schema.
 
         Raises:
-            RevisionError: The column could not be added without a look at every row, or could not be parked.
+            RevisionError: The column could not be added without reading every row, or could not be parked.
         """
         name = f"{schema}.{table}.{column.name}"
         check_addable(column, name)
         if column.foreign_keys or column.index or column.unique or column.primary_key:
             raise RevisionError(
-                f"{name} brings a key or an index along; make these by operations of their own: op.create_foreign_key "
+                f"{name} declares a key or an index; create these with operations of their own: op.create_foreign_key "
                 "with postgresql_not_valid, op.create_index_concurrently, op.create_unique_constraint_concurrently."
             )
         operations.invoke(cls(table, column, schema))
@@ -267,7 +267,7 @@ def take_back_or_add_column(operations: Operations, operation: TakeBackOrAddColu
 begin
   if found <> {literal(sql_type)}::regtype then
     raise exception
-      'the parked column % of % is of type %, and % is expected; drop it, if nobody needs its values',
+      'the parked column % of % is of type %, but % is expected; drop it if nobody needs its values',
       {literal(parked)}, {literal(table)}, found, {literal(sql_type)};
   end if;
   if found is not null then
@@ -315,7 +315,7 @@ def park_column(operations: Operations, operation: ParkColumn) -> None:
 
 @Operations.register_operation("create_index_concurrently")
 class CreateIndexConcurrently(CreateIndexOp):
-    """Make an index on a table that may hold rows, while clients go on."""
+    """Create an index on a table that may hold rows, without blocking clients."""
 
     @classmethod
     def create_index_concurrently(
@@ -329,7 +329,7 @@ class CreateIndexConcurrently(CreateIndexOp):
         unique: bool = False,
         **kw: Any,
     ) -> None:
-        """Make an index with CONCURRENTLY, outside of any transaction; an unfinished one of the name is dropped first.
+        """Create an index with CONCURRENTLY, outside of any transaction; an unfinished one is dropped first.
 
         Args:
             operations: Alembic's ``op``.
@@ -361,14 +361,14 @@ def create_index_concurrently(operations: Operations, operation: CreateIndexConc
         operations.invoke(ExecutePatiently(str(CreateIndex(index).compile(dialect=DIALECT)), 0))
     except sa.exc.DBAPIError as error:
         if not error.connection_invalidated:
-            # An invalid unique index would go on refusing rows.
+            # An invalid unique index would still reject rows.
             operations.invoke(ExecutePatiently(f"drop index concurrently if exists {name}", CLEANING_UP))
         raise
 
 
 @Operations.register_operation("drop_index_concurrently")
 class DropIndexConcurrently(MigrateOperation):
-    """Drop an index of a table that may hold rows, while clients go on."""
+    """Drop an index of a table that may hold rows, without blocking clients."""
 
     def __init__(self, index_name: str, schema: str) -> None:
         self.index_name = index_name
@@ -395,7 +395,7 @@ def drop_index_concurrently(operations: Operations, operation: DropIndexConcurre
 
 @Operations.register_operation("create_unique_constraint_concurrently")
 class CreateUniqueConstraintConcurrently(MigrateOperation):
-    """Make a unique key on a table that may hold rows, while clients go on."""
+    """Create a unique key on a table that may hold rows, without blocking clients."""
 
     def __init__(self, name: str, table: str, columns: Sequence[str], schema: str) -> None:
         self.name = name
@@ -407,7 +407,7 @@ class CreateUniqueConstraintConcurrently(MigrateOperation):
     def create_unique_constraint_concurrently(
         cls, operations: Operations, name: str, table: str, columns: Sequence[str], *, schema: str = "public"
     ) -> None:
-        """Make the key's index with CONCURRENTLY, then the constraint over it.
+        """Create the key's index with CONCURRENTLY, then the constraint that uses it.
 
         Args:
             operations: Alembic's ``op``.
@@ -432,7 +432,7 @@ def create_unique_constraint_concurrently(
 
 @Operations.register_operation("validate_constraint")
 class ValidateConstraint(MigrateOperation):
-    """Validate a check or a foreign key that was added NOT VALID, while clients go on."""
+    """Validate a check or a foreign key that was added NOT VALID, without blocking clients."""
 
     def __init__(self, name: str, table: str, schema: str, tolerate_rows: bool) -> None:
         self.name = name
@@ -444,15 +444,15 @@ class ValidateConstraint(MigrateOperation):
     def validate_constraint(
         cls, operations: Operations, name: str, table: str, *, schema: str = "public", tolerate_rows: bool = False
     ) -> None:
-        """Look whether all rows keep a rule that has bound only new ones so far.
+        """Check all rows against a constraint that has applied to new rows only so far.
 
         Args:
             operations: Alembic's ``op``.
             name: The constraint's name.
             table: The table's name.
             schema: The table's schema.
-            tolerate_rows: Whether rows that break the rule leave it NOT VALID, with a warning, instead of failing: on
-                the way down, where they may have been written while there was no such rule.
+            tolerate_rows: Whether rows that violate the constraint leave it NOT VALID, with a warning, instead of
+                failing: for downgrades, because they may have been written while there was no such constraint.
         """
         operations.invoke(cls(name, table, schema, tolerate_rows))
 
@@ -468,7 +468,8 @@ do $validate_constraint$
 begin
   {sql};
 exception when check_violation or foreign_key_violation then
-  raise warning 'rows of % break %, which so binds new rows only', {literal(table)}, {literal(name)};
+  raise warning
+    'rows of % violate %, so it stays NOT VALID and applies to new rows only', {literal(table)}, {literal(name)};
 end
 $validate_constraint$"""
     operations.invoke(ExecutePatiently(sql, 0, sql))
@@ -476,7 +477,7 @@ $validate_constraint$"""
 
 @Operations.register_operation("park_predecessor")
 class ParkPredecessor(MigrateOperation):
-    """Park a table or view that an earlier migration of the app has made in public under a name of ours."""
+    """Park a table or view that an earlier migration of the app created in public under one of our names."""
 
     def __init__(self, name: str, only_if: str = "true") -> None:
         self.name = name
@@ -484,14 +485,14 @@ class ParkPredecessor(MigrateOperation):
 
     @classmethod
     def park_predecessor(cls, operations: Operations, name: str, *, only_if: str = "true") -> None:
-        """Move a relation in public that has a name of ours out of the way, if the run was asked to.
+        """Move a relation in public that has one of our names out of the way, if the run was asked to.
 
-        Without ``-x existing=adopt`` nothing is moved, and the revision fails where something is in its way.
+        Without ``-x existing=adopt`` nothing is moved, and the revision fails if something is in its way.
 
         Args:
             operations: Alembic's ``op``.
             name: The name of the table or view.
-            only_if: An SQL condition without which nothing happens.
+            only_if: An SQL condition; nothing happens unless it is true.
         """
         operations.invoke(cls(name, only_if))
 
@@ -528,7 +529,7 @@ class RestorePredecessor(MigrateOperation):
         Args:
             operations: Alembic's ``op``.
             name: The name of the table or view.
-            only_if: An SQL condition without which nothing happens.
+            only_if: An SQL condition; nothing happens unless it is true.
         """
         operations.invoke(cls(name, only_if))
 
@@ -564,17 +565,17 @@ class ExecutePatiently(MigrateOperation):
         """Commit, then execute a statement outside of any transaction; it may wait until the run's deadline.
 
         CREATE INDEX CONCURRENTLY waits for every transaction that is older than it. A short lock_timeout or a
-        statement_timeout would end it each time and leave an invalid index; and nobody queues behind it.
+        statement_timeout would cancel it each time and leave an invalid index. Nothing queues behind it meanwhile.
 
         Args:
             operations: Alembic's ``op``.
-            sql: The statement. It must bear being executed again, because lock timeouts and deadlocks are retried.
-            at_least: The seconds that it may wait even if the deadline is nearer: what cleans up comes late.
-            in_one_transaction: The SQL for where nothing can commit in between: in a transaction that was handed in,
-                and in a migration of the Supabase CLI.
+            sql: The statement. It must be safe to execute again, because lock timeouts and deadlocks are retried.
+            at_least: The seconds that it may wait even if the deadline is nearer, for statements that clean up.
+            in_one_transaction: The SQL to execute where nothing can commit in between: in a transaction that was
+                handed in, and in a migration of the Supabase CLI.
 
         Raises:
-            MigrationError: Nothing can commit in between, and there is no SQL for that.
+            MigrationError: Nothing can commit in between, and there is no SQL for that case.
         """
         operations.invoke(cls(sql, at_least, in_one_transaction))
 
@@ -586,7 +587,7 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
     if in_one_transaction(context):
         if operation.in_one_transaction is None:
             raise MigrationError(
-                "This database needs a migration that commits in between, and the connection was handed in inside a "
+                "This database needs a migration that commits in between, but the connection was handed in inside a "
                 "transaction; commit it first, or hand in an engine."
             )
         execute_text(operations, operation.in_one_transaction)
@@ -597,7 +598,7 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
         with context.autocommit_block():
             for setting in timeouts(milliseconds(patience.seconds), "0"):
                 operations.execute(setting)
-            # A psql that goes on after an error must not get here and do what no transaction guards.
+            # A psql that continues after an error must not execute a statement that no transaction guards.
             operations.execute(context.opts["protection"])
             operations.execute(statement)
             operations.execute("reset default_transaction_read_only")
@@ -610,7 +611,7 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
 
 
 def try_patiently(operations: Operations, statement: sa.TextClause, patience: Patience, at_least: float) -> bool:
-    """Execute a statement outside of any transaction; false after a failure that is worth another attempt."""
+    """Execute a statement outside of any transaction; return false after a failure that is worth another attempt."""
     failure: sa.exc.DBAPIError | None = None
     try:
         with operations.get_context().autocommit_block():
@@ -626,11 +627,11 @@ def try_patiently(operations: Operations, statement: sa.TextClause, patience: Pa
                 for setting in timeouts(*before):
                     operations.execute(setting)
     except sa.exc.PendingRollbackError:
-        # Alembic can't commit on a connection that is lost; what matters is how it was lost.
+        # Alembic can't commit on a lost connection; the error to report is the one that lost it.
         assert failure is not None
     if failure is None:
         return True
-    # These keep nobody waiting, and so are not counted.
+    # These attempts block nobody, so they are not counted.
     if can_be_retried(failure) and patience.pause(PAUSE):
         return False
     raise failure

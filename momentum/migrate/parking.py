@@ -1,4 +1,4 @@
-"""Parked tables and columns: to name them, and to drop them when asked to; and what a downgrade itself drops."""
+"""Parked tables and columns: list them, drop them on request, and check what else a downgrade drops."""
 
 import logging
 from collections.abc import Collection
@@ -27,7 +27,7 @@ from momentum.models import Base
 from momentum.scores import TABLE_NAME, find_score_table
 from momentum.wording import counted
 
-# The records of the migrations, which go when nothing else is left.
+# The records of the migrations, which are dropped when nothing else is left.
 RECORDS = (PREDECESSOR_ROWS, SUPERSEDED)
 
 log = logging.getLogger("momentum.migrations")
@@ -47,11 +47,11 @@ class Parkable:
 
     @classmethod
     def of(cls, scripts: ScriptDirectory) -> "Parkable":
-        """Return what the revisions may have parked: what is in the models, and what was in earlier ones.
+        """Return the tables and columns of the current and earlier models, which the revisions may have parked.
 
         Args:
-            scripts: The revisions. ``creates`` of a revision names its tables, and ``parks`` the columns that it takes
-                away, as ``table.column``.
+            scripts: The revisions. A revision's ``creates`` names its tables, and its ``parks`` the columns that it
+                takes away, as ``table.column``.
         """
         modules = [revision.module for revision in scripts.walk_revisions()]
         created = [name for module in modules for name in reversed(getattr(module, "creates", ()))]
@@ -68,7 +68,7 @@ def find_parked(connection: Connection, parkable: Parkable, *, at_base: bool) ->
     Args:
         connection: A connection; nothing is written through it.
         parkable: What may be parked.
-        at_base: Whether the database is at base, where the records of the migrations are of no use any more.
+        at_base: Whether the database is at base, where the records of the migrations are no longer needed.
     """
     names = [*(RECORDS if at_base else ()), *parkable.tables]
     tables = connection.scalars(
@@ -104,7 +104,7 @@ def find_parked_columns(connection: Connection, parkable: Parkable) -> list[tupl
     return [
         (f"public.{row.table}", row.column)
         for row in rows
-        # A column of somebody else's may be called so too.
+        # Somebody else's column may have such a name too.
         if (row.table, row.column.removeprefix(PARKED_PREFIX)) in parkable.columns
     ]
 
@@ -127,7 +127,7 @@ def count_parked(
 
 
 def log_parked(connection: Connection, parkable: Parkable, patience: Patience) -> None:
-    """Say what a database at base still holds, and how to remove it."""
+    """Log what a database at base still holds, and how to remove it."""
     parked = count_parked(connection, parkable, patience, at_base=True)
     if parked:
         held = ", ".join(f"{name} ({amount})" for name, (amount, _) in parked.items())
@@ -142,13 +142,13 @@ def log_parked(connection: Connection, parkable: Parkable, patience: Patience) -
 def find_dependents(
     connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool = True
 ) -> list[str]:
-    """Return what others made that keeps a purge from dropping something, each with what it depends on.
+    """Return the objects of others that keep a purge from dropping something, each with what it depends on.
 
     Args:
         connection: A connection; nothing is written through it, and no table is locked.
         parkable: What may be parked.
-        created: The relations in ``public`` that revisions have made, which a downgrade parks or drops before.
-        at_base: Whether the database is going to be at base then.
+        created: The relations in ``public`` that revisions have created, which a downgrade parks or drops first.
+        at_base: Whether the database will be at base by then.
     """
     standing = {name: f"public.{name}" for name in parkable.tables if name in created}
     scores = find_score_table(connection) if at_base else None
@@ -164,71 +164,71 @@ def find_dependents(
 
 
 def check_downgrade(connection: Connection, created: Collection[str], *, drops_key: bool, to_base: bool) -> None:
-    """Refuse a downgrade that would stop halfway, because others depend on the view, a key or a table that it drops.
+    """Refuse a downgrade that would stop halfway, because other objects depend on a relation or key that it drops.
 
     Args:
         connection: A connection; nothing is written through it.
-        created: The relations in ``public`` that its revisions have made.
+        created: The relations in ``public`` that its revisions have created.
         drops_key: Whether it goes back past the score table's unique key.
         to_base: Whether it goes back past the first revision.
 
     Raises:
-        PreflightError: Others depend on what would be dropped.
+        PreflightError: Other objects depend on those that would be dropped.
     """
     relations = [f"public.{VIEW}"] if VIEW in created else []
     relations += [private(SCORE_RECORD)] if to_base else []
     scores = find_score_table(connection)
-    # A key that an interrupted downgrade has forgotten, but not dropped, is dropped by whichever comes next.
+    # The next downgrade also drops a key that an interrupted one removed from the record but did not drop.
     if scores and not scores.created and scores.created_index and (drops_key or scores.unique_index is None):
         relations.append(scores.own_key)
     # The trigger function stays in its schema.
     if dependents := dependents_of(connection, relations):
         raise PreflightError(
-            f"Nothing has changed, because the downgrade would stop where others depend on what it drops: "
-            f"{', '.join(dependents)}; drop those first, then run the command again."
+            "Nothing has changed, because other objects depend on those that the downgrade would drop: "
+            f"{', '.join(dependents)}; drop the dependent ones first, then run the command again."
         )
 
 
 def check_purge(
     connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool = True
 ) -> None:
-    """Refuse a purge that would stop halfway, with some tables dropped, because others depend on one of the rest.
+    """Refuse a purge that would stop halfway, with some tables dropped, because other objects depend on the rest.
 
     Args:
         connection: A connection; nothing is written through it.
         parkable: What may be parked.
-        created: The relations in ``public`` that revisions have made, which a downgrade parks or drops before.
-        at_base: Whether the database is going to be at base then.
+        created: The relations in ``public`` that revisions have created, which a downgrade parks or drops first.
+        at_base: Whether the database will be at base by then.
 
     Raises:
-        PreflightError: Others depend on what would be dropped.
+        PreflightError: Other objects depend on those that would be dropped.
     """
     if dependents := find_dependents(connection, parkable, created, at_base=at_base):
         raise PreflightError(
-            f"Nothing is dropped as long as others depend on it: {', '.join(dependents)}; drop those first, then run "
-            "the command again."
+            "Nothing was dropped, because other objects depend on those that the purge would drop: "
+            f"{', '.join(dependents)}; drop the dependent ones first, then run the command again."
         )
 
 
 def purge(connection: Connection, parkable: Parkable, patience: Patience, *, at_base: bool) -> None:
-    """Drop what is parked, one table or column a transaction: the only thing here that loses a row or a value.
+    """Drop the parked tables and columns, one per transaction; nothing else here loses a row or a value.
 
-    A drop may lock auth.users for a moment, and so is given up and tried again where it can't have that lock in time.
+    A drop may lock auth.users for a moment, so it is given up and tried again if it can't get that lock in time.
 
     Args:
         connection: A connection.
         parkable: What may be parked.
         patience: How often and how long to try.
-        at_base: Whether the database is at base, where the migrations' own schema goes as well.
+        at_base: Whether the database is at base, where the migrations' own schema is dropped as well.
 
     Raises:
-        PreflightError: Others depend on what is parked; nothing is dropped.
+        PreflightError: Other objects depend on parked ones; nothing is dropped.
         sqlalchemy.exc.DBAPIError: A table could not be dropped; those before it are gone, and the rest is untouched.
     """
     parked = count_parked(connection, parkable, patience, at_base=at_base)
     for name, (held, _) in parked.items():
         log.info("To be dropped: %s (%s)", name, held)
-    # The downgrade, and counting, may have taken long enough for others to make something.
+    # Others may have created something during the downgrade and the counting.
     patience.run(connection, lambda: check_purge(connection, parkable, at_base=at_base))
     for name, (_, statement) in parked.items():
         execute(connection, patience, statement)
@@ -238,7 +238,7 @@ def purge(connection: Connection, parkable: Parkable, patience: Patience, *, at_
 
 
 def drop_private_schema(connection: Connection, patience: Patience) -> None:
-    """Drop what is left of the migrations at base, and their schema unless others have put something there."""
+    """Drop what is left of the migrations at base, and their schema unless others have created something in it."""
     execute(connection, patience, f"drop table if exists {private(VERSION_TABLE)}")
     execute(connection, patience, f"drop function if exists {private(TRIGGER_FUNCTION)}()")
     left = connection.scalar(
@@ -249,7 +249,7 @@ def drop_private_schema(connection: Connection, patience: Patience) -> None:
         {"schema": PRIVATE_SCHEMA},
     )
     if left:
-        log.warning("The schema %s stays, because it holds what is not ours.", PRIVATE_SCHEMA)
+        log.warning("The schema %s stays, because it holds objects that are not ours.", PRIVATE_SCHEMA)
     else:
         execute(connection, patience, f"drop schema if exists {PRIVATE_SCHEMA}")
         log.info("Dropped: the schema %s; nothing of these migrations is left.", PRIVATE_SCHEMA)

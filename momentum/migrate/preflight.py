@@ -29,11 +29,11 @@ from momentum.wording import counted
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
 
-NOT_SUPABASE = "this is no Supabase database; `python -m momentum.testing start` gives a local one to try things on."
+NOT_SUPABASE = "this is not a Supabase database; `python -m momentum.testing start` starts a local one for trials."
 
 
 def without_other_layouts(connection: Connection, modules: Iterable[ModuleType]) -> list[ModuleType]:
-    """Return the revisions that do something in a database, without those for score tables of other layouts.
+    """Return the revisions that do something in a database, leaving out those for score tables of other layouts.
 
     A revision with the attribute ``layouts`` does nothing where the recorded score table has another layout. As long as
     none is recorded, every revision counts.
@@ -78,11 +78,11 @@ def check_upgrade(
         pending: The modules of the revisions that are going to run.
         ahead: The modules of all revisions after the one that the database is at: the pending ones and later ones.
         done: The modules of the revisions up to the one that the database is at.
-        adopts_existing: Whether tables of ours that are there already are to be parked and copied.
+        adopts_existing: Whether existing tables under our names are to be parked and their rows copied.
         may_commit: Whether the migration has transactions of its own.
 
     Raises:
-        PreflightError: With the first thing that is wrong.
+        PreflightError: The migration is refused; the message names the first thing that is wrong.
     """
     check_server(connection)
     check_supabase(connection)
@@ -104,14 +104,14 @@ def check_upgrade(
 
 
 def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
-    """Refuse a database on which the way back past the score table's unique key could not be completed.
+    """Refuse a database in which a downgrade past the score table's unique key could not be completed.
 
     Args:
         connection: A connection; nothing is written through it.
         may_commit: Whether the migration has transactions of its own.
 
     Raises:
-        PreflightError: With the first thing that is wrong.
+        PreflightError: The migration is refused; the message names the first thing that is wrong.
     """
     scores = find_score_table(connection)
     if scores is None or scores.created:
@@ -122,7 +122,7 @@ def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
     if not scores.exists:
         if rows:
             raise PreflightError(
-                f"The score table {scores.relation} is gone, and {rows} superseded rows belong into it; give it its "
+                f"The score table {scores.relation} is gone, and {rows} superseded rows belong in it; give it its "
                 "name back, then try again."
             )
         return
@@ -134,14 +134,14 @@ def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
 
 
 def check_columns_fit(connection: Connection, relation: str) -> None:
-    """Refuse a score table that has lost a column of which superseded rows hold values."""
+    """Refuse a score table that has lost a column for which superseded rows hold values."""
     kept = "momentum_internal.superseded_scores"
     for column in sorted(read_columns(connection, kept).keys() - read_columns(connection, relation).keys()):
         quoted = connection.dialect.identifier_preparer.quote(column).replace(":", "\\:")
         if connection.scalar(text(f"select exists (select from {kept} where {quoted} is not null)")):
             raise PreflightError(
-                f"{relation} has no column {column} any more, and superseded rows hold values of it; rename or drop "
-                f"that column of {kept} too, then try again."
+                f"{relation} has no column {column} any more, but superseded rows hold values for it; rename or drop "
+                f"that column in {kept} too, then try again."
             )
 
 
@@ -156,7 +156,7 @@ def check_server(connection: Connection) -> None:
 
 
 def check_supabase(connection: Connection) -> None:
-    """Refuse a database without what Supabase gives every project."""
+    """Refuse a database that lacks the table, roles and function that every Supabase project has."""
     if connection.scalar(text("select to_regclass('auth.users')")) is None:
         raise PreflightError(f"There is no table auth.users: {NOT_SUPABASE}")
     found = connection.scalars(text("select rolname from pg_roles where rolname = any(:roles)"), {"roles": list(ROLES)})
@@ -176,14 +176,14 @@ def check_collisions(
     adopts_existing: bool = False,
     may_commit: bool = True,
 ) -> None:
-    """Refuse names that are taken, in public by earlier versions of our own tables above all.
+    """Refuse names that are taken, typically by earlier versions of our own tables in public.
 
     Args:
         connection: A connection; nothing is written through it.
         names: The names of the relations that are going to be created.
         schema: Their schema.
         own_tables: Tables that the migrations have created. An index of one of them was left by an interrupted run.
-        adopts_existing: Whether tables of ours that are there already are to be parked and copied.
+        adopts_existing: Whether existing tables under our names are to be parked and their rows copied.
         may_commit: Whether the migration has transactions of its own.
 
     Raises:
@@ -221,7 +221,7 @@ def check_collisions(
         advice = "rename or move what is in the way, then try again"
         if len(predecessors) == len(in_the_way):
             advice = "existing=adopt parks them and copies their rows; or " + advice
-        raise PreflightError(f"Already there, and not made by these migrations: {found}; {advice}.")
+        raise PreflightError(f"Already in the database, but not created by these migrations: {found}; {advice}.")
     tables = [name for name in predecessors if name in PREDECESSORS]
     for name in tables:
         check_predecessor(connection, name, may_commit=may_commit)
@@ -229,13 +229,13 @@ def check_collisions(
     along = [f"public.{name}" for name in PREDECESSORS]
     if dependents := dependents_of(connection, [f"public.{name}" for name in tables], along=along):
         raise PreflightError(
-            f"Others depend on tables that would be parked, and would go on with those: {', '.join(dependents)}; drop "
-            "what depends on them, and make it again over the new tables."
+            f"Other objects depend on tables that would be parked, and would keep using those: {', '.join(dependents)}"
+            "; drop them, and create them again on the new tables."
         )
 
 
 def check_predecessor(connection: Connection, name: str, *, may_commit: bool) -> None:
-    """Refuse an earlier version of a table of ours whose rows could not be copied."""
+    """Refuse an earlier version of one of our tables if its rows could not be copied."""
     relation = f"public.{name}"
     found = read_columns(connection, relation)
     table = Base.metadata.tables[name]
@@ -248,8 +248,8 @@ def check_predecessor(connection: Connection, name: str, *, may_commit: bool) ->
     for column, expected in column_types(table).items():
         if found.get(column, expected) != expected:
             raise PreflightError(
-                f"{relation}.{column} is of type {found[column]}, so its rows cannot be copied, {expected} is "
-                "expected; rename or move the table, then try again."
+                f"{relation}.{column} is of type {found[column]}, but {expected} is expected, so its rows cannot be "
+                "copied; rename or move the table, then try again."
             )
     unique = connection.scalar(
         text("""
@@ -294,12 +294,12 @@ def uncommittable(relation: str) -> str:
 
 
 def check_score_table(connection: Connection, adopts: Collection[str], adoptable: Collection[str]) -> None:
-    """Refuse what cannot be taken over as the score table.
+    """Refuse a score table that cannot be adopted.
 
     Args:
         connection: A connection; nothing is written through it.
         adopts: The names of the layouts that the pending revisions adopt.
-        adoptable: The same, with those of later revisions: such a table is left to them.
+        adoptable: The same, including later revisions, to which such a table is left.
     """
     candidates = find_candidates(connection)
     parked = parked_scores(connection)
@@ -319,15 +319,15 @@ def check_score_table(connection: Connection, adopts: Collection[str], adoptable
         return
     if FRESH_LAYOUT.name not in adopts:
         raise PreflightError(
-            f"There is no table {TABLE_NAME} in {' or '.join(SCHEMAS)}, where an earlier upgrade left one to the "
-            "revisions that are pending now; give it its name back, then try again."
+            f"There is no table {TABLE_NAME} in {' or '.join(SCHEMAS)}, where an earlier upgrade left one for "
+            "the revisions that are pending now; give it its name back, then try again."
         )
-    # A parked one brings its indexes along.
+    # A parked table brings its indexes with it.
     check_collisions(connection, FRESH_SCORES, schema="legacy")
 
 
 def check_owner(connection: Connection, relation: str, consequence: str) -> None:
-    """Refuse a table that is somebody else's, where only its owner can do what is to be done."""
+    """Refuse a table of another owner, where only its owner can make the change."""
     row = connection.execute(
         text("""
             select pg_get_userbyid(relowner) as owner, current_user as migrating
@@ -343,7 +343,7 @@ def check_owner(connection: Connection, relation: str, consequence: str) -> None
 
 
 def find_warnings(connection: Connection) -> Iterator[str]:
-    """Yield warnings about a score table that will be adopted: what its owner should know, although it is no obstacle.
+    """Yield warnings for the owner of a score table that will be adopted; they don't keep it from being adopted.
 
     We don't close an open table ourselves: its grants and policies are not ours, and its readers may rely on them.
     """
@@ -358,15 +358,15 @@ def find_warnings(connection: Connection) -> Iterator[str]:
         )
         if is_open:
             yield (
-                f"{relation} has no row level security, and authenticated may select from it: every signed-in user can "
-                f"read the scores of all; close it with: alter table {relation} enable row level security; "
+                f"{relation} has no row-level security, and authenticated may select from it: every signed-in user can "
+                f"read everyone's scores; close it with: alter table {relation} enable row level security; "
                 f"create policy {TABLE_NAME}_select_own on {relation} for select to authenticated "
                 "using ((select auth.uid()) = user_id);"
             )
 
 
 def check_recorded_table(scores: ScoreTable) -> None:
-    """Refuse to go on where the score table that an earlier revision recorded is not there any more."""
+    """Refuse a database from which the score table that an earlier revision recorded is gone."""
     if not scores.exists:
         raise PreflightError(
             f"The score table {scores.relation}, which the migrations recorded, is gone; give it its name back, then "
@@ -377,7 +377,7 @@ def check_recorded_table(scores: ScoreTable) -> None:
 def check_score_key(
     connection: Connection, scores: ScoreTable | None, indexes: Collection[str], *, may_commit: bool
 ) -> None:
-    """Refuse what would keep an adopted score table's unique key from being made.
+    """Refuse an adopted score table whose unique key could not be created.
 
     Args:
         connection: A connection; nothing is written through it.
@@ -400,7 +400,7 @@ def check_score_key(
     # After an interrupted run, the index with this name is ours.
     if scores is None or not scores.created_index:
         check_collisions(connection, [layout.key], schema=relation.partition(".")[0])
-    check_owner(connection, relation, "could not make its unique key")
+    check_owner(connection, relation, "could not create its unique key")
     if not may_commit:
         raise PreflightError(uncommittable(relation))
     hidden_from = connection.scalar(
@@ -408,7 +408,7 @@ def check_score_key(
     )
     if hidden_from:
         raise PreflightError(
-            f"Row level security hides rows of {relation} from {hidden_from}, who could not see duplicate days; "
+            f"Row-level security hides rows of {relation} from {hidden_from}, who could not see duplicate days; "
             "migrate as a role with bypassrls."
         )
     if layout.moves_superseded:
@@ -422,7 +422,7 @@ def check_score_key(
 
 
 def check_users_exist(connection: Connection, relation: str, layout: Layout) -> None:
-    """Refuse superseded rows of users who don't exist: they could not be kept, because such rows go with their user."""
+    """Refuse superseded rows of users who don't exist: they could not be kept, because each refers to its user."""
     has_key = connection.scalar(
         text("""
             select exists (
@@ -485,9 +485,9 @@ def has_own_key(connection: Connection, relation: str, layout: Layout) -> bool:
 
 
 def check_deferrable_key(connection: Connection, relation: str, layout: Layout) -> None:
-    """Refuse a unique constraint over user and day that waits for the end of a transaction: no upsert works next to it.
+    """Refuse a deferrable unique constraint over user and day, because no upsert would work.
 
-    Postgres refuses ON CONFLICT (user_id, score_date) where such a constraint is among those that it could mean.
+    Postgres refuses ON CONFLICT (user_id, score_date) if such a constraint is among those that match it.
     """
     name = connection.scalar(
         text("""
@@ -503,13 +503,13 @@ def check_deferrable_key(connection: Connection, relation: str, layout: Layout) 
     )
     if name:
         raise PreflightError(
-            f"The unique constraint {name} of {relation} is deferrable, next to which no upsert on user_id and "
-            f"{layout.day} works; make it one that is not deferrable, then try again."
+            f"The unique constraint {name} of {relation} is deferrable, so no upsert on user_id and {layout.day} "
+            "would work; make it not deferrable, then try again."
         )
 
 
 def count_duplicate_days(connection: Connection, relation: str, layout: Layout) -> int:
-    """Return on how many days a user has more than one row."""
+    """Return the number of user-days with more than one row."""
     count: int = connection.execute(
         text(f"""
             select count(*)
@@ -526,12 +526,12 @@ def count_duplicate_days(connection: Connection, relation: str, layout: Layout) 
 
 
 def check_rows_can_move(connection: Connection, relation: str, rows_move: Callable[[], bool] = lambda: True) -> None:
-    """Refuse a score table whose superseded rows would not come back from their move exactly as they were.
+    """Refuse a score table whose superseded rows could not be moved aside and back unchanged.
 
     Args:
         connection: A connection.
         relation: The score table.
-        rows_move: Whether there are such rows at all; asked only if something would prevent their move.
+        rows_move: Returns whether there are such rows; called only if something would prevent their move.
     """
     obstacle = connection.scalar(
         text("""
@@ -541,7 +541,7 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
               -- Bits 4 and 8 are INSERT and DELETE: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
               tgrelid = to_regclass(:relation) and not tgisinternal and tgenabled in ('O', 'A') and tgtype & 12 <> 0
             union all
-            select format('rows of %I.%I that refer to %s would stand in the way', n.nspname, t.relname, :relation)
+            select format('rows of %I.%I that refer to %s would be in the way', n.nspname, t.relname, :relation)
             from pg_catalog.pg_constraint as c
             inner join pg_catalog.pg_class as t on c.conrelid = t.oid
             inner join pg_catalog.pg_namespace as n on t.relnamespace = n.oid
@@ -568,7 +568,7 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
     if obstacle and rows_move():
         raise PreflightError(
             f"{relation} has days on which a user has more than one row (in UTC), and when all but the latest are "
-            f"moved aside, or back, {obstacle}; keep one row per user and day, or take that away first."
+            f"moved aside, or back, {obstacle}; keep one row per user and day, or remove the obstacle first."
         )
 
 

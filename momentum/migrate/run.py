@@ -22,16 +22,16 @@ from momentum.migrate.script import write_script
 from momentum.verify import compare as verify
 from momentum.wording import counted
 
-INTERRUPTED = "Interrupted; the revision that was running is not done, the ones before it stand; run the command again."
+INTERRUPTED = "Interrupted; the running revision is not done, but the ones before it are; run the command again."
 
 log = logging.getLogger("momentum.migrations")
 
 
 def run() -> None:
-    """Migrate, inspect or write a script, as the command says with which Alembic was called.
+    """Migrate, inspect or write a script, depending on the command that Alembic was called with.
 
     Raises:
-        MomentumError: The command was refused or failed, in one sentence.
+        MomentumError: The command was refused or failed; the message is one sentence.
     """
     environment = Environment.current()
     if context.is_offline_mode():
@@ -49,7 +49,7 @@ def running_command() -> str:
 def find_url(environment: Environment, command: str) -> sa.URL:
     """Return the URL from ``-x url=``, from a calling program's configuration, the environment or the env file.
 
-    A downgrade doesn't take it from the env file: nobody should roll production back by forgetting to say where.
+    A downgrade doesn't use the env file: forgetting to name a database must not roll production back.
     """
     given, option = environment.options.url, "-x url="
     if given is None and (given := environment.config.get_main_option("sqlalchemy.url")) is not None:
@@ -62,7 +62,7 @@ def connect(environment: Environment, command: str) -> Iterator[sa.Connection]:
     """Yield the connection that a calling program handed in, or one of our own.
 
     Raises:
-        MomentumError: No URL, no server behind it, or the server refused a statement.
+        MomentumError: There is no URL, the server doesn't answer, or it refused a statement.
     """
     handed_in = environment.config.attributes.get("connection")
     if hasattr(handed_in, "sync_engine"):
@@ -90,7 +90,7 @@ def connect(environment: Environment, command: str) -> Iterator[sa.Connection]:
 def errors_explained(
     environment: Environment, connection: sa.Connection, what: str, consequence: str
 ) -> Iterator[None]:
-    """Turn the driver's errors into one sentence that says what happened and one that says what is the case now.
+    """Turn the driver's errors into a sentence that says what happened and one that says what state the database is in.
 
     Raises:
         DatabaseUnreachableError: The connection was lost.
@@ -114,7 +114,7 @@ def errors_explained(
 
 @contextmanager
 def timeouts_restored(connection: sa.Connection) -> Iterator[None]:
-    """Leave the connection's timeouts as they were: it may go back to a pool."""
+    """Restore the connection's timeouts afterwards, because it may go back to a pool."""
     before = {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in operations.TIMEOUTS}
     connection.commit()
     try:
@@ -150,16 +150,16 @@ def planned_steps(environment: Environment, connection: sa.Connection, command: 
 def check_before(
     environment: Environment, connection: sa.Connection, command: str, *, may_commit: bool
 ) -> list[RevisionStep]:
-    """Look at the database before anything is created or changed in it, and return what is going to be done.
+    """Check the database before anything is created or changed in it, and return the steps to run.
 
     Raises:
         PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
-        ConfigurationError: An upgrade was asked to drop what is parked.
+        ConfigurationError: An upgrade was asked to purge.
     """
     steps = planned_steps(environment, connection, command)
     to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
     if environment.options.purge and command != "downgrade":
-        raise ConfigurationError("purge=yes drops what is parked, and so goes with a downgrade only.")
+        raise ConfigurationError("purge=yes drops parked tables and columns, and is for downgrades only.")
     parkable = parking.Parkable.of(context.script)
     pending = preflight.without_other_layouts(connection, [step.revision.module for step in steps])
     creates = [name for module in pending for name in getattr(module, "creates", ())]
@@ -191,14 +191,14 @@ def check_before(
 
 
 def current_heads() -> tuple[str, ...]:
-    """Return the revision that the database is at, as Alembic has it: none at base."""
+    """Return the database's revision as Alembic does, in a tuple that is empty at base."""
     return tuple(context.get_context().get_current_heads())
 
 
 def remaining_steps(
     plan: list[RevisionStep], command: str, heads: tuple[str, ...], migrations: MigrationContext
 ) -> Iterator[RevisionStep]:
-    """Yield what is left of a plan, and before a downgrade finish what an interrupted one has left undone.
+    """Yield the remaining steps of a plan; before a downgrade, finish what an interrupted one left undone.
 
     Alembic would count ``+2`` or ``-1`` again from where an attempt has stopped, and so go too far.
     """
@@ -212,7 +212,7 @@ def remaining_steps(
 
 
 def migrate(environment: Environment, connection: sa.Connection, command: str, plan: list[RevisionStep]) -> None:
-    """Run the revisions of a plan, or what else the command does."""
+    """Run the revisions of a plan, or whatever else the command does."""
     given = {"connection": connection, **environment.settings(command)}
     if command in MIGRATING:
         given["fn"] = functools.partial(remaining_steps, plan, command)
@@ -227,7 +227,7 @@ def run_online(environment: Environment) -> None:
     with connect(environment, command) as connection:
         explained = functools.partial(errors_explained, environment, connection)
         if connection.in_transaction():
-            # It belongs to its owner: we don't commit, and leave its settings as they are.
+            # The transaction belongs to the caller: we don't commit, and leave its settings as they are.
             with explained("The database refused a statement", "Roll the transaction back."):
                 run_inside_transaction(environment, connection, command)
         elif command in (*CREATING, *MIGRATING):
@@ -245,7 +245,7 @@ def run_online(environment: Environment) -> None:
 
 @contextmanager
 def limits_where_there_are_none(connection: sa.Connection) -> Iterator[None]:
-    """Limit what statements may wait and take in somebody's transaction, where its owner has set no limits."""
+    """Set timeouts in a caller's transaction, where the caller has set none."""
     unlimited = [name for name in operations.TIMEOUTS if connection.exec_driver_sql(f"show {name}").scalar_one() == "0"]
 
     def restore() -> None:
@@ -259,14 +259,14 @@ def limits_where_there_are_none(connection: sa.Connection) -> Iterator[None]:
     except MomentumError:
         restore()
         raise
-    # After an error of the server's the rollback, without which the transaction can do nothing more, restores them.
+    # After a server error, the rollback restores them; until then the transaction can do nothing more.
     restore()
 
 
 def run_inside_transaction(environment: Environment, connection: sa.Connection, command: str) -> None:
     """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
     if environment.options.purge:
-        raise ConfigurationError("purge=yes commits, and the connection was handed in inside a transaction.")
+        raise ConfigurationError("purge=yes commits, but the connection was handed in inside a transaction.")
     with limits_where_there_are_none(connection):
         plan = check_before(environment, connection, command, may_commit=False) if command in MIGRATING else []
         if command in CREATING:
@@ -277,7 +277,7 @@ def run_inside_transaction(environment: Environment, connection: sa.Connection, 
 
 
 def run_with_retries(environment: Environment, connection: sa.Connection, command: str) -> None:
-    """Migrate, each revision in its own transaction, and try again where a lock could not be had in time."""
+    """Migrate, each revision in its own transaction, and try again if a lock was not available in time."""
 
     def create_schema() -> None:
         connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
@@ -293,7 +293,7 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
         patience.run(connection, look, statement_timeout=locks.READING_TIMEOUT)
     with explained(
         f"The {command} stopped" if command in MIGRATING else "The database refused a statement",
-        "Its revision is not done, the ones before it stand; fix the cause, then run the command again.",
+        "This revision is not done, but the ones before it are; fix the cause, then run the command again.",
     ):
         if command in CREATING:
             patience.run(connection, create_schema)
@@ -301,10 +301,10 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
     if command == "downgrade":
         parkable, at_base = parking.Parkable.of(context.script), not current_heads()
         if environment.options.purge:
-            with explained("The purge stopped", "The rest is parked; run the command again."):
+            with explained("The purge stopped", "The rest is still parked; run the command again."):
                 parking.purge(connection, parkable, patience, at_base=at_base)
         elif at_base:
-            with explained("What is parked could not be counted", "The downgrade is done."):
+            with explained("The parked rows and values could not be counted", "The downgrade is done."):
                 parking.log_parked(connection, parkable, patience)
     if command == "upgrade" and environment.options.verify:
         patience.run(connection, lambda: verify.check(connection))

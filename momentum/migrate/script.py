@@ -1,4 +1,4 @@
-"""The SQL of a migration for psql and other tools, as ``--sql`` asks for it, with guards where no program looks."""
+"""The SQL that ``--sql`` writes for psql and other tools, with guards in place of the online checks."""
 
 import functools
 from typing import Any
@@ -11,17 +11,17 @@ from momentum.errors import ConfigurationError
 from momentum.migrate import operations
 from momentum.migrate.environment import LIMITS, Environment
 
-# The session's note in a script made with --sql that it may go on.
+# The session setting with which a script made with --sql notes that it may continue.
 ACCEPTED = "momentum.script_accepted"
 REFUSE = f"""if current_setting('{ACCEPTED}', true) is distinct from 'yes' then
-    raise exception 'this script was refused where it begins';
+    raise exception 'this script was refused at its beginning';
   end if;"""
 
 
 def write_script(environment: Environment) -> None:
     """Write the SQL of a migration to standard output, for psql and other tools."""
     if environment.options.purge:
-        raise ConfigurationError("purge=yes counts what it drops, and so needs the database: leave out --sql.")
+        raise ConfigurationError("purge=yes counts what it drops, so it needs the database: leave out --sql.")
     start = context.get_starting_revision_argument()
     given = {"dialect_opts": {"paramstyle": "named"}, "literal_binds": True, **environment.settings("upgrade")}
     context.configure(dialect_name="postgresql", **given)
@@ -30,7 +30,7 @@ def write_script(environment: Environment) -> None:
         dialect_name="postgresql", fn=lambda *heads: [guarded(step, environment) for step in steps(*heads)], **given
     )
     revision = context.script.get_revision(start) if isinstance(start, str) else None
-    # Alembic makes the version table where a script starts at the base; an online downgrade leaves an empty one.
+    # Alembic creates the version table in a script that starts at base; an online downgrade leaves an empty one.
     remove = "" if revision else f"drop table if exists {inventory.PRIVATE_SCHEMA}.alembic_version;\n  "
     for setting in operations.timeouts(*LIMITS.values()):
         context.execute(setting)
@@ -48,7 +48,7 @@ def write_script(environment: Environment) -> None:
 
 
 def guarded(step: RevisionStep, environment: Environment) -> RevisionStep:
-    """Put the guard into a step's transaction too: a psql that goes on after an error would go on with the next one."""
+    """Put the guard into a step's transaction too: a psql that continues after an error would run the next one."""
     migrate = step.migration_fn
 
     @functools.wraps(migrate)
@@ -65,9 +65,9 @@ def guarded(step: RevisionStep, environment: Environment) -> RevisionStep:
 
 
 def protection(expected: str | None) -> str:
-    """Return SQL after which nothing can be written, unless the script was accepted and came to a revision.
+    """Return SQL that makes the session read-only unless the script was accepted and has reached a revision.
 
-    For what stands outside of the transactions, and so outside of their guards.
+    It protects statements that run outside of the transactions and so without their guards.
     """
     return f"""
 do $protect$
@@ -85,7 +85,7 @@ $protect$"""
 
 
 def guard(expected: str | None, then: str) -> str:
-    """Return SQL that fails unless the database is at a revision, and does something more if it is."""
+    """Return SQL that fails unless the database is at the expected revision, and then runs more SQL."""
     version_table = f"{inventory.PRIVATE_SCHEMA}.alembic_version"
     literal = f"'{expected}'" if expected else "null"
     return f"""

@@ -128,8 +128,8 @@ def test_purge_of_a_database_that_was_never_migrated_does_nothing(supabase_url: 
 @pytest.mark.parametrize(
     ("at", "command", "said"),
     [
-        ("head", ["upgrade", "head"], "a downgrade only"),
-        ("base", ["upgrade", "head"], "a downgrade only"),
+        ("head", ["upgrade", "head"], "for downgrades only"),
+        ("base", ["upgrade", "head"], "for downgrades only"),
         ("head", ["downgrade", f"{HEAD}:base", "--sql"], "leave out --sql"),
         ("base", ["downgrade", f"{HEAD}:base", "--sql"], "leave out --sql"),
     ],
@@ -355,7 +355,7 @@ def test_purge_is_refused_before_anything_changes_as_long_as_others_depend_on_wh
         assert f"table constraint reminders_event_id_fkey on public.reminders depends on {names['events']}" in said
         assert f"view public.theirs depends on {names['habits']}" in said
         assert said.count(" depends on ") == 2
-        assert "drop those first" in said
+        assert "drop the dependent ones first" in said
         assert (snapshot(full_url), rows_of(full_url)) == (before, rows)
     run(full_url, "drop table public.reminders; drop view public.theirs")
     assert purge(full_url, tmp_path).returncode == 0

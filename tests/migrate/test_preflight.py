@@ -66,7 +66,7 @@ def not_begun(url: sa.URL) -> bool:
 
 
 # The message names what works from an installed package too, where there is no Makefile.
-NOT_SUPABASE = "no Supabase database; `python -m momentum.testing start` gives a local one"
+NOT_SUPABASE = "not a Supabase database; `python -m momentum.testing start` starts a local one"
 
 # Objects in the database, and their names in the refusal.
 REFUSED: dict[str, tuple[str, list[str]]] = {
@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     ),
     "the app's own earlier tables": (
         "create table public.momentum_events (id uuid primary key); create table public.habit_index (id uuid)",
-        ["table public.habit_index", "table public.momentum_events", "Already there"],
+        ["table public.habit_index", "table public.momentum_events", "Already in the database"],
     ),
     "the key of a fresh score table": (
         "create schema legacy; create table legacy.old (id uuid constraint pk_daily_engagement_scores primary key)",
@@ -217,7 +217,7 @@ def test_rows_without_a_day_are_no_duplicates(supabase_url: sa.URL) -> None:
 def test_a_missing_role_is_named(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "ROLES", ("anon", "momentum_no_role"))
     message = refusal_of(supabase_url)
-    assert message.startswith("There is no role momentum_no_role: this is no Supabase database")
+    assert message.startswith("There is no role momentum_no_role: this is not a Supabase database")
     assert not_begun(supabase_url)
 
 
@@ -335,8 +335,8 @@ def test_a_downgrade_is_refused_as_long_as_others_depend_on_the_view(url: sa.URL
     run(url, "create view public.habits as select id from public.habit_index")
     said = refusal_of_downgrade(url, revision)
     assert said.endswith(
-        " on what it drops: view public.theirs depends on public.daily_momentum_scores; drop those first, then run "
-        "the command again."
+        " would drop: view public.theirs depends on public.daily_momentum_scores; drop the dependent ones first, then "
+        "run the command again."
     )
     run(url, "drop view public.theirs")
     alembic.command.downgrade(alembic_config(url), revision)
@@ -430,7 +430,7 @@ def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None
 
 
 def test_an_owner_who_would_not_see_all_rows_is_refused(supabase_url: sa.URL) -> None:
-    """Forced row level security holds for the owner too, and would hide duplicate days from a migration."""
+    """Forced row-level security holds for the owner too, and would hide duplicate days from a migration."""
     role = f"{supabase_url.database}_role"
     force = "alter table legacy.daily_engagement_scores force row level security, enable row level security"
     run(supabase_url, f"{scores()}; {force}; create role {role} login password '{role}'")
@@ -438,7 +438,7 @@ def test_an_owner_who_would_not_see_all_rows_is_refused(supabase_url: sa.URL) ->
     try:
         run(supabase_url, f"grant usage on schema auth, legacy to {role}")
         message = refusal_of(supabase_url.set(username=role, password=role))
-        assert message.startswith(f"Row level security hides rows of legacy.daily_engagement_scores from {role}")
+        assert message.startswith(f"Row-level security hides rows of legacy.daily_engagement_scores from {role}")
         assert not_begun(supabase_url)
     finally:
         with contextlib.suppress(sa.exc.DBAPIError):
@@ -468,7 +468,7 @@ def test_an_open_score_table_is_adopted_with_a_warning_that_says_how_to_close_it
     alembic.command.upgrade(alembic_config(supabase_url), "head")
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "momentum.migrations"]
     explanation, _, statements = warning.partition(" close it with: ")
-    assert explanation.startswith("public.daily_engagement_scores has no row level security")
+    assert explanation.startswith("public.daily_engagement_scores has no row-level security")
     assert rows_that_a_sees() == 2
     run(supabase_url, statements)
     assert rows_that_a_sees() == 1
@@ -481,7 +481,7 @@ def test_an_open_score_table_is_adopted_with_a_warning_that_says_how_to_close_it
         LEGACY_SCORES.format(schema="public"),
         f"{scores('public')}; revoke all on table public.daily_engagement_scores from authenticated",
     ],
-    ids=["fresh", "with row level security", "without a grant"],
+    ids=["fresh", "with row-level security", "without a grant"],
 )
 def test_a_score_table_that_is_not_open_is_no_reason_to_warn(
     supabase_url: sa.URL, caplog: pytest.LogCaptureFixture, sql: str

@@ -118,7 +118,7 @@ def test_a_url_that_is_none_of_postgres_is_refused_without_being_repeated(tmp_pa
     # An empty -x url= is an unset shell variable: it must not lead to the database of the env file.
     write_env_file(tmp_path, f"SUPABASE_DB_URL={NOWHERE}\n")
     message = error_of(program("-x", f"url={text}", "upgrade", "head", home=tmp_path), 2)
-    assert "The database URL from -x url= is not one of Postgres" in message
+    assert "The database URL from -x url= is not a Postgres URL" in message
 
 
 @pytest.mark.parametrize("command", [["upgrade", "head"], ["current"]])
@@ -166,7 +166,7 @@ def test_a_lock_that_cannot_be_had_stops_a_downgrade_at_a_whole_revision(url: sa
         done = program("-x", "attempts=3", "downgrade", "base", home=tmp_path, DATABASE_URL=text_of(url))
     message = error_of(done, 1)
     assert "lock timeout (3 times in " in message
-    assert "the ones before it stand" in message
+    assert "the ones before it are" in message
     stopped = current(url)
     assert stopped == HISTORY[3], "parking motivation_journal is the first step that needs its lock"
     # The revision's first step, parking habit_index, was rolled back with it.
@@ -292,14 +292,14 @@ def test_a_transaction_pooler_is_refused_of_an_engine_too() -> None:
     [
         (
             "exsting=adopt",
-            "know no option exsting; there are url, existing, scores, verify, purge, attempts, deadline",
+            "have no option exsting; the options are url, existing, scores, verify, purge, attempts, deadline",
         ),
         ("existing=yes", "existing= takes refuse or adopt"),
         ("verify=0", "verify= takes yes or no"),
         ("purge", "purge= takes yes or no"),
         ("attempts=many", "attempts= takes a whole number"),
         ("deadline=0", "deadline= takes a whole number of seconds"),
-        (f"{SECRET}=1", "know no option this name;"),
+        (f"{SECRET}=1", "have no option this name;"),
     ],
 )
 def test_an_option_that_is_misspelt_is_not_passed_over(
@@ -314,7 +314,7 @@ def test_an_option_that_is_misspelt_is_not_passed_over(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"exsting": "adopt"}, "The migrations know no option exsting; there are url, existing, scores, "),
+        ({"exsting": "adopt"}, "The migrations have no option exsting; the options are url, existing, scores, "),
         ({"existing": True}, "The option existing= takes refuse or adopt."),
         ({"purge": "true"}, "The option purge= takes yes or no."),
         ({"attempts": 0}, "The option attempts= takes a whole number."),
