@@ -27,14 +27,14 @@ def verify(
         str | None,
         typer.Option(
             metavar="URL",
-            help=f"The database. Without it {' or '.join(URL_VARIABLES)} of the environment, then the env file.",
+            help=f"The database. Default: {' or '.join(URL_VARIABLES)} in the environment, then the env file.",
         ),
     ] = None,
     env_file: Annotated[
         str | None,
         typer.Option(
             metavar="PATH",
-            help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment beats it. "
+            help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment takes precedence. "
             f"Default: {DEFAULT_ENV_FILE}.",
         ),
     ] = None,
@@ -48,13 +48,13 @@ def verify(
     try:
         with connection_errors(url), create_engine(url, application_name="momentum-verify").connect() as connection:
             connection = connection.execution_options(postgresql_readonly=True)
-            # A session that holds a lock on a whole table is changing it: then there is nothing to compare yet.
+            # A session that holds a lock on a whole table is changing it, so there is nothing to compare yet.
             connection.execute(text("set lock_timeout = '10s'"))
             revision = read_revision(connection)
             found = differences(connection)
     except KeyboardInterrupt:
         return complain("Interrupted.", 130)
-    print("\n".join(found) or f"{describe(url)} is what revision {revision} makes.")
+    print("\n".join(found) or f"{describe(url)} matches revision {revision}.")
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
--- Facts about an adopted score table: the columns and the unique key on which the view and the backfill rest.
+-- Facts about an adopted score table: the columns and the unique key that the view and the backfill depend on.
 with tables (key, oid, kind) as (
   select
     case when format('%I.%I', n.nspname, c.relname) = :relation then :score_table else 'table ' || :superseded end,
@@ -44,7 +44,7 @@ facts (key, value) as (
   inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
   where a.attname = any(:columns)
   union all
-  -- The unique index is the recorded one, or, where the table brought its own, any that serves, whatever its name.
+  -- The unique index is the recorded one or, if the table had its own, any suitable one, whatever its name.
   (
     select
       :score_table || ', unique index',

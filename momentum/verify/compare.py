@@ -1,11 +1,11 @@
 """Comparison of a migrated database with what the migrations make: ``python -m momentum.verify``.
 
-``alembic check`` sees tables, columns and keys. It doesn't see views, row level security, grants, functions, triggers,
+``alembic check`` sees tables, columns and keys. It doesn't see views, row-level security, grants, functions, triggers,
 or whether a constraint or an index is valid. So the last revision has a fingerprint for each kind of score table in
 ``fingerprints/``: the facts about our objects in the catalogs, one per line. It is the same on every server from
 PostgreSQL 15 on.
 
-Only what the migrations made is compared, and of an adopted score table only what the view and the backfill rest on.
+Only objects of the migrations are compared, and of an adopted score table only what the view and the backfill need.
 Storage parameters, statistics targets and publications are left to the owner of the database, and parked columns wait
 for the next upgrade: none of these is compared.
 """
@@ -47,7 +47,7 @@ log = logging.getLogger("momentum.migrations")
 FOLDER = Path(__file__).parent
 FINGERPRINTS = FOLDER / "fingerprints"
 
-# What the migrations always make, and what they make where they find no score table.
+# The relations that the migrations always create, and the one that they create if there is no score table.
 RELATIONS = (*map(private, PRIVATE_TABLES), *(f"public.{name}" for name in (*TABLES, VIEW)))
 FRESH_TABLE = f"{FRESH_SCHEMA}.{TABLE_NAME}"
 USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
@@ -55,7 +55,7 @@ USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
 # The name of an adopted table in facts, the same in any schema.
 SCORE_TABLE = "score table"
 
-# Columns of its record without which there is nothing to compare.
+# The columns of its record that the comparison needs.
 RECORDED = ("relation", "layout", "created_table")
 RECORD = f"table {private(SCORE_RECORD)}, row"
 
@@ -110,11 +110,11 @@ def differences(connection: "Connection") -> list[str]:
         has_predecessors = any(relation_exists(connection, f"{PREDECESSOR_PREFIX}{table}") for table in PREDECESSORS)
     expected = read_fingerprint(name)
     if record.get("created_table") and not record.get("created_schema"):
-        # The schema was there before and is somebody else's; what rests on it is that service_role may look in.
+        # The schema existed before and is somebody else's; all that we need is that service_role may use it.
         ours = f"schema {FRESH_SCHEMA}"
         expected = {k: v for k, v in expected.items() if object_of(k) != ours or k == USAGE_OF_FRESH_SCHEMA}
     if not has_predecessors:
-        # The record of their rows is made with them, and dropped when they are put back.
+        # The record of their rows is compared only as long as they are parked.
         expected = {k: v for k, v in expected.items() if object_of(k) != f"table {private(PREDECESSOR_ROWS)}"}
     return compare(expected, found)
 
@@ -125,7 +125,7 @@ def check(connection: "Connection") -> None:
     A revision without a fingerprint, such as one before head or one that is being written, passes with a warning.
 
     Args:
-        connection: A connection as ``differences`` wants it.
+        connection: A connection, as for ``differences``.
 
     Raises:
         VerificationError: There are differences.
@@ -147,8 +147,8 @@ def check(connection: "Connection") -> None:
 def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """Return the differences between two sets of facts as lines.
 
-    Facts that belong to a missing or unexpected object are left out. Objects of which nothing is expected are not ours
-    (yet), such as the app's own tables under one of our names.
+    Facts that belong to a missing or unexpected object are left out. Objects without expected facts are not ours (yet),
+    such as the app's own tables under one of our names.
     """
     # A function's name without its arguments: there should be only one of that name.
     ours = {object_of(key).partition("(")[0] for key in expected}
@@ -208,8 +208,8 @@ def read_revision(connection: "Connection") -> str:
         revisions += filter(None, connection.scalars(text(sql)))
     if len(revisions) > 1:
         raise NotMigratedError(
-            f"momentum_internal.alembic_version names {len(revisions)} revisions ({', '.join(revisions)}); leave the "
-            "one that the database is at."
+            f"momentum_internal.alembic_version names {len(revisions)} revisions ({', '.join(revisions)}); keep only "
+            "the one that the database is at."
         )
     if not revisions:
         raise NotMigratedError("The database is not migrated; upgrade it to head with the momentum migrations first.")
@@ -217,10 +217,10 @@ def read_revision(connection: "Connection") -> str:
 
 
 def read_record(connection: "Connection") -> dict[str, Any]:
-    """Return the row that the migrations recorded about the score table, or nothing where it is lost."""
+    """Return the row that the migrations recorded about the score table, or an empty one if it is lost."""
     if not relation_exists(connection, SCORE_RECORD):
         return {}
-    # As JSON, so that a column which is missing is a difference and no error.
+    # As JSON, so that a missing column is a difference and not an error.
     record = connection.scalar(text("select to_jsonb(s) from momentum_internal.score_table as s"))
     return dict(record or {})
 
@@ -289,7 +289,7 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
 
 
 def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the facts about an adopted score table on which the view and the backfill rest."""
+    """Return the facts about an adopted score table that the view and the backfill depend on."""
     layout = next(known for known in LAYOUTS if known.name == record["layout"])
     return read(
         connection,

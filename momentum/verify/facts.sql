@@ -132,7 +132,7 @@ found (class, oid, part, owner, acl, key, value) as (
   from relations as r
   inner join pg_catalog.pg_constraint as c on r.oid = c.conrelid
   left join pg_catalog.pg_index as i on c.conindid = i.indexrelid and c.conrelid = i.indrelid
-  -- NOT NULL is a fact of the column, though from PostgreSQL 18 on it is a constraint too.
+  -- NOT NULL is a fact of the column, although from PostgreSQL 18 on it is a constraint too.
   where c.contype <> 'n'
   union all
   select
@@ -343,7 +343,7 @@ facts (key, value) as (
       )
     ) as f (part, value)
   union all
-  -- Where the schema of a table that we made is somebody else's, service_role must get in, by whatever grant.
+  -- If the schema of a table that we created is somebody else's, service_role must have usage, by any grant.
   select
     'schema ' || quote_ident(n.nspname) || ', grant to service_role',
     'USAGE'

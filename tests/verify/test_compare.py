@@ -1041,7 +1041,7 @@ def test_the_command_says_that_all_is_as_it_should_be(url: sa.URL, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("Database: ")
     assert done.stdout.count("\n") == 1
-    assert done.stdout.endswith(f"{url.database} is what revision {HEAD} makes.\n")
+    assert done.stdout.endswith(f"{url.database} matches revision {HEAD}.\n")
     assert command("--database-url", as_text(url)).stdout == done.stdout
     file = tmp_path / "supabase.env"
     file.write_text(f"SUPABASE_DB_URL={as_text(url)}\n", encoding="utf-8")
@@ -1071,7 +1071,7 @@ def test_the_command_names_what_differs_one_a_line(url: sa.URL) -> None:
 def test_the_command_wants_a_url_and_the_rights(url: sa.URL) -> None:
     for arguments, says in {
         (): "MOMENTUM_DATABASE_URL",
-        ("--database-url", f"mysql://me:{PASSWORD}@localhost/x"): "not one of Postgres",
+        ("--database-url", f"mysql://me:{PASSWORD}@localhost/x"): "not a Postgres URL",
         ("--nope",): "--nope",
         ("--env-file", "/no/such/file"): "no env file",
     }.items():
