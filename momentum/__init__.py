@@ -1,6 +1,6 @@
 """The schema of momentum and motivation scores: typed models for other services, migrations and a backfill.
 
-Everything is imported on first use, so that ``import momentum`` costs nothing and the models nothing of Alembic.
+Everything is imported on first use, so that ``import momentum`` is cheap and the models don't load Alembic.
 """
 
 from importlib import import_module
@@ -48,12 +48,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what this package offers when it is first asked for (PEP 562)."""
+    """Import a public name of this package on first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Name what can be imported, loaded or not."""
+    """List the public names, loaded or not."""
     return __all__

@@ -1,4 +1,4 @@
-"""The naming convention, the two MetaData and the base of the models."""
+"""The naming convention, the two MetaData objects and the base of the models."""
 
 import uuid
 from typing import Any, ClassVar, dataclass_transform
@@ -15,8 +15,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, MappedAsDataclass, mapped_column, relationship
 
-# Every constraint and index gets its name from here, so that errors, tests and drops read well. A CHECK is named by
-# hand.
+# Every constraint and index gets its name from here, so that errors, tests and DROP statements are readable. A
+# CHECK is named by hand.
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -25,8 +25,8 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 
-# Relations that are read or referenced but created elsewhere: Supabase makes auth.users, a raw-SQL revision makes the
-# view. It is a MetaData of its own, so that no create_all and no autogenerate of the models can touch it.
+# Relations that are read or referenced but created elsewhere: Supabase creates auth.users, a raw-SQL revision creates
+# the view. They have a MetaData of their own, so that no create_all and no autogenerate of the models can touch it.
 external_metadata = MetaData()
 
 auth_users = Table(
@@ -40,9 +40,9 @@ auth_users = Table(
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(mapped_column, relationship))
 class Promise(MappedAsDataclass, kw_only=True, eq=False, repr=False):
-    """Base of what a table promises: its columns are arguments of the constructor, by name and typed.
+    """Base of the models and mixins: a table's columns are typed keyword arguments of the constructor.
 
-    A column that may be left out says ``default=None``: it is then not sent, and the server's default holds.
+    A column that may be left out has ``default=None``: it is then not sent, and the server's default applies.
     """
 
 
@@ -61,7 +61,7 @@ class Base(Promise, DeclarativeBase):
     def __repr__(self) -> str:
         """Show what identifies the row: the columns of its keys and indexes, as far as they are loaded.
 
-        Nothing that a user has written is in a key or an index, so that a log may hold it.
+        No key or index holds text that a user has written, so the result may be logged.
         """
         mapper, loaded = inspect(type(self)), inspect(self).dict
         names = [mapper.get_property_by_column(column).key for column in identifying_columns(self.__table__)]

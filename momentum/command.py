@@ -1,4 +1,4 @@
-"""The commands of this package: each ends with an exit code, and an error is one line."""
+"""Shared parts of this package's commands: each ends with an exit code, and an error is one line."""
 
 import sys
 import traceback
@@ -21,7 +21,7 @@ class Run:
 
     Attributes:
         url: The database whose passwords are blotted out of the traceback of an unexpected error. Without it no
-            traceback is shown: nobody knows yet what must not be in it, or nobody has asked for one.
+            traceback is shown: the passwords are not known yet, or no traceback was asked for.
     """
 
     url: "URL | None" = None
@@ -68,7 +68,7 @@ def redacted_traceback(error: BaseException, url: "URL") -> str:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what a traceback shows with it: its causes, and the errors that it came up under."""
+    """Yield an error and the others that its traceback shows: its causes and contexts."""
     following: list[BaseException | None] = [error]
     seen: set[int] = set()
     while following:

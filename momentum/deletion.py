@@ -1,4 +1,4 @@
-"""Soft deletion: which rows are live, and how a row is deleted softly. Nothing is filtered without being asked for."""
+"""Soft deletion: a criterion for live rows and a statement that deletes rows. Nothing is filtered implicitly."""
 
 from sqlalchemy import ColumnElement, ColumnExpressionArgument, Update, func, update
 
@@ -8,9 +8,10 @@ from momentum.mixins import SoftDeleted
 def live(model: type[SoftDeleted]) -> ColumnElement[bool]:
     """Return the criterion that a row is not softly deleted: ``select(MomentumEvent).where(live(MomentumEvent))``.
 
+    It works wherever a criterion does, such as in the ON clause of an outer join.
+
     Args:
-        model: A model that can be deleted softly, or an alias of one. It goes wherever a criterion does, into the ON of
-            an outer join for example.
+        model: A model that can be deleted softly, or an alias of one.
     """
     return model.deleted_at.is_(None)
 
@@ -21,12 +22,12 @@ def soft_delete(
     """Return the statement that deletes rows softly: ``soft_delete(MomentumEvent, MomentumEvent.id == event_id)``.
 
     ``deleted_at`` becomes the start of the transaction by the server's clock. Rows that are softly deleted already keep
-    theirs. Sessions and connections execute it, synchronous and asynchronous ones, and it says which rows went where
-    ``.returning(MomentumEvent.id)`` is added.
+    theirs. Execute it with a session or a connection, synchronous or asynchronous; add ``.returning(MomentumEvent.id)``
+    to get the rows that it deleted.
 
     Args:
         model: A model that can be deleted softly.
-        criterion: Which rows; there must be one, so that a forgotten criterion doesn't empty a table.
+        criterion: The rows to delete; it is required, so that forgetting it can't empty a table.
         criteria: Further criteria.
     """
     return update(model).where(live(model), criterion, *criteria).values(deleted_at=func.now())

@@ -1,12 +1,12 @@
 """The errors of this package, as types that a program can catch.
 
-Each message is one clear sentence: what is wrong, where, what to do; never a password. ``exit_code`` is what a command
-line program ends with when it meets the error.
+Each message is one sentence that says what is wrong, where, and what to do; it never contains a password. ``exit_code``
+is the exit code of a command that fails with the error.
 """
 
 
 class MomentumError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises deliberately."""
 
     exit_code = 1
 
@@ -30,19 +30,19 @@ class NotMigratedError(MomentumError):
 
 
 class PreflightError(MomentumError):
-    """The database is not one that the migrations may touch; nothing has been changed."""
+    """The migrations can't run on this database; nothing has been changed."""
 
 
 class MigrationError(MomentumError):
-    """A revision failed; its transaction was rolled back, and the revisions before it stand."""
+    """A revision failed; its transaction was rolled back, and the revisions before it are done."""
 
 
 class RevisionError(MomentumError):
-    """A change of the models can't be written as a revision that loses nothing; no file has been written."""
+    """A change to the models can't be written as a revision that loses nothing; no file has been written."""
 
 
 class VerificationError(MomentumError):
-    """A migrated database is not what its revision makes; nothing is rolled back."""
+    """A migrated database differs from what its revision makes; nothing is rolled back."""
 
 
 class AmbiguousTimeError(MomentumError, ValueError):

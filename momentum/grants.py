@@ -1,9 +1,9 @@
-"""The privileges of clients on a table and on the view; "Who may do what" in docs/schema.md is written from them."""
+"""The privileges of clients on a table and on the view; "Who may do what" in docs/schema.md is generated from them."""
 
 # Supabase grants these roles everything on a new table, so all of it is revoked before anything is granted.
 CLIENTS = ("anon", "authenticated", "service_role")
 
-# The privileges of each role. Row level security holds authenticated back until there is a policy.
+# The privileges of each role. Row-level security hides all rows from authenticated until there is a policy.
 CLIENT_TABLE = {"authenticated": "select, insert, update, delete", "service_role": "all"}
 CLIENT_VIEW = {"authenticated": "select", "service_role": "select"}
 

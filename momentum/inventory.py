@@ -1,6 +1,6 @@
-"""Inventory of what the migrations make in a database, derived from the models where it can be.
+"""Inventory of everything that the migrations create in a database, derived from the models where possible.
 
-The preflight, parking, purge, ``momentum.verify`` and autogenerate go by it. A table added to the models is in it.
+The preflight, parking, purge, ``momentum.verify`` and autogenerate use it. A table added to the models is in it.
 """
 
 from sqlalchemy import Table
@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 from momentum.models import Base, DailyMomentumScore
 from momentum.scores import FRESH_LAYOUT, LAYOUTS, SCHEMAS, TABLE_NAME
 
-# The schema that no client may look into: the migrations' records, the trigger function, and parked tables.
+# The schema that no client may use: the migrations' records, the trigger function, and parked tables.
 PRIVATE_SCHEMA = "momentum_internal"
 
 # In the private schema: Alembic's version, the record of the score table, the rows that other rows have superseded, and
@@ -26,19 +26,19 @@ PRIVATE_FUNCTIONS = (TRIGGER_FUNCTION,)
 PARKED_PREFIX = "parked_"
 PREDECESSOR_PREFIX = "predecessor_"
 
-# The mapped tables, each after the ones that it refers to, and the view; they are in public.
+# The mapped tables, each after those that it refers to, and the view; they are in public.
 TABLES = tuple(table.name for table in Base.metadata.sorted_tables)
 VIEW: str = DailyMomentumScore.__table__.name
 
-# The schema and the relations that are made where there is no score table to adopt.
+# The schema and the relations that are created if there is no score table to adopt.
 FRESH_SCHEMA = SCHEMAS[0]
 FRESH_SCORES = (TABLE_NAME, f"pk_{TABLE_NAME}", FRESH_LAYOUT.key)
 
 # The keys that the migrations give a score table, by the names of the layouts.
 SCORE_KEYS = {layout.name: layout.key for layout in LAYOUTS}
 
-# The tables that the app's earlier migrations may have made under our names. That is a fact of the past, which the
-# revision that copies their rows repeats: a table added later has no predecessor.
+# The tables that the app's earlier migrations may have created under our names. That is history, and the revision that
+# copies their rows repeats it: a table added later has no predecessor.
 PREDECESSORS = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
 
 

@@ -1,4 +1,4 @@
-"""Promises of a table, one per class."""
+"""Mixins for the models, one property of a table per class."""
 
 import uuid
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ class Identified(Promise):
 
 
 class Audited(Promise):
-    """Says when the row was made and when it last changed; a trigger in the database keeps updated_at."""
+    """Records when the row was created and when it last changed; a trigger in the database sets updated_at."""
 
-    # An UPDATE returns what the trigger made of updated_at, so that an instance is never behind its row.
+    # An UPDATE returns the updated_at that the trigger set, so that an instance is never behind its row.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - SQLAlchemy reads it as a plain attribute
 
     created_at: Mapped[DefaultNow] = mapped_column(default=None, sort_order=100, comment="When the row was created.")
@@ -42,14 +42,14 @@ class SoftDeleted(Promise):
 
 
 class OwnedByUser(Promise):
-    """Belongs to one user and goes with that user.
+    """Belongs to one user and is deleted with that user.
 
-    NOT NULL is stricter than the first draft of the schema: the key cascades, so null would have no meaning, and a
-    unique key over (user_id, day) would not hold for nulls.
+    NOT NULL is stricter than the first draft of the schema: the foreign key cascades, so null would have no meaning,
+    and a unique key over (user_id, day) would not hold for nulls.
     """
 
-    # Type checkers read the argument from an annotation, and SQLAlchemy the column from a function, because its key
-    # points into another MetaData, so that each table needs a column of its own and not a copy.
+    # Type checkers read the argument from an annotation. SQLAlchemy gets the column from a function: its foreign key
+    # points into another MetaData, so each table needs a column of its own and not a copy.
     if TYPE_CHECKING:
         user_id: Mapped[uuid.UUID]
     else:

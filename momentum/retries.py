@@ -1,7 +1,7 @@
 """Retries: which errors another attempt may get past, and how long to wait before it.
 
-The migrations and the backfill share these rules. They are plain functions of what the server said, how many attempts
-have failed and a random number, so that a test of them needs neither a database nor a clock.
+The migrations and the backfill share these rules. They are plain functions of the server's answer, the number of
+failed attempts and a random number, so that a test of them needs neither a database nor a clock.
 """
 
 import enum
@@ -18,7 +18,7 @@ TOO_MANY_CONNECTIONS = "53300"
 # A value that doesn't fit (22), a broken constraint (23), an exception raised by a trigger (P0001).
 DATA_ERRORS = ("22", "23", "P0001")
 
-# A wait has long reached its limit by then, and the power of a float must not overflow.
+# By this step a wait has long reached its limit; a larger power of a float could overflow.
 LAST_STEP = 100
 
 
@@ -61,7 +61,7 @@ class Backoff:
 
     Attributes:
         first: Seconds after the first failed attempt.
-        factor: How many times as long as the wait before each later one is.
+        factor: The ratio of each later wait to the one before.
         longest: Seconds that no wait exceeds.
     """
 
@@ -75,7 +75,7 @@ class Backoff:
 
 
 def jittered(seconds: float, chance: float) -> float:
-    """Return between half of a wait and all of it, so that two transactions that collided don't collide again.
+    """Return a random share of a wait, at least half, so that two transactions that collided don't collide again.
 
     Args:
         seconds: The wait.

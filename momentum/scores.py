@@ -1,7 +1,7 @@
 """The layouts of the legacy score table: its day, score and breakdown columns, its key, its default row.
 
-A new layout is one more ``Layout`` in ``LAYOUTS`` and one new revision that adopts, indexes and shows such a table. The
-revisions carry their own sealed SQL; everything else goes by the attributes of a layout, never by which one it is.
+A new layout takes one more ``Layout`` in ``LAYOUTS`` and one revision that adopts, indexes and shows such a table. The
+revisions carry their own sealed SQL; all other code uses the attributes of a layout and never asks which one it is.
 """
 
 import re
@@ -16,8 +16,8 @@ from momentum.errors import NotMigratedError, PreflightError
 TABLE_NAME = "daily_engagement_scores"
 SCHEMAS = ("legacy", "public")
 
-# The places and layouts of a score table, for scripts, which cannot look; ``fresh`` is a database without one. It is
-# LAYOUTS in SCHEMAS, written out because type checkers don't calculate.
+# The schema and layout of a score table, for scripts, which can't look for themselves; ``fresh`` is a database without
+# one. These are LAYOUTS in SCHEMAS, written out because type checkers can't compute them.
 ScoresOption = Literal["fresh", "legacy.seed", "public.seed", "legacy.production", "public.production"]
 
 # Kinds of relations, as pg_class abbreviates them.
@@ -46,17 +46,17 @@ class Layout:
 
     Attributes:
         name: The layout's name in ``momentum_internal.score_table`` and in the option ``scores=``.
-        columns: The columns that the view and the backfill rest on, with their types.
+        columns: The columns that the view and the backfill depend on, with their types.
         moment: The column that the day is derived from.
         day: The SQL expression of a row's UTC day, as in the unique key.
         indexed_day: The same expression as the server prints it in the definition of an index.
         key: The name of the unique key over user and day, if the migrations make it.
         score: The column of the score in points, 0 to 100.
-        breakdown: The column with the JSON object that says how the score came about.
+        breakdown: The column with the JSON object that explains the score.
         default_row: The columns of the row that the backfill inserts, with an SQL expression for each; ``day`` in an
             expression is the day of the row.
         moves_superseded: Whether an upgrade may move rows aside, all but the latest per user and day, to make the key.
-            If not, a table that has several rows per user and day is refused.
+            If not, a table with several rows per user and day is refused.
     """
 
     name: str
@@ -71,14 +71,14 @@ class Layout:
     moves_superseded: bool
 
     def day_in(self, relation: str) -> str:
-        """Return ``day`` with the name of its relation, for a query where another relation has such a column too."""
+        """Return ``day`` qualified with a relation's name, for queries in which another relation has such a column."""
         return re.sub(rf"\b{self.moment}\b", f"{relation}.{self.moment}", self.day)
 
     @property
     def within_days(self) -> str:
         """The SQL condition of a row of the days from ``:first`` to ``:last``.
 
-        It is for a scan: its bounds are worked out once, while ``day`` has to be worked out for each row.
+        It is for a scan: its bounds are computed once, whereas ``day`` has to be computed for each row.
         """
         days = ("cast(:first as date)", "(cast(:last as date) + 1)")
         begin, end = (DAY_OF_ROW.sub(day, self.default_row[self.moment]) for day in days)
@@ -137,7 +137,7 @@ PRODUCTION_LAYOUT = Layout(
 
 LAYOUTS = (SEEDS_LAYOUT, PRODUCTION_LAYOUT)
 
-# The layout of the table that the migrations make where there is none to adopt.
+# The layout of the table that the migrations create if there is none to adopt.
 FRESH_LAYOUT = SEEDS_LAYOUT
 
 
@@ -148,11 +148,11 @@ class ScoreTable:
     Attributes:
         relation: Its name, with the schema.
         layout: Its layout.
-        created: Whether the migrations made it.
+        created: Whether the migrations created it.
         unique_index: The unique index over user and day, with the schema; none until there is one.
-        created_index: Whether the migrations make or have made that index.
-        exists: Whether a table of this name is there.
-        audited: Whether it has the columns that say when a row was made and when it last changed.
+        created_index: Whether the migrations create or have created that index.
+        exists: Whether a table of this name exists.
+        audited: Whether it has the columns ``created_at`` and ``updated_at``.
     """
 
     relation: str
@@ -170,7 +170,7 @@ class ScoreTable:
 
     @property
     def own_key(self) -> str:
-        """The name, with the schema, of the unique key that the migrations make."""
+        """The name, with the schema, of the unique key that the migrations create."""
         return f"{self.schema}.{self.layout.key}"
 
     @property
@@ -189,7 +189,7 @@ class ScoreTable:
 
 
 def find_candidates(connection: Connection) -> list[str]:
-    """Return the relations that are named like the score table, in the schemas where there may be one."""
+    """Return the relations that have the score table's name, in the schemas where it may be."""
     return [
         f"{schema}.{TABLE_NAME}"
         for schema in SCHEMAS
@@ -214,7 +214,7 @@ def find_layout(connection: Connection, relation: str) -> Layout:
         )
     if kind != "r":
         raise PreflightError(
-            f"{relation} is a {RELATION_KINDS.get(str(kind), 'relation')} and no table; move what is in the way, then "
+            f"{relation} is a {RELATION_KINDS.get(str(kind), 'relation')}, not a table; move what is in the way, then "
             "try again."
         )
     rows = connection.execute(
@@ -235,15 +235,15 @@ def find_layout(connection: Connection, relation: str) -> Layout:
     if layout is None:
         expected = " or ".join(", ".join(known.columns) for known in LAYOUTS)
         columns = f"the columns {', '.join(found)}" if found else "no columns"
-        raise PreflightError(f"{relation} has {columns}, which is no known layout; expected are at least {expected}.")
+        raise PreflightError(f"{relation} has {columns}, which is no known layout; at least {expected} are expected.")
     for column, expected in layout.columns.items():
         if found[column] != expected:
             raise PreflightError(f"{relation}.{column} is of type {found[column]}; {expected} is expected.")
     generated = [row.name for row in rows if row.generated and row.name in layout.columns]
     if generated:
         raise PreflightError(
-            f"{relation}.{generated[0]} is a generated column, into which nothing can be written; make it a plain "
-            "column, then try again."
+            f"{relation}.{generated[0]} is a generated column, which cannot be written to; make it a plain column, "
+            "then try again."
         )
     needed = [r.name for r in rows if r.not_null and not r.has_default and r.name not in layout.columns]
     if needed:
@@ -255,7 +255,7 @@ def find_layout(connection: Connection, relation: str) -> Layout:
 
 
 def find_score_table(connection: Connection) -> ScoreTable | None:
-    """Return the score table that the migrations recorded; none if they have not come that far.
+    """Return the score table that the migrations recorded; None if they have not got that far.
 
     Raises:
         NotMigratedError: Its layout is one that this version does not know.

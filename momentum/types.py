@@ -1,4 +1,4 @@
-"""Annotated column types: each says once what all columns of its kind have."""
+"""Annotated column types: each defines once what all columns of its kind share."""
 
 import datetime
 import uuid
@@ -14,14 +14,14 @@ from momentum.errors import AmbiguousTimeError
 
 
 class RefusedTimeError(AmbiguousTimeError, DontWrapMixin):
-    """The same error, which SQLAlchemy does not wrap in one of its own."""
+    """The same error, which SQLAlchemy doesn't wrap in one of its own."""
 
 
 class Unambiguous(TypeDecorator[Any]):
-    """A type that refuses, before it is sent, a value whose meaning the session's time zone would decide."""
+    """A type that refuses, before sending it, a value whose meaning would depend on the session's time zone."""
 
     cache_ok = True
-    # None that is given is null, and not the server's default, as it is for a statement of Core.
+    # An explicit None is sent as null and doesn't mean the server's default, as in a Core statement.
     should_evaluate_none = True
     column: Column[Any] | None = None
     takes: str
@@ -32,14 +32,14 @@ class Unambiguous(TypeDecorator[Any]):
 
     @property
     def python_type(self) -> type[Any]:
-        """The type that is read."""
+        """The Python type of the values that are read."""
         return self.impl_instance.python_type
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Return the value as it is, to be sent.
 
         Raises:
-            AmbiguousTimeError: It is of another kind; the message doesn't repeat it.
+            AmbiguousTimeError: The value is not of this kind; the message doesn't repeat it.
         """
         del dialect
         if value is None or self.accepts(value):
@@ -53,13 +53,13 @@ class Unambiguous(TypeDecorator[Any]):
         )
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
-        """Return this type for a date or datetime on the other side of an operator, and a fitting one for the rest."""
+        """Return this type for a date or datetime on an operator's other side, and a suitable one for anything else."""
         return self if isinstance(value, datetime.date) else self.impl_instance.coerce_compared_value(op, value)
 
 
 @event.listens_for(Unambiguous, "after_parent_attach", propagate=True)
 def name_column(column_type: Unambiguous, column: Column[Any]) -> None:
-    """Let a type know its column, which the error names."""
+    """Store a type's column in it, so that the error can name it."""
     column_type.column = column
 
 
@@ -71,7 +71,7 @@ class Moment(Unambiguous):
     takes = "a datetime with a time zone, such as datetime.now(UTC)"
 
     def accepts(self, value: object) -> bool:
-        """Return whether a value is a datetime that has its offset from UTC."""
+        """Return whether a value is a datetime with an offset from UTC."""
         return isinstance(value, datetime.datetime) and value.utcoffset() is not None
 
 
@@ -87,7 +87,7 @@ class Day(Unambiguous):
         return isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
 
 
-# An instant, always with its time zone: the schema knows UTC only.
+# An instant, always with its time zone: the schema uses UTC only.
 Timestamp = Annotated[datetime.datetime, mapped_column(Moment)]
 
 # An instant that the server sets if the writer does not.
@@ -99,7 +99,7 @@ UtcDay = Annotated[datetime.date, mapped_column(Day)]
 # Points from 0 to 100 with two decimals.
 Points = Annotated[Decimal, mapped_column(Numeric(5, 2))]
 
-# A JSON object. Python's None becomes SQL's null: JSON's own null is no object, and the table would refuse it.
+# A JSON object. Python's None becomes SQL's null: JSON's own null is not an object, and the table would refuse it.
 JsonObject = Annotated[dict[str, Any], mapped_column(JSONB(none_as_null=True))]
 
 # Text without a limit, as Postgres and Supabase recommend.

@@ -1,4 +1,4 @@
-"""How numbers are told in messages."""
+"""The wording of numbers in messages."""
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The models, one table a module."""
+"""The models, one module per table."""
 
 from momentum.base import Base
 from momentum.models.daily_momentum_score import DailyMomentumScore

@@ -1,4 +1,4 @@
-"""The view of the legacy scores, mapped for reading."""
+"""The view over the legacy scores, mapped for reading."""
 
 import uuid
 from typing import NoReturn
@@ -12,9 +12,9 @@ from momentum.types import JsonObject, Points, UtcDay
 
 
 class DailyMomentumScore(Base):
-    """A user's momentum score of a UTC day, in points from 0 to 100, read from the view ``daily_momentum_scores``.
+    """A user's momentum score for a UTC day, in points from 0 to 100, read from the view ``daily_momentum_scores``.
 
-    The view shows the score table, whichever layout that has. It is read-only: flushing an instance raises
+    The view shows the score table, whatever its layout. It is read-only: flushing an instance raises
     ``ReadOnlyError``.
     """
 

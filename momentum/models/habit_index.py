@@ -1,4 +1,4 @@
-"""How firm a user's habits are, one figure a day."""
+"""The strength of a user's habits, one score per day."""
 
 import uuid
 
@@ -12,7 +12,7 @@ from momentum.types import JsonObject, Points, UtcDay
 
 
 class HabitIndex(Identified, OwnedByUser, Audited, SoftDeleted, Base):
-    """A user's habit score of a day, from 0 to 100 points."""
+    """A user's habit score for a day, from 0 to 100 points."""
 
     __tablename__ = "habit_index"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Events of engagement, the raw material of a momentum score."""
+"""Engagement events, the raw material of a momentum score."""
 
 import uuid
 

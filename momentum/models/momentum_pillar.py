@@ -1,4 +1,4 @@
-"""The pillars of momentum: what the points are given for."""
+"""The pillars of momentum: areas of life in which points are earned."""
 
 from sqlalchemy import CheckConstraint
 from sqlalchemy.orm import Mapped, mapped_column

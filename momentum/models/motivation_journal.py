@@ -1,4 +1,4 @@
-"""The journal in which a user writes why, one entry a day."""
+"""The journal of a user's motivation, one entry per day."""
 
 import uuid
 
@@ -12,7 +12,7 @@ from momentum.types import String, UtcDay
 
 
 class MotivationJournal(Identified, OwnedByUser, Audited, SoftDeleted, Base):
-    """A user's answer to a day's prompt.
+    """A user's answer to the day's prompt.
 
     The unique key is full, not partial on live rows, because supabase-js ``upsert`` cannot name a partial index: an
     upsert on a softly deleted day revives it when it sets ``deleted_at`` to null.
