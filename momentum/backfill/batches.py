@@ -18,7 +18,7 @@ def is_low(queued: int, per_transaction: int, workers: int) -> bool:
 
 
 def refill(own: deque[UserGap], queue: deque[UserGap], wanted: int) -> int:
-    """Move users from a queue to a worker's own until these lack enough rows; return how many rows were moved."""
+    """Move users from a queue to a worker's own until those lack enough rows; return how many rows were moved."""
     has = rows_of(own)
     before = has
     while queue and has < wanted:
@@ -33,7 +33,7 @@ def rows_of(gaps: Sequence[UserGap]) -> int:
 
 
 def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
-    """Take users from the front who lack a number of rows at most; the last one's other rows may be left there."""
+    """Take users from the front who lack at most a number of rows; some rows of the last one may be left there."""
     taken: list[UserGap] = []
     while gaps and rows > 0:
         gap = gaps.popleft()
@@ -54,7 +54,7 @@ def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:
 
 
 def is_piece(rows: Sequence[UserDay], fault: Fault) -> bool:
-    """Return whether rows that failed are not worth halving: a single row, or one user's where a lock is in the way.
+    """Return whether failed rows are not worth halving: a single row, or one user's rows if a lock is in the way.
 
     The rows are ordered by user, and a user who is locked is locked on all days.
     """

@@ -67,7 +67,7 @@ class Chunks:
     Args:
         pages: The statements.
         scores: The score table.
-        days: The range that is read of each user.
+        days: The range that is read for each user.
 
     Attributes:
         is_done: Whether there are no more users.
@@ -92,7 +92,7 @@ class Chunks:
         Args:
             session: Where to read.
             read: Reads them.
-            is_small: Returns whether a result is so small that a scan may be for more users.
+            is_small: Returns whether a result is so small that the next scan may cover more users.
 
         Raises:
             sqlalchemy.exc.DBAPIError: The server refused.

@@ -37,7 +37,7 @@ from sqlalchemy import table as table_clause
 
 from momentum.backfill.days import ONE_DAY, DayRange
 
-# Supabase has them all; older stand-ins for it have an auth.users with fewer columns.
+# Supabase has them all; in older stand-ins for it, auth.users has fewer columns.
 OPTIONAL_COLUMNS = ("created_at", "banned_until", "deleted_at", "last_sign_in_at")
 
 ACCOUNTS = table_clause("users", column("id", UUID), *(column(name) for name in OPTIONAL_COLUMNS), schema="auth")

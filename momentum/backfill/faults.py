@@ -1,4 +1,4 @@
-"""The class of an error that the driver raised; what each class means is in ``momentum.retries``."""
+"""The class of an error that the driver raised; ``momentum.retries`` defines the classes."""
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 

@@ -1,4 +1,4 @@
-"""Workers that take users with gaps from a shared queue and insert their rows, a transaction at a time.
+"""Workers that take users with gaps from a shared queue and insert their rows, one transaction at a time.
 
 Users and days are in the same order in every transaction of every run, so two that meet wait for each other, but never
 in a circle. A worker that lost a race, or whose page the server refused, looks again and goes on with smaller pieces,
@@ -32,10 +32,10 @@ from momentum.connect.engine import reason
 from momentum.retries import Fault
 from momentum.wording import counted
 
-# The most users with gaps, and the most who must be looked up, with which one scan is answered.
+# The most users with gaps, and the most users who must be looked up, that one scan may return.
 MOST_GAPS = USERS
 
-# The attempts of a transaction that holds rows of one page only because the page as a whole has failed.
+# The attempts of a transaction for part of a page that failed as a whole.
 ATTEMPTS_OF_A_PIECE = 2
 
 # The rows that a dry run counts in one statement.

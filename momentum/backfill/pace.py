@@ -1,4 +1,4 @@
-"""How many users the next statement reads, and whether by a scan: decisions that need no database.
+"""The number of users that the next statement reads, and whether it scans: decisions that need no database.
 
 They rest on sizes and times that were measured during the run; the planner's statistics may be old.
 """
@@ -10,13 +10,13 @@ from typing import NamedTuple
 USERS = 20_000
 USER_DAYS = 1_500_000
 
-# The most users for whom the table is scanned at once.
+# The most users that one scan of the table may cover.
 SCANNED_USERS = 1_000_000
 # The factor by which a step may be larger than the one before, and by which a step that failed is made smaller.
 GROWTH = 4
 
-# The cost of reading in microseconds, measured: a page of the table when all of it is scanned; a user, and a row of a
-# user, when each is looked up. Where the table is larger than the server's buffers, a row costs a page as well.
+# The measured cost of reading, in microseconds: of a page when the whole table is scanned; of a user, and of a user's
+# row, when each is looked up. Where the table is larger than the server's buffers, a row costs a page as well.
 SCANNED_PAGE = 10.0
 LOOKED_UP_USER = 8.0
 LOOKED_UP_ROW = 0.7
@@ -72,7 +72,7 @@ class Pace:
         return replace(self, number=fewer, most=fewer)
 
     def with_left(self, left: int) -> "Pace":
-        """Return the pace where a scan would be for more users than there are left."""
+        """Return the pace if a scan would cover more users than there are left."""
         number = max(self.looked_up, left)
         return replace(self, number=number, most=number)
 
@@ -89,7 +89,7 @@ def is_scan_cheaper(number: int, days: int, table: TableSize, limit: float) -> b
 
     Args:
         number: The users to read.
-        days: The days to read of each.
+        days: The days to read for each.
         table: The table's size.
         limit: The statement timeout in seconds.
     """

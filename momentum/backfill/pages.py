@@ -54,7 +54,7 @@ class UserGap(NamedTuple):
 
 
 class KeyRange(NamedTuple):
-    """The users whose ids come after one id, up to and including another; None is no bound."""
+    """The users whose ids come after one id, up to and including another; None means no bound."""
 
     after: uuid.UUID | None
     upto: uuid.UUID | None
@@ -265,7 +265,7 @@ class Pages:
     def _read_gaps(
         self, connection: Connection, counted: Select[Any], limit: int | None = None
     ) -> tuple[Gaps, list[uuid.UUID]] | None:
-        """Return the sums of counted users, those with gaps and those in doubt; None if these are too many."""
+        """Return the sums over counted users, those with gaps and those in doubt; None if there are too many."""
         users = counted.subquery("counted")
         sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
         lacking = sure & (users.c.missing > 0)

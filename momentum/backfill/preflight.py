@@ -53,7 +53,7 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
 
     Raises:
         NotMigratedError: The score table is not recorded, or its unique key or a column is missing.
-        ConfigurationError: The role lacks a right, or row level security would hide rows from it.
+        ConfigurationError: The role lacks a right, or row-level security would hide rows from it.
     """
     scores = read_score_table(connection)
     account_columns = read_account_columns(connection)
@@ -90,7 +90,7 @@ def compare_revision(found: Sequence[str], history: Sequence[str]) -> str | None
             f"The database is at revision {', '.join(found)}, which this version doesn't know (its own is "
             f"{history[-1]})"
         )
-    return f"{difference}; what the backfill needs is there."
+    return f"{difference}; it has everything that the backfill needs."
 
 
 class Need(NamedTuple):
@@ -184,14 +184,14 @@ def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
 
 
 def check_hidden_rows(connection: Connection, *relations: str) -> None:
-    """Refuse a role from which row level security hides rows, because the run would count and fill the wrong days."""
+    """Refuse a role from which row-level security hides rows, because the run would count and fill the wrong days."""
     for relation in relations:
         role = connection.scalar(
             text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
         )
         if role is not None:
             raise ConfigurationError(
-                f"Row level security hides rows of {relation} from the role {role}; connect as the database's owner "
+                f"Row-level security hides rows of {relation} from the role {role}; connect as the database's owner "
                 "or as a role with bypassrls."
             )
 

@@ -55,7 +55,7 @@ class Report:
         triggers: The triggers of the score table that fire for the run's rows.
         discrepancies: Rows that differ from their breakdown; None if they were not compared.
         left_over: Eligible user-days without a row, recounted at the end; None if there was no recount.
-        interrupted: Whether the run was stopped before it had finished; another run can do the rest.
+        interrupted: Whether the run was stopped before it had finished; another run can resume it.
         gave_up: Whether it stopped because more rows had failed than allowed.
     """
 
@@ -116,7 +116,7 @@ class Report:
         """Return the report for machines.
 
         Args:
-            resume: The command that does the rest, if anything is left.
+            resume: The command that resumes the run, if anything is left.
         """
         return {
             "dry_run": self.dry_run,

@@ -63,11 +63,11 @@ def run_backfill(
 
     Raises:
         NotMigratedError: The database lacks something that the backfill needs.
-        ConfigurationError: The role lacks a right, or row level security would hide rows from it; the range is in the
+        ConfigurationError: The role lacks a right, or row-level security would hide rows from it; the range is in the
             future; or a trigger would call out of the database.
         DatabaseUnreachableError: It is not known whether a commit took place, because the server doesn't answer.
         sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help, or could not be
-            reached again. Earlier commits stay, and another run does the rest.
+            reached again. Earlier commits stay, and another run resumes.
     """
     started = time.monotonic()
     report = Report(settings.days, settings.dry_run, settings.workers)

@@ -23,7 +23,7 @@ from momentum.retries import Fault, jittered
 
 Result = TypeVar("Result")
 
-# Settings that keep the planner on its path whatever the table's statistics say, which may date from when it was empty.
+# Settings that keep the planner on its path whatever the table's statistics say: they may date from when it was empty.
 # Looking up users one by one: a sequential scan for each would never end, and a bitmap costs more than the few rows
 # that an index finds, all the more if little of the table is in the server's buffers.
 BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}

@@ -1,4 +1,4 @@
-"""The settings of a run, with the defaults that the command, its help and the documentation go by.
+"""The settings of a run, with the defaults that the command, its help and the documentation use.
 
 It imports no SQLAlchemy, so that the command's help needn't wait for that.
 """
@@ -17,7 +17,7 @@ MOST_ROWS_PER_COMMIT = 1000
 MOST_WORKERS = 16
 MOST_DAYS_OF_ACTIVITY = 36_500
 
-# Rows from which on the error rate is judged while a run goes on; fewer are no sample.
+# The number of rows from which the error rate is judged during a run; fewer are no sample.
 SAMPLE = 1000
 
 
@@ -61,7 +61,7 @@ class Settings:
     Attributes:
         days: The range of UTC days.
         users: Only these users; everyone if empty.
-        active_within: N, to fill only users who signed in on or after the range's first day less N days, or had a
+        active_within: N, to fill only users who signed in on or after the range's first day minus N days, or had a
             momentum event in the N days up to and including the day. None: all active users.
         page_size: The most rows in an INSERT.
         commit_every: The most rows between two commits.

@@ -89,7 +89,7 @@ def read_triggers(connection: Connection, relation: str, event: str) -> list[Tri
 
 
 def when(bits: int) -> str:
-    """Return when a trigger fires, as CREATE TRIGGER says it."""
+    """Return when a trigger fires, in the words of CREATE TRIGGER."""
     moment = "before" if bits & BEFORE else "after"
     events = " or ".join(event for event, bit in EVENTS.items() if bits & bit)
     return f"{moment} {events} for each {'row' if bits & FOR_EACH_ROW else 'statement'}"

@@ -39,7 +39,7 @@ class UndoReport:
         dry_run: Whether nothing was deleted; ``deleted`` counts the rows that would have been deleted.
         listed: Rows that the manifest lists and the run has looked at.
         deleted: Rows that were still the untouched default, and are gone.
-        kept: Rows that have got a score or were changed otherwise since, and stay.
+        kept: Rows that have since got a score or changed otherwise, and stay.
         absent: Rows that don't exist any more.
         failed: Rows that still exist, because the server refused to delete them.
         commits: Commits of at least one page.
@@ -141,7 +141,7 @@ def run_undo(
             logger.info("each deleted row fires the trigger %s", trigger)
         if not settings.dry_run:
             check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
-        # Users who were deleted or banned since still have rows to take back, and the range doesn't matter.
+        # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
         eligibility = Eligibility(database.account_columns, settings.days, database.now)
         undoing = Undoing(session, Pages(database.scores, eligibility), settings, report, logged(on_failure))
         for rows in batches(read_manifest(manifest), settings.commit_every):
@@ -157,7 +157,7 @@ def run_undo(
 
 
 class Undoing:
-    """Deletes the rows of a manifest, a transaction at a time."""
+    """Deletes the rows of a manifest, one transaction at a time."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class Undoing:
 
         Args:
             rows: The rows; if the server refuses them they are halved, until those at fault are alone.
-            attempts: How often the transaction is tried; None: as the settings say.
+            attempts: How often the transaction is tried; None means as often as the settings say.
         """
         report = self._report
         # A run that was undone and repeated with the same manifest has listed its rows twice.

@@ -78,7 +78,7 @@ def test_a_database_at_an_earlier_revision_is_filled_or_refused_until_it_is_migr
             assert "inserted 1 " in " ".join(done.stdout.split()) + " "
             assert done.stderr.splitlines()[0] == (
                 f"The database is at revision {revision}, before this version's own, {HISTORY[-1]}; "
-                "what the backfill needs is there."
+                "it has everything that the backfill needs."
             )
             return
         error = refusal(url)
@@ -106,7 +106,7 @@ def go_ahead(scores: Scores) -> None:
 
 LATER = (
     f"The database is at revision 0123456789ab, which this version doesn't know (its own is {HISTORY[-1]}); "
-    "what the backfill needs is there."
+    "it has everything that the backfill needs."
 )
 
 
@@ -137,7 +137,7 @@ def test_a_database_that_names_no_revision_is_filled_if_it_has_what_is_needed(sc
     add_users(scores.engine, 1)
     done = call("--to", str(DAY), "--days", "1", url=scores.url)
     assert (done.returncode, scores.count()) == (0, 1)
-    assert f"The database names no revision (this version's own is {HISTORY[-1]}); what the" in done.stderr
+    assert f"The database names no revision (this version's own is {HISTORY[-1]}); it has everything" in done.stderr
 
 
 @pytest.mark.parametrize("missing", ["unique key", "column", "table", "record"])
@@ -178,7 +178,9 @@ def test_a_database_without_events_is_refused_only_where_they_count(scores: Scor
     ],
 )
 def test_the_revision_of_a_database_is_compared_with_the_own_one(found: list[str], said: str | None) -> None:
-    assert compare_revision(found, ["aaa", "bbb", "ccc"]) == (said and f"{said}; what the backfill needs is there.")
+    assert compare_revision(found, ["aaa", "bbb", "ccc"]) == (
+        said and f"{said}; it has everything that the backfill needs."
+    )
 
 
 def unique_key(scores: Scores) -> str:
@@ -245,7 +247,7 @@ def test_a_role_from_which_rows_are_hidden_is_refused(scores: Scores, hidden: st
     with reader_of(scores, hidden) as (name, url):
         error = refusal(url)
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
-        assert f"Row level security hides rows of {hidden} from the role {name}" in str(error)
+        assert f"Row-level security hides rows of {hidden} from the role {name}" in str(error)
 
 
 def test_a_role_from_which_events_are_hidden_is_refused_where_they_count(scores: Scores) -> None:
@@ -253,7 +255,7 @@ def test_a_role_from_which_events_are_hidden_is_refused_where_they_count(scores:
     with reader_of(scores, "public.momentum_events") as (name, url):
         error = refusal(url, Settings(ONE_DAY, active_within=30))
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
-        assert f"Row level security hides rows of public.momentum_events from the role {name}" in str(error)
+        assert f"Row-level security hides rows of public.momentum_events from the role {name}" in str(error)
         engine = engine_of(url)
         run_backfill(engine, Settings(ONE_DAY, dry_run=True))
 
