@@ -1,6 +1,6 @@
-"""How a database is reached: its URL as text, the project on Supabase, the env file, the connection.
+"""Access to a database: its URL as text, the project on Supabase, the env file, the connection.
 
-A service needs ``as_text`` alone, which writes a ``sqlalchemy.URL`` for other programs; the modules are this package's.
+A service needs only ``as_text``, which writes a ``sqlalchemy.URL`` for other programs; the modules are internal.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["as_text"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what this package offers when it is first asked for: ``--help`` reads names from it without SQLAlchemy."""
+    """Import a public name on first use: ``--help`` reads names from this package without SQLAlchemy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from momentum.connect import url

@@ -1,4 +1,4 @@
-"""The connection to a database, and what the driver's errors become."""
+"""The connection to a database, and the translation of the driver's errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         require_tls(url),
         poolclass=NullPool,
         hide_parameters=True,
-        # No column of ours is one, and looking for the type costs every engine a round trip.
+        # We have no hstore column, and looking for the type costs every engine a round trip.
         use_native_hstore=False,
         connect_args=connect_arguments(url, application_name),
     )
@@ -54,7 +54,7 @@ def execute_script(connection: "Connection", sql: str) -> None:
 def lost_connection(error: DBAPIError) -> bool:
     """Return whether an error means that there is no connection, or no longer one."""
     code = getattr(error.orig, "sqlstate", None)
-    # An error of psycopg's without an SQLSTATE has lost its connection or never had one.
+    # A psycopg error without an SQLSTATE means that the connection was lost or never existed.
     return error.connection_invalidated or code is None or code.startswith(LOST_CONNECTION)
 
 

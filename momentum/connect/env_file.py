@@ -1,4 +1,4 @@
-"""Where the database's URL and the operator's key come from: an option, the environment, the env file."""
+"""The sources of the database's URL and the operator's key: an option, the environment, the env file."""
 
 import datetime
 import logging
@@ -17,17 +17,17 @@ from momentum.errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# What Supabase's dashboard writes where the password belongs.
+# The placeholder for the password in the URLs that Supabase's dashboard shows.
 TO_FILL_IN = "[YOUR-PASSWORD]"
 
 log = logging.getLogger("momentum.database")
 
 
 class EnvFile:
-    """The operator's env file, read when a value of it is asked for.
+    """The operator's env file, read when a value is first needed.
 
     Args:
-        name: The file if one was named; it must exist then. Otherwise the default one, if it exists.
+        name: The file, which must exist if it is named. By default the default env file, if it exists.
         warn: Called with each warning.
     """
 
@@ -59,7 +59,7 @@ class EnvFile:
         """
         from dotenv import dotenv_values  # here, because most callers have no such file
 
-        # dotenv skips a line that it cannot read, and logs a warning for each; nobody asked for those.
+        # dotenv skips each line that it cannot parse and logs a warning, which is of no use here.
         logging.getLogger("dotenv").setLevel(logging.ERROR)
         try:
             with self.path.open(encoding="utf-8") as stream:
@@ -72,7 +72,9 @@ class EnvFile:
             raise ConfigurationError(f"There is no env file {self}; name another with --env-file.") from error
         except OSError as error:
             raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from error
-        except UnicodeError as error:  # It has what it could not decode, and is no cause to keep.
+        except (
+            UnicodeError
+        ) as error:  # It holds the bytes that it could not decode, so it must not be kept as the cause.
             raise ConfigurationError(f"The env file {self} cannot be read ({type(error).__name__}).") from None
 
     def url(self) -> "URL | None":
@@ -90,8 +92,7 @@ class EnvFile:
                     return url.set(password=password)
                 if url.password == TO_FILL_IN:
                     raise ConfigurationError(
-                        f"{name} in {self} has {TO_FILL_IN} for a password; fill it in, or write it as "
-                        "SUPABASE_DB_PASSWORD."
+                        f"{name} in {self} has {TO_FILL_IN} for a password; fill it in, or set SUPABASE_DB_PASSWORD."
                     )
                 return url
         if self.values.get("SUPABASE_DB_PASSWORD"):
@@ -110,16 +111,15 @@ def find_url(
     """Return the URL from the option, the environment or the env file, the first of these that has one.
 
     Args:
-        given: The option's value, if it was used. Empty is an error: if a script's variable was not set, no other
-            database may take its place.
+        given: The option's value, if it was given. An empty value is an error: if a script's variable is not set, no
+            other database may be used instead.
         option: The option's name, such as ``-x url=``, for errors.
-        env_file: The env file, or its name if one was named; it must exist then. Otherwise the default one, if it
-            exists.
-        use_env_file: False where a URL from the env file would be too easy a way to a production database.
+        env_file: The env file, or its name; a named file must exist. By default the default env file, if it exists.
+        use_env_file: False if it would be too easy to reach a production database through the env file.
         environ: The environment.
 
     Raises:
-        ConfigurationError: No URL was found, or it is not one of Postgres.
+        ConfigurationError: No URL was found, or it is not a Postgres URL.
     """
     if given is not None:
         return parse_url(given, option)
@@ -136,10 +136,10 @@ def find_url(
 
 
 def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse a database of Supabase's unless the operator holds its project's service-role key.
+    """Refuse a database on Supabase unless the operator holds its project's service-role key.
 
-    The key is looked at and sent nowhere: the database's own user does the work. No connection is made here. Nothing is
-    asked for a database that is not Supabase's.
+    The key is checked and sent nowhere: the database's own user does the work. No connection is made here. For a
+    database that is not on Supabase, nothing is checked.
 
     Args:
         url: The database that is going to be changed.
@@ -168,7 +168,7 @@ def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, 
     named = project_named(values.get("SUPABASE_URL", ""))
     if named not in (None, project):
         raise ConfigurationError(
-            f"SUPABASE_URL is of project {named}, and the database is of project {project}; they belong together."
+            f"SUPABASE_URL belongs to project {named}, but the database belongs to project {project}; they must match."
         )
     if reason := objection_to_key(key, project, datetime.datetime.now(datetime.UTC)):
         raise ConfigurationError(f"{SERVICE_ROLE_KEY} {reason}; take the service-role key of project {project}.")

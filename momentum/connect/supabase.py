@@ -1,4 +1,4 @@
-"""A project on Supabase: which one a database belongs to, its URL, TLS, and its service-role key."""
+"""A project on Supabase: its reference, its database's URL, TLS, and its service-role key."""
 
 import datetime
 import os
@@ -17,7 +17,7 @@ DIRECT_HOST = re.compile(r"db\.([a-z0-9]+)\.supabase\.(?:co|in|net)")
 POOLER_HOST = re.compile(r"(.+\.)?pooler\.supabase\.com")
 PROJECT_URL = re.compile(r"https://([a-z0-9]+)\.supabase\.(?:co|in|net)/?")
 
-# sslmode=require, and the modes that ask for more.
+# sslmode=require, and the stricter modes.
 STRICT_TLS = ("require", "verify-ca", "verify-full")
 
 SECRET_KEY = re.compile(r"sb_secret_[\w-]+")
@@ -25,12 +25,12 @@ PUBLISHABLE_KEY = "sb_publishable_"
 
 
 def value_of(url: "URL", name: str, variable: str) -> str:
-    """Return an option from a URL's query, or the environment's, which libpq takes if the URL has none."""
+    """Return an option from a URL's query, or from the environment, which libpq uses if the URL has none."""
     return ",".join(url.normalized_query.get(name, ())) or os.environ.get(variable, "")
 
 
 def hosts(url: "URL") -> list[str]:
-    """Return the hosts of a URL without their ports, as a name server would compare them."""
+    """Return the hosts of a URL without their ports, normalized as DNS compares them."""
     named = [url.host] if url.host else value_of(url, "host", "PGHOST").split(",")
     return [host.partition(":")[0].lower().rstrip(".") for host in named if host]
 
@@ -58,7 +58,7 @@ def project_of(url: "URL") -> str | None:
 
 
 def project_named(project_url: str) -> str | None:
-    """Return the reference in SUPABASE_URL; None if a domain of the project's own hides it."""
+    """Return the reference in SUPABASE_URL; None if the project's custom domain hides it."""
     match = PROJECT_URL.fullmatch(project_url.strip().lower())
     return match[1] if match else None
 
@@ -69,10 +69,10 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
     Args:
         values: The env file's variables, with SUPABASE_DB_PASSWORD. SUPABASE_DB_HOST may name the session pooler, for
             machines that can't reach the direct host, which has only an IPv6 address.
-        origin: Where they were found, for the error.
+        origin: Where the variables were found, for the error.
 
     Raises:
-        ConfigurationError: SUPABASE_URL is missing, or has no reference in it.
+        ConfigurationError: SUPABASE_URL is missing, or contains no reference.
     """
     from sqlalchemy import URL
 
@@ -80,7 +80,7 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
     if project is None:
         raise ConfigurationError(
             f"SUPABASE_DB_PASSWORD in {origin} needs SUPABASE_URL=https://REFERENCE.supabase.co next to it; or "
-            "write the whole URL as SUPABASE_DB_URL."
+            "set the whole URL as SUPABASE_DB_URL."
         )
     host = values.get("SUPABASE_DB_HOST", f"db.{project}.supabase.co")
     user = f"postgres.{project}" if POOLER_HOST.fullmatch(host.lower()) else "postgres"
@@ -91,7 +91,7 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
 def require_tls(url: "URL") -> "URL":
     """Return the URL with ``sslmode=require`` if it leads to Supabase and asks for less."""
     sslmode = value_of(url, "sslmode", "PGSSLMODE")
-    # With the system's certificates libpq verifies on its own, and refuses to do less.
+    # With the system's certificates, libpq verifies by default and refuses weaker modes.
     verifies = not sslmode and value_of(url, "sslrootcert", "PGSSLROOTCERT") == "system"
     if not is_supabase(url) or sslmode in STRICT_TLS or verifies:
         return url
@@ -102,24 +102,24 @@ def objection_to_key(key: str, project: str, now: datetime.datetime) -> str | No
     """Return what is wrong with a key, as the end of a sentence that repeats no part of it; None if it is right.
 
     Args:
-        key: A secret key, or a JWT as it was before those. A secret key does not say which project it is for. The
-            JWT's signature can't be verified without the project's secret; this check is not for that.
+        key: A secret key, or a JWT, its predecessor. A secret key doesn't say which project it is for. The
+            signature of a JWT can't be verified without the project's secret, and is not checked here.
         project: The reference of the database's project.
         now: The time at which the key must still be valid.
     """
     if SECRET_KEY.fullmatch(key):
         return None
     if key.startswith(PUBLISHABLE_KEY):
-        return "is a publishable key, which anyone may have, and not a secret one"
+        return "is a publishable key, which anyone may have, not a secret one"
 
-    import jwt  # here, because most callers meet no such key
+    import jwt  # here, because most callers have no such key
 
     try:
         claims = jwt.decode(key, options={"verify_signature": False})
     except jwt.PyJWTError:
         return "is neither a secret key nor a JWT"
     if claims.get("role") == "anon":
-        return "is the anon key, which anyone may have: its role is anon and not service_role"
+        return "is the anon key, which anyone may have: its role is anon, not service_role"
     if claims.get("role") != "service_role":
         return "has a role other than service_role"
     if claims.get("ref") != project:

@@ -50,7 +50,7 @@ def test_the_first_way_that_has_a_url_wins(tmp_path: Path, first: int) -> None:
 def test_an_empty_variable_counts_as_not_set_and_an_empty_option_as_a_mistake() -> None:
     environ = {"MOMENTUM_DATABASE_URL": "", "DATABASE_URL": url_named("app")}
     assert find_url(None, option="-x url=", environ=environ).database == "app"
-    with pytest.raises(ConfigurationError, match="from -x url= is not one of Postgres"):
+    with pytest.raises(ConfigurationError, match="from -x url= is not a Postgres URL"):
         find_url("", option="-x url=", environ=environ)
 
 

@@ -89,7 +89,7 @@ def test_supabase_url_has_the_reference_unless_the_project_has_a_domain_of_its_o
         (SECRET_KEY, None),
         (token(exp=None), None),
         (token(exp=NOW.timestamp() + 1), None),
-        (token(role="anon"), "is the anon key, which anyone may have: its role is anon and not service_role"),
+        (token(role="anon"), "is the anon key, which anyone may have: its role is anon, not service_role"),
         (token(role="anon", ref=OTHER, exp=1), "is the anon key"),
         (token(role="authenticated"), "has a role other than service_role"),
         (token(role=None), "has a role other than service_role"),
@@ -148,7 +148,7 @@ REFUSALS = {
     "another project's URL": (
         DIRECT,
         [f"SUPABASE_URL=https://{OTHER}.supabase.co", f"SUPABASE_SERVICE_ROLE_KEY={SECRET_KEY}"],
-        f"SUPABASE_URL is of project {OTHER}, and the database is of project {PROJECT}",
+        f"SUPABASE_URL belongs to project {OTHER}, but the database belongs to project {PROJECT}",
     ),
 }
 

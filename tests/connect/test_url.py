@@ -35,7 +35,7 @@ def test_each_way_to_write_postgres_is_a_url_for_psycopg(scheme: str) -> None:
 def test_what_is_no_url_of_postgres_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         parse_url(text, "DATABASE_URL")
-    assert str(refusal.value).startswith("The database URL from DATABASE_URL is not one of Postgres; it reads postgres")
+    assert str(refusal.value).startswith("The database URL from DATABASE_URL is not a Postgres URL; the form is ")
     assert SECRET not in str(refusal.value)
     assert refusal.value.__context__ is None
 
@@ -45,8 +45,8 @@ def test_a_url_with_another_driver_is_refused_for_that(driver: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         parse_url(f"postgresql+{driver}://postgres:{SECRET}@localhost/app", "DATABASE_URL")
     assert str(refusal.value) == (
-        "The database URL from DATABASE_URL names another driver than psycopg, version 3, which is used here; write it "
-        "without one: postgresql://USER:PASSWORD@HOST:PORT/NAME."
+        "The database URL from DATABASE_URL names a driver other than psycopg 3, which is used here; write it without "
+        "a driver: postgresql://USER:PASSWORD@HOST:PORT/NAME."
     )
 
 
