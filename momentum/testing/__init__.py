@@ -1,9 +1,9 @@
-"""A real Postgres for development and tests, with what Supabase gives and the migrations applied.
+"""A real Postgres for development and tests, set up like Supabase and with the migrations applied.
 
     with running_server() as server, server.database() as url, Session(create_engine(url)) as session:
         add_scores(session, add_user(session), {day: 72.5})
 
-Under pytest the fixtures ``momentum_database_url`` and ``momentum_session`` are there without an import.
+Under pytest, the fixtures ``momentum_database_url`` and ``momentum_session`` are available without an import.
 ``python -m momentum.testing start`` keeps a local one running.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["Server", "add_scores", "add_user", "install_pgtap", "running_server"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: pytest loads the plugin in this package in every run, used or not."""
+    """Import a public name on first use: pytest loads the plugin in this package in every run, used or not."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

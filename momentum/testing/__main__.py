@@ -16,9 +16,9 @@ NAME = "momentum"
 
 
 def start() -> str:
-    """Start the server if it is not running, bring its database to the newest revision and return the URL."""
+    """Start the server if it is not running, upgrade its database to head and return the URL."""
     DIRECTORY.parent.mkdir(exist_ok=True)
-    # The folder keeps itself out of a repository whose own .gitignore doesn't know it.
+    # The folder ignores itself, in case the repository's own .gitignore doesn't list it.
     (DIRECTORY.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     server = start_embedded(DIRECTORY, keep_running=True)
     with create_engine(parse_url(server.get_uri(), "the server"), "momentum-testing").connect() as connection:
@@ -35,17 +35,17 @@ def start() -> str:
 
 
 def stop() -> str:
-    """Stop the server; its data stay for the next start."""
+    """Stop the server; its data is kept for the next start."""
     if not (DIRECTORY / "postmaster.pid").exists():
         return "No local database is running."
     start_embedded(DIRECTORY, keep_running=True).stop()
-    return f"Stopped. The data stay in {DIRECTORY}."
+    return f"Stopped. The data is kept in {DIRECTORY}."
 
 
 def run(command: list[str]) -> int:
-    """Run a command with the URL of a migrated database of its own in the environment, and return its exit code."""
+    """Run a command with the URL of its own migrated database in the environment, and return its exit code."""
     with running_server() as server, server.database() as url:
-        # Each variable that somebody reads, so that no part of the command goes to another database.
+        # Every variable that may be read, so that no part of the command uses another database.
         env = {**os.environ, **dict.fromkeys(URL_VARIABLES, as_text(url))}
         try:
             return subprocess.run(command, env=env, check=False).returncode
@@ -54,7 +54,7 @@ def run(command: list[str]) -> int:
 
 
 def main() -> int:
-    """Carry out the command of the program's arguments and return the exit code."""
+    """Run the command given by the program's arguments and return the exit code."""
     try:
         match sys.argv[1:]:
             case ["start"]:

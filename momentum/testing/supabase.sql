@@ -1,15 +1,15 @@
--- What Supabase gives every project and a plain Postgres lacks, as far as this schema rests on it. For databases of
--- development and tests only, never applied by a migration.
+-- The parts of a Supabase project that a plain Postgres lacks and this schema depends on. For development and test
+-- databases only, never applied by a migration.
 
 do $stand_in$
 declare
   role text;
 begin
   if to_regclass('auth.users') is not null then
-    raise exception 'auth.users is there already: this is a Supabase database, or the stand-in was applied before';
+    raise exception 'auth.users already exists: this is a Supabase database, or the stand-in was applied before';
   end if;
 
-  -- Roles belong to the whole server, and two databases may be made at the same moment.
+  -- Roles belong to the whole server, and two databases may be created at the same moment.
   foreach role in array array['anon', 'authenticated', 'service_role'] loop
     begin
       execute format('create role %I nologin', role);
@@ -52,7 +52,7 @@ $$;
 
 grant usage on schema auth, extensions, public to anon, authenticated, service_role;
 
--- The trap that the migrations must close: everything new in public belongs to everybody.
+-- The trap that the migrations must close: all privileges on everything new in public are granted to clients.
 alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
 alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
 alter default privileges in schema public grant all on functions to anon, authenticated, service_role;

@@ -93,7 +93,7 @@ def test_a_server_is_stopped_when_its_test_fails() -> None:
             "url",
             ["No server answers at 127.0.0.1:1/app", "MOMENTUM_TEST_DATABASE_URL"],
         ),
-        ({"MOMENTUM_TEST_DATABASE_URL": "s3cret"}, "url", ["from MOMENTUM_TEST_DATABASE_URL is not one of Postgres"]),
+        ({"MOMENTUM_TEST_DATABASE_URL": "s3cret"}, "url", ["from MOMENTUM_TEST_DATABASE_URL is not a Postgres URL"]),
         ({"MOMENTUM_TEST_POSTGRES": "12"}, "embedded", ["no embedded PostgreSQL 12", "16 or 18"]),
         (
             {"MOMENTUM_TEST_IMAGE": "momentum/no-such-image:0", "DOCKER_HOST": "unix:///nowhere.sock"},
@@ -227,7 +227,7 @@ def test_the_stand_in_never_touches_a_database_that_has_users(server: Server, fo
         else:
             apply_stand_in(url)
         before = snapshot(url)
-        with pytest.raises(ConfigurationError, match=r"auth\.users is there already"):
+        with pytest.raises(ConfigurationError, match=r"already has a table auth\.users"):
             apply_stand_in(url)
         assert snapshot(url) == before
     finally:
