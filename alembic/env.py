@@ -1,4 +1,4 @@
-"""Alembic's environment: a door to momentum.migrate.run, which has what happens behind it."""
+"""Alembic's environment: a thin entry point to momentum.migrate.run."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ on_command_line = context.config.cmd_opts is not None
 
 if on_command_line and context.config.config_file_name is not None:
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-    # Of Alembic's log, an operator wants to see which revisions run, and nothing of how.
+    # From Alembic's log, an operator needs to see only which revisions run.
     logging.getLogger("alembic.runtime.migration").addFilter(lambda record: record.getMessage().startswith("Running"))
 
 try:

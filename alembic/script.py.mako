@@ -3,21 +3,21 @@ import re
 
 
 def finished(steps):
-    """Return the steps without the comments in which Alembic asks for a look."""
+    """Return the steps without the comments in which Alembic asks for a review."""
     return re.sub(r"(?m)^ *# ###.*\n?", "", steps).strip()
 %><%
 parts = config.attributes.get("momentum_revisions", {}).get(up_revision, {})
 %>"""${message[0].upper()}${message[1:]}."""
 
-# How each kind of change goes up and back, and why: docs/changing_the_schema.md. In short, and kept by tests:
+# docs/changing_the_schema.md has the upgrade and downgrade of each kind of change, and why. In short, and tested:
 # - One change; under 300 lines; imports alembic and sqlalchemy only, never momentum: it must mean the same in ten
 #   years. It names every schema in full, and every constraint through op.f(). `creates` names what it adds to public.
-# - Neither way drops a table or a column: op.park_table, op.park_column, and op.take_back_or_... the other way.
-# - It changes catalogs only. What reads or writes all rows has a revision of its own, outside of transactions, blocks
-#   no client, and bears being run again, because a kill can come at any moment. What that drops on the way back it
-#   drops in after_downgrade(), which runs when the version is gone.
-# - Nothing takes ACCESS EXCLUSIVE on auth.users or on an adopted score table; tests/scenarios/lock_budget.txt has the
-#   locks of each revision.
+# - Neither direction drops a table or a column: op.park_table, op.park_column, and op.take_back_or_... to undo them.
+# - It changes catalogs only. A statement that reads or writes all rows has a revision of its own, outside of
+#   transactions, blocks no client, and can be run again, because a kill can come at any moment. Its downgrade drops
+#   things in after_downgrade(), which runs after the version is removed.
+# - Nothing takes ACCESS EXCLUSIVE on auth.users or on an adopted score table; tests/scenarios/lock_budget.txt lists
+#   the locks of each revision.
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ depends_on: str | Sequence[str] | None = ${repr(depends_on)}
 # The relations that this revision adds to public.
 creates: tuple[str, ...] = ${repr(parts.get("creates", ()))}
 % if parts.get("parks"):
-# The columns that it parks, which a purge may so drop.
+# The columns that it parks, which a purge may therefore drop.
 parks: tuple[str, ...] = ${repr(parts["parks"])}
 % endif
 
@@ -49,6 +49,6 @@ def downgrade() -> None:
 
 
 def after_downgrade() -> None:
-    """Undo what blocks no client, when the revision's version is gone."""
+    """Run the steps that block no client, after the revision's version is removed."""
     ${finished(parts["after_downgrade"])}
 % endif

@@ -15,11 +15,11 @@ creates: tuple[str, ...] = ()
 
 
 def upgrade() -> None:
-    """Make the function and the table; the schema is there already, because the version table is in it too."""
+    """Create the function and the table; the schema already exists, because the version table is in it."""
     op.execute("comment on schema momentum_internal is 'Private to the momentum migrations: clients have no access.'")
     op.execute("revoke all on schema momentum_internal from public, anon, authenticated, service_role")
     op.execute("revoke all on table momentum_internal.alembic_version from public, anon, authenticated, service_role")
-    # A downgrade leaves the function behind, because parked tables keep their triggers: so it may be there already.
+    # A downgrade leaves the function behind, because parked tables keep their triggers, so it may already exist.
     op.execute("""
 create or replace function momentum_internal.set_updated_at() returns trigger
 language plpgsql

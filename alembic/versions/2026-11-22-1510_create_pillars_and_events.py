@@ -161,10 +161,10 @@ def create_momentum_events(op: Operations) -> None:
 
 
 def finish_table(op: Operations, table: str) -> None:
-    """Give a table its trigger, row level security and grants.
+    """Give a table its trigger, row-level security and grants.
 
-    Supabase gives anon and authenticated everything on a new table, and row level security does not stop TRUNCATE: so
-    all is revoked before anything is granted. There is no policy yet, and so clients see no row until a later revision.
+    Supabase grants anon and authenticated everything on a new table, and row-level security does not stop TRUNCATE, so
+    all is revoked before anything is granted. There is no policy yet, so clients see no row until a later revision.
     """
     op.execute(f"""
 create trigger set_updated_at before update on public.{table}

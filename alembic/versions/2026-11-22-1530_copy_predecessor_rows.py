@@ -17,9 +17,9 @@ creates: tuple[str, ...] = ()
 # Each after the one that it refers to.
 TABLES = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
 
-# For every row of a predecessor that was looked at: what it was like, and why it could not be copied. So a row that was
-# written to a predecessor between a downgrade and the next upgrade is told from one that has been copied before, which
-# may have been changed in our table since.
+# For every row of a predecessor that was processed: its fingerprint, and the reason if it could not be copied. The
+# fingerprint distinguishes a row that was written to a predecessor between a downgrade and the next upgrade from one
+# that was copied before and may have been changed in our table since.
 BOOKKEEPING = """
 create table if not exists momentum_internal.predecessor_rows (
   relation text not null,
@@ -29,8 +29,8 @@ create table if not exists momentum_internal.predecessor_rows (
   constraint pk_predecessor_rows primary key (relation, id)
 )"""
 
-# A page of 500 rows is copied and committed, and then the next one, in the order of the ids. A row that breaks a rule
-# of our table costs its page a second look, row by row; it stays where it is.
+# Rows are copied in pages of 500, in the order of the ids, with a commit after each page. If a row violates a
+# constraint of our table, its page is copied again row by row, and that row stays where it is.
 COPY = r"""
 do $copy_predecessor_rows$
 declare
@@ -75,7 +75,7 @@ begin
     ), copied as (
       insert into public.{table} (%2$s)
       select %2$s from changed as c where %4$s
-      -- A row of ours with the same id that didn't come from here is somebody else's.
+      -- A row of ours with the same id that did not come from here is left as it is.
       on conflict (id) do update set %3$s
       where exists (
         select from momentum_internal.predecessor_rows as r where r.relation = '{table}' and r.id = excluded.id
@@ -96,8 +96,8 @@ begin
   $merge$, source, columns, assignments, unchanged);
 
   loop
-    -- For this page only: while it has locked users it doesn't wait for another one. The trigger of our table goes by
-    -- the next, and a row's text, of which the fingerprint is made, depends on the others.
+    -- For this page only: while it holds locks on users, it must not wait long for another. The trigger of our table
+    -- reads the next setting, and a row's text, from which the fingerprint is made, depends on the others.
     perform set_config('lock_timeout', '300ms', true);
     perform set_config('momentum.keep_updated_at', 'yes', true), set_config('timezone', 'UTC', true),
       set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
@@ -129,7 +129,7 @@ begin
 end
 $copy_predecessor_rows$"""
 
-# A script whose reader goes on after an error must not come to a version that it hasn't got.
+# A psql that continues after an error must not record a version whose rows have not been copied.
 CHECK = """
 do $check_predecessor_rows$
 declare
@@ -161,7 +161,7 @@ log = logging.getLogger("momentum.migrations")
 
 
 def upgrade() -> None:
-    """Copy what fits into our tables; what doesn't stays parked, is counted and named. Nothing to do without them."""
+    """Copy the rows that fit into our tables; log the others, which stay parked. Does nothing without predecessors."""
     context = op.get_context()
     if context.as_sql:
         tables = TABLES if context.opts["existing"] == "adopt" else ()
@@ -199,4 +199,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Do nothing: what was copied stays in our tables, and the predecessors are put back with them."""
+    """Do nothing: copied rows stay in our tables, and the predecessors are put back when those are parked."""

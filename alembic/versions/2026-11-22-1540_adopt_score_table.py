@@ -47,7 +47,7 @@ declare
   expected constant text := {expected};
   found constant text := case when adopted is null then 'fresh' else found_schema || '.' || found_layout end;
 begin
-  -- The preflight says these things in better words; a script has no preflight.
+  -- The preflight has better messages for these cases, but a script has no preflight.
   if to_regclass('legacy.daily_engagement_scores') is not null
     and to_regclass('public.daily_engagement_scores') is not null then
     raise exception 'there are two tables daily_engagement_scores, in legacy and in public; keep one';
@@ -77,7 +77,7 @@ begin
 end
 $find_score_table$"""
 
-# Rows of an adopted table that share a user and a day with a later one move here, and back on the way down. The table
+# Rows of an adopted table that share a user and a day with a later one move here, and back in a downgrade. The table
 # stays when it is empty: dropping it would take an ACCESS EXCLUSIVE lock on auth.users. It has the columns that the
 # adopted table has now, which may differ from those before an earlier downgrade.
 KEEP_SUPERSEDED = """
@@ -92,9 +92,9 @@ begin
     return;
   end if;
   if to_regclass('momentum_internal.superseded_scores') is null then
-    -- Without the rules of the adopted table: it may lose one, and then these rows need not keep it either.
+    -- Without the constraints of the adopted table: it may drop one, and then these rows need not satisfy it either.
     execute format('create table momentum_internal.superseded_scores as table %s with no data', adopted);
-    -- Where a publication is for all tables, no row could be deleted otherwise, and no user who has one.
+    -- Otherwise, with a publication for all tables, no row could be deleted, nor any user who has one.
     alter table momentum_internal.superseded_scores replica identity full;
     alter table momentum_internal.superseded_scores
       add constraint fk_superseded_scores_user_id_users
@@ -160,7 +160,7 @@ $open_legacy$""")
 
 
 def downgrade() -> None:
-    """Park the table if we made it; leave an adopted one where it is, as it is."""
+    """Park the table if we created it; leave an adopted one as it is."""
     op.execute("""
 do $leave_score_table$
 declare
@@ -171,7 +171,7 @@ begin
     if found.granted_usage then
       revoke usage on schema legacy from service_role;
     end if;
-    -- If others have put something there meanwhile, the schema stays.
+    -- If others have created something in it meanwhile, the schema stays.
     if found.created_schema and not exists (
       select from pg_catalog.pg_depend
       where refclassid = 'pg_catalog.pg_namespace'::regclass and refobjid = 'legacy'::regnamespace
@@ -240,7 +240,7 @@ def create_daily_engagement_scores(op: Operations) -> None:
         schema="legacy",
         comment="Momentum scores: one row per user and UTC day. Clients read it through public.daily_momentum_scores.",
     )
-    # Made with the table, and parked and taken back with it: on a full table it would take a while.
+    # Created, parked and taken back with the table: on a full table it would take a while.
     op.create_index(
         op.f("uq_daily_engagement_scores_user_id_utc_day"),
         "daily_engagement_scores",
@@ -256,7 +256,7 @@ def create_daily_engagement_scores(op: Operations) -> None:
 create trigger set_updated_at before update on legacy.daily_engagement_scores
   for each row execute function momentum_internal.set_updated_at()""")
     op.execute("alter table legacy.daily_engagement_scores enable row level security")
-    # Without this policy the view, which asks with its reader's rights, would show its readers nothing.
+    # Without this policy the view, which queries with its reader's rights, would show its readers nothing.
     op.execute("""
 create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
   for select to authenticated using ((select auth.uid()) = user_id)""")

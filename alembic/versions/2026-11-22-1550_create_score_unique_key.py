@@ -14,11 +14,11 @@ depends_on: str | Sequence[str] | None = None
 # The relations that this revision adds to public.
 creates: tuple[str, ...] = ()
 
-# The layouts of the score table that this revision indexes, for the preflight: it looks for what would prevent the key.
+# The layouts of the score table that this revision indexes, for the preflight, which looks for obstacles to the key.
 layouts: tuple[str, ...] = ("seed", "production")
 concerns_scores: tuple[str, ...] = ("indexes",)
 
-# How often new duplicates may come in between their move and the key, before that is given up.
+# The number of times that new duplicates may arrive between the move and the key before the revision gives up.
 ROUNDS = 5
 
 # By layout: the key's name, the day in it, and the same as the server prints it. The view has the same expression, so
@@ -32,7 +32,7 @@ KEYS = {
     "production": ("uq_daily_engagement_scores_user_id_score_date", "score_date", "score_date"),
 }
 
-# A unique index of the table's own that serves as well: over user and day, for every row, checked immediately.
+# A unique index of the table's own that can serve as the key: over user and day, for every row, checked immediately.
 OWN_KEY = """
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 from pg_catalog.pg_index as i
@@ -47,7 +47,7 @@ where
 order by c.relname
 limit 1"""
 
-# A script can't make an index only where there is none: no condition may contain CONCURRENTLY.
+# A script can't create an index only if there is none: CONCURRENTLY is not allowed inside a DO block.
 RECORD_OWN_KEY = """
 do $record_own_key$
 begin
@@ -63,10 +63,10 @@ begin
 end
 $record_own_key$"""
 
-# The latest score of a user and UTC day stays, of two at the same moment the one with the higher id, else the one that
-# lies further back in the table. The others move, whole, in pages of 500, with a commit after each. A row that is
-# locked, or that changed since it was found, is left to the next round: nobody is waited for, and no row moves whose
-# successor is gone.
+# The latest score per user and UTC day stays; of two at the same moment, the one with the higher id, or else the one
+# further back in the table. The others are moved, with all their columns, in pages of 500, with a commit after each. A
+# row that is locked, or that changed since it was found, is left to the next round: the move waits for nobody, and no
+# row is moved whose successor is gone.
 MOVE = r"""
 do $move_superseded_scores$
 declare
@@ -173,7 +173,7 @@ begin
 end
 $put_back_superseded_scores$"""
 
-# For scripts too: a psql that goes on after an error must not arrive at a version without its changes.
+# For scripts too: a psql that continues after an error must not reach a version without its changes.
 RECORD = """
 do $record_unique_key$
 begin
@@ -219,7 +219,7 @@ log = logging.getLogger("momentum.migrations")
 
 
 def upgrade() -> None:
-    """Use the table's own unique index, or move duplicates aside and make one, while clients go on."""
+    """Use the table's own unique index, or move duplicates aside and create one, without blocking clients."""
     relation, layout = find_adopted()
     if relation is None:
         return
@@ -261,14 +261,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget the key, which is dropped after that."""
+    """Remove the key from the record; it is dropped afterwards."""
     if op.get_context().as_sql:
         op.execute(EXPECT.format(scores=op.get_context().opts["scores"]))
     op.execute("update momentum_internal.score_table set unique_index = null where not created_table")
 
 
 def after_downgrade() -> None:
-    """Drop the key if we made it, while clients go on, and put the superseded scores back."""
+    """Drop the key if we created it, without blocking clients, and put the superseded scores back."""
     relation, layout = find_adopted()
     if relation is None:
         return

@@ -12,17 +12,17 @@ depends_on: str | Sequence[str] | None = None
 # The relations that this revision adds to public.
 creates: tuple[str, ...] = ("daily_momentum_scores",)
 
-# The layouts of the score table over which this revision makes the view.
+# The layouts of the score table over which this revision creates the view.
 layouts: tuple[str, ...] = ("seed", "production")
 
 RECORDED = "exists (select from momentum_internal.score_table where layout in ('seed', 'production'))"
 
 
 def upgrade() -> None:
-    """Make the view over the recorded score table; over a table of another layout a later revision makes it.
+    """Create the view over the recorded score table; for a table of another layout, a later revision does.
 
-    The day is always the one in UTC; a plain cast to date would depend on the session's time zone. The view checks
-    rights and policies as its reader (security_invoker), so that a user sees the user's own rows only.
+    The day is always in UTC; a plain cast to date would depend on the session's time zone. The view checks
+    rights and policies as its reader (security_invoker), so that users see their own rows only.
     """
     op.park_predecessor("daily_momentum_scores", only_if=RECORDED)
     op.execute("""
@@ -71,7 +71,7 @@ def downgrade() -> None:
 do $drop_view$
 begin
   if {RECORDED} then
-    -- An adopted score table that was dropped with cascade has taken the view along.
+    -- If an adopted score table was dropped with cascade, the view is gone too.
     drop view if exists public.daily_momentum_scores;
   end if;
 end

@@ -53,7 +53,7 @@ declare
   expected constant text := 'fresh';
   found constant text := case when adopted is null then 'fresh' else found_schema || '.' || found_layout end;
 begin
-  -- The preflight says these things in better words; a script has no preflight.
+  -- The preflight has better messages for these cases, but a script has no preflight.
   if to_regclass('legacy.daily_engagement_scores') is not null
     and to_regclass('public.daily_engagement_scores') is not null then
     raise exception 'there are two tables daily_engagement_scores, in legacy and in public; keep one';
@@ -94,9 +94,9 @@ begin
     return;
   end if;
   if to_regclass('momentum_internal.superseded_scores') is null then
-    -- Without the rules of the adopted table: it may lose one, and then these rows need not keep it either.
+    -- Without the constraints of the adopted table: it may drop one, and then these rows need not satisfy it either.
     execute format('create table momentum_internal.superseded_scores as table %s with no data', adopted);
-    -- Where a publication is for all tables, no row could be deleted otherwise, and no user who has one.
+    -- Otherwise, with a publication for all tables, no row could be deleted, nor any user who has one.
     alter table momentum_internal.superseded_scores replica identity full;
     alter table momentum_internal.superseded_scores
       add constraint fk_superseded_scores_user_id_users
