@@ -1,4 +1,4 @@
--- {relation}: what the catalog says of it, compared with the model {class}.
+-- {relation}: the facts in the catalog, compared with the model {class}.
 -- Made by `make pgtap-sql` from {source}
 -- and momentum/grants.py: change these, not this file.
 begin;
@@ -8,7 +8,7 @@ select plan({count});
 -- The model as a temporary {kind}, so that the server, whichever version it is, spells the facts of both alike.
 {model}
 
--- An unlogged table would lose its rows in a crash; without row level security every client would see every row. A
+-- An unlogged table would lose its rows in a crash; without row-level security every client would see every row. A
 -- temporary table is neither lost nor another role's.
 create function pg_temp.properties(relation regclass) returns setof text language sql stable
 as $$
@@ -39,7 +39,7 @@ select results_eq(
   '{relation} is of the right kind, with the right owner, row security and comment'
 );
 
--- Notices a column that is added, dropped or renamed, and one whose type, NOT NULL, default or comment drifts. A view
+-- Detects a column that is added, dropped or renamed, and one whose type, NOT NULL, default or comment drifts. A view
 -- has its columns in a fixed order; a column that is added to a table comes last, wherever the model has it. A parked
 -- column, with its keys and indexes, waits for the way back and belongs to no model.
 create function pg_temp.columns(relation regclass) returns setof text language sql stable
@@ -84,7 +84,7 @@ select results_eq(
   '{relation} has no rules of its own'
 );
 
--- Without its trigger updated_at would stay as it was wherever a writer does not think of it.
+-- Without its trigger, updated_at would stay as it was whenever a writer does not set it.
 create function pg_temp.triggers(relation regclass) returns setof text language sql stable
 as $$
   select regexp_replace(pg_get_triggerdef(oid), ' ON \S+', '') || ' ' || tgenabled::text
@@ -99,7 +99,7 @@ select results_eq(
   '{relation} has exactly these triggers'
 );
 
--- Supabase gives clients everything on a new table, and row level security does not stop TRUNCATE. A privilege on one
+-- Supabase grants clients everything on a new table, and row-level security does not stop TRUNCATE. A privilege on one
 -- column is not in the list of the table's privileges.
 create function pg_temp.privileges(relation regclass) returns setof text language sql stable
 as $$

@@ -1,15 +1,15 @@
 -- Distributes a migrated database over the workers of a Citus cluster, each user's rows on one of them.
 --
--- For the layout that the migrations make where there was no score table (legacy.daily_engagement_scores). Run it on
--- the coordinator, in the database in which `create extension citus` was said and the migrations ran, with no client at
--- work: it locks every table until it is done.
+-- For the layout that the migrations create if there is no score table (legacy.daily_engagement_scores). Run it on the
+-- coordinator, in the migrated database, after `create extension citus`, while no client is working: it locks every
+-- table until it is done.
 --
 --   psql -v ON_ERROR_STOP=1 -f sql/citus/distribute.sql "$MOMENTUM_DATABASE_URL"
 --
--- It is one transaction: where something is refused, nothing has changed. sql/citus/undistribute.sql is the way back.
+-- It is one transaction: if anything is refused, nothing has changed. sql/citus/undistribute.sql undoes it.
 begin;
 
--- Look first: what Citus would refuse halfway through is said here in one sentence.
+-- Checks first: anything that Citus would refuse halfway through is refused here, in one sentence.
 do $look_first$
 declare
   name text;
@@ -58,7 +58,7 @@ $look_first$;
 -- rows; this one changes nothing but its own row.
 select set_config('citus.enable_unsafe_triggers', 'on', true);
 
--- One connection a worker: what one statement has made in this transaction the next one must see.
+-- One connection per worker, so that each statement sees what earlier ones in this transaction created.
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
 -- The foreign keys go first, because for a moment one of their two sides would be distributed and the other not.
@@ -74,8 +74,8 @@ drop constraint fk_habit_index_pillar_id_momentum_pillars;
 alter table legacy.daily_engagement_scores
 drop constraint fk_daily_engagement_scores_user_id_users;
 
--- A unique key must hold the column by which the rows are distributed: a worker can't see the others' rows. The other
--- unique keys hold the user as they are.
+-- A unique key must include the distribution column, because a worker can't see the rows of the others. The other
+-- unique keys already include the user.
 alter table public.momentum_events
 drop constraint pk_momentum_events,
 add constraint pk_momentum_events primary key (user_id, id);
@@ -94,7 +94,7 @@ drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 for select to authenticated using (auth.uid() = user_id);
 
--- Each worker gets all pillars, and its own share of the users with everything that is theirs.
+-- Each worker gets all pillars, and its own share of the users with all their rows.
 select create_reference_table('public.momentum_pillars');
 select create_distributed_table('auth.users', 'id', colocate_with => 'none');
 select create_distributed_table('public.momentum_events', 'user_id', colocate_with => 'auth.users');
@@ -102,7 +102,7 @@ select create_distributed_table('public.motivation_journal', 'user_id', colocate
 select create_distributed_table('public.habit_index', 'user_id', colocate_with => 'auth.users');
 select create_distributed_table('legacy.daily_engagement_scores', 'user_id', colocate_with => 'auth.users');
 
--- The foreign keys again, with their names: between rows that stand on the same worker they hold as before.
+-- The foreign keys are added again under their names: between rows on the same worker they hold as before.
 alter table public.momentum_events
 add constraint fk_momentum_events_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;

@@ -1,12 +1,12 @@
--- Brings a database that sql/citus/distribute.sql has distributed back to the coordinator, as the migrations made it.
+-- Moves a database that sql/citus/distribute.sql has distributed back to the coordinator, as the migrations made it.
 --
--- Run it there with no client at work: it locks every table until it is done, and the coordinator's disk must hold all
--- rows.
+-- Run it there while no client is working: it locks every table until it is done, and the coordinator's disk must hold
+-- all rows.
 --
 --   psql -v ON_ERROR_STOP=1 -f sql/citus/undistribute.sql "$MOMENTUM_DATABASE_URL"
 --
--- It is one transaction: where something is refused, nothing has changed. `python -m momentum.verify` finds nothing
--- after it.
+-- It is one transaction: if anything is refused, nothing has changed. Afterwards `python -m momentum.verify` finds no
+-- differences.
 begin;
 
 do $look_first$
@@ -14,17 +14,17 @@ declare
   name text;
 begin
   if to_regclass('pg_dist_partition') is null then
-    raise exception 'this database has no Citus, and so nothing in it is distributed';
+    raise exception 'this database has no Citus, so nothing in it is distributed';
   end if;
   foreach name in array array[
     'auth.users', 'public.momentum_pillars', 'public.momentum_events', 'public.motivation_journal',
     'public.habit_index', 'legacy.daily_engagement_scores'
   ] loop
     if to_regclass(name) is null then
-      raise exception 'there is no table %; this is no database that sql/citus/distribute.sql has distributed', name;
+      raise exception 'there is no table %; sql/citus/distribute.sql has not distributed this database', name;
     end if;
     if not exists (select from pg_dist_partition where logicalrelid = to_regclass(name)) then
-      raise exception '% is not distributed; this is no database that sql/citus/distribute.sql has distributed', name;
+      raise exception '% is not distributed; sql/citus/distribute.sql has not distributed this database', name;
     end if;
   end loop;
 end
@@ -34,7 +34,7 @@ select set_config('citus.enable_unsafe_triggers', 'on', true);
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
 -- Citus recreates each table with its rows, keys, indexes, triggers and policies, but without its comments, and drops
--- the old one with what stands on it. So the view and all comments are remembered, and said again at the end.
+-- the old one with everything that depends on it. So the view and all comments are saved, and restored at the end.
 create temporary table remembered on commit drop as
 select
   1 as turn,
@@ -72,7 +72,7 @@ where
   );
 drop view public.daily_momentum_scores;
 
--- The foreign keys go first, as on the way there.
+-- The foreign keys go first, as in distribute.sql.
 alter table public.momentum_events
 drop constraint fk_momentum_events_user_id_users,
 drop constraint fk_momentum_events_pillar_id_momentum_pillars;
@@ -127,13 +127,13 @@ alter table legacy.daily_engagement_scores
 add constraint fk_daily_engagement_scores_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;
 
--- The subquery is evaluated once a statement, where the server is one.
+-- On a single server the subquery is evaluated once per statement.
 drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores;
 create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 for select to authenticated using ((select auth.uid()) = user_id);
 
--- On Supabase what is new in public belongs to everybody, and the tables are new: so all is revoked before anything is
--- granted, as the migrations do it.
+-- On Supabase everything new in public is granted to clients, and these tables are new. So all is revoked before
+-- anything is granted, as in the migrations.
 do $say_again$
 declare
   command text;

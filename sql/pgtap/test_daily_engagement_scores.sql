@@ -1,11 +1,11 @@
--- legacy.daily_engagement_scores: the score table where the migrations made it, behind the view daily_momentum_scores.
+-- legacy.daily_engagement_scores: the score table as the migrations create it, behind the view daily_momentum_scores.
 begin;
 
 select plan(37);
 
--- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
--- session's own user only, so the role is set around the statement alone; the exception takes back the role together
--- with what the statement did.
+-- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
+-- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
+-- and the statement's effects.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
@@ -26,7 +26,7 @@ $$;
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
--- An unlogged table would lose its rows in a crash; without row level security every client would see every row.
+-- An unlogged table would lose its rows in a crash; without row-level security every client would see every row.
 select is(
   (
     select
@@ -60,7 +60,7 @@ select is(
   'legacy.daily_engagement_scores is a logged table with row level security'
 );
 
--- Notices a column that is added, dropped, renamed or moved, and one whose type, NOT NULL, default or comment drifts.
+-- Detects a column that is added, dropped, renamed or moved, and one whose type, NOT NULL, default or comment drifts.
 select results_eq(
   $$
     select
@@ -97,7 +97,7 @@ select results_eq(
 );
 
 -- A key or check that is missing, weaker than it reads, deferrable or not validated lets through what it should refuse.
--- The rules that PostgreSQL 18 keeps for NOT NULL are left out here, because the columns above say them.
+-- The constraints that PostgreSQL 18 has for NOT NULL are left out here, because the columns above show them.
 select results_eq(
   $$
     select conname::text collate "default", pg_get_constraintdef(oid)
@@ -126,10 +126,10 @@ select is_empty(
     from pg_catalog.pg_constraint
     where conrelid = 'legacy.daily_engagement_scores'::regclass and not convalidated
   $$,
-  'every constraint of legacy.daily_engagement_scores holds for the rows of old too'
+  'every constraint of legacy.daily_engagement_scores holds for old rows too'
 );
 
--- The unique index counts days by the very expression of the view, so that a search by day can use it.
+-- The unique index has the same expression for the day as the view, so that a search by day can use it.
 select results_eq(
   $$
     select
@@ -158,7 +158,7 @@ select results_eq(
   'legacy.daily_engagement_scores has exactly these indexes, all of them usable'
 );
 
--- Without its trigger updated_at would stay as it was wherever the writer does not think of it.
+-- Without its trigger, updated_at would stay as it was whenever a writer does not set it.
 select results_eq(
   $$
     select pg_get_triggerdef(oid), tgenabled::text
@@ -192,7 +192,7 @@ select is_empty(
   'legacy.daily_engagement_scores has no rule'
 );
 
--- The view asks with its reader's rights: without this policy it would show nothing, and with a wider one too much.
+-- The view queries with its reader's rights: without this policy it would show nothing, and with a wider one too much.
 select results_eq(
   $$
     select
@@ -220,8 +220,8 @@ select results_eq(
   'legacy.daily_engagement_scores has exactly the policy that lets users see their own rows'
 );
 
--- Supabase gives clients everything on a new table, and row level security does not stop TRUNCATE. What ALL is differs
--- between versions of Postgres, so the server says it.
+-- Supabase grants clients everything on a new table, and row-level security does not stop TRUNCATE. The meaning of
+-- ALL differs between versions of Postgres, so the server is asked.
 select results_eq(
   $$
     select
@@ -294,17 +294,17 @@ select results_eq(
     order by holder
   $$,
   $$values ('owner', 'CREATE, USAGE'), ('service_role', 'USAGE')$$,
-  'of all clients only service_role may look into schema legacy'
+  'of all clients only service_role may use schema legacy'
 );
 
--- The comment tells a stranger what the schema is there for.
+-- The comment tells a newcomer what the schema is for.
 select is(
   obj_description('legacy'::regnamespace, 'pg_namespace'),
   'Scores from before momentum.',
   'schema legacy says what it holds'
 );
 
--- The people of the tests below, by name.
+-- The users of the tests below, by name.
 create function pg_temp.ann() returns uuid language sql immutable
 as $$select '10000000-0000-4000-8000-00000000000a'::uuid$$;
 
@@ -313,7 +313,7 @@ as $$select '10000000-0000-4000-8000-00000000000b'::uuid$$;
 
 insert into auth.users (id) values (pg_temp.ann()), (pg_temp.ben());
 
--- A writer that sends the least must get a whole row; a score may be missing.
+-- A writer that sends the minimum must get a complete row; a score may be missing.
 select lives_ok(
   $$insert into legacy.daily_engagement_scores (user_id, score_ts) values (pg_temp.ann(), '2026-03-01 12:00+00')$$,
   'a row needs no more than user_id and score_ts'
@@ -329,7 +329,7 @@ select results_eq(
   'the server gives a new row its key and its times'
 );
 
--- A full row, so that the rules below are known not to refuse everything.
+-- A complete row, to show that the constraints below don't refuse everything.
 select lives_ok(
   $$
     insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown, source)
@@ -338,7 +338,7 @@ select lives_ok(
   'a score of another user on the same day may be 100 and have a breakdown and a source'
 );
 
--- Each rule is proved by being refused: a rule that is misspelt and ignored would still read well.
+-- Each constraint is proved by a refusal: one that is misspelt and has no effect would still read well.
 select throws_ok(
   $$insert into legacy.daily_engagement_scores (id, user_id, score_ts) values (null, pg_temp.ben(), now())$$,
   '23502',
@@ -438,7 +438,7 @@ select throws_ok(
   'two scores never share a key'
 );
 
--- The key counts the days of UTC, wherever the writer's session thinks it is.
+-- The key uses UTC days, whatever the time zone of the writer's session.
 set local time zone 'Pacific/Kiritimati';
 
 select throws_ok(
@@ -448,7 +448,7 @@ select throws_ok(
   $$,
   '23505',
   'duplicate key value violates unique constraint "uq_daily_engagement_scores_user_id_utc_day"',
-  'a user has one score a UTC day'
+  'a user has one score per UTC day'
 );
 
 select lives_ok(
@@ -566,7 +566,7 @@ select results_eq(
   'an update sets updated_at, whatever the writer says, and nothing else'
 );
 
--- A user who leaves takes the rows along.
+-- Deleting a user deletes the user's rows.
 select lives_ok($$delete from auth.users where id = pg_temp.ann()$$, 'a user with scores can be deleted');
 
 select is_empty(

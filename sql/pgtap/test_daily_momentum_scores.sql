@@ -3,9 +3,9 @@ begin;
 
 select plan(8);
 
--- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
--- session's own user only, so the role is set around the statement alone; the exception takes back the role together
--- with what the statement did.
+-- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
+-- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
+-- and the statement's effects.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
@@ -39,7 +39,7 @@ select is(
   'public.daily_momentum_scores shows every row of the score table'
 );
 
--- The people of the tests below, by name.
+-- The users of the tests below, by name.
 create function pg_temp.ann() returns uuid language sql immutable
 as $$select '10000000-0000-4000-8000-00000000000a'::uuid$$;
 

@@ -1,4 +1,4 @@
--- public.habit_index: what the catalog says of it, compared with the model HabitIndex.
+-- public.habit_index: the facts in the catalog, compared with the model HabitIndex.
 -- Made by `make pgtap-sql` from momentum/models/habit_index.py
 -- and momentum/grants.py: change these, not this file.
 begin;
@@ -39,7 +39,7 @@ revoke all on table pg_temp.model from public, anon, authenticated, service_role
 grant select, insert, update, delete on table pg_temp.model to authenticated;
 grant all on table pg_temp.model to service_role;
 
--- An unlogged table would lose its rows in a crash; without row level security every client would see every row. A
+-- An unlogged table would lose its rows in a crash; without row-level security every client would see every row. A
 -- temporary table is neither lost nor another role's.
 create function pg_temp.properties(relation regclass) returns setof text language sql stable
 as $$
@@ -70,7 +70,7 @@ select results_eq(
   'public.habit_index is of the right kind, with the right owner, row security and comment'
 );
 
--- Notices a column that is added, dropped or renamed, and one whose type, NOT NULL, default or comment drifts. A view
+-- Detects a column that is added, dropped or renamed, and one whose type, NOT NULL, default or comment drifts. A view
 -- has its columns in a fixed order; a column that is added to a table comes last, wherever the model has it. A parked
 -- column, with its keys and indexes, waits for the way back and belongs to no model.
 create function pg_temp.columns(relation regclass) returns setof text language sql stable
@@ -115,7 +115,7 @@ select results_eq(
   'public.habit_index has no rules of its own'
 );
 
--- Without its trigger updated_at would stay as it was wherever a writer does not think of it.
+-- Without its trigger, updated_at would stay as it was whenever a writer does not set it.
 create function pg_temp.triggers(relation regclass) returns setof text language sql stable
 as $$
   select regexp_replace(pg_get_triggerdef(oid), ' ON \S+', '') || ' ' || tgenabled::text
@@ -130,7 +130,7 @@ select results_eq(
   'public.habit_index has exactly these triggers'
 );
 
--- Supabase gives clients everything on a new table, and row level security does not stop TRUNCATE. A privilege on one
+-- Supabase grants clients everything on a new table, and row-level security does not stop TRUNCATE. A privilege on one
 -- column is not in the list of the table's privileges.
 create function pg_temp.privileges(relation regclass) returns setof text language sql stable
 as $$

@@ -1,11 +1,11 @@
--- momentum_internal: the schema of the migrations themselves, which no client may look into.
+-- momentum_internal: the schema of the migrations themselves, which no client may use.
 begin;
 
 select plan(16);
 
--- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
--- session's own user only, so the role is set around the statement alone; the exception takes back the role together
--- with what the statement did.
+-- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
+-- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
+-- and the statement's effects.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
@@ -74,7 +74,7 @@ select set_eq(
   'no client gets into momentum_internal'
 );
 
--- The migrations' role does with them what it has to. There is one row in each.
+-- The migrations' role may do everything that it has to with them. Each holds one row.
 select results_eq(
   $$
     select pg_temp.attempt(pg_temp.owner(), statement)
@@ -143,7 +143,7 @@ select results_eq(
   'the tables of momentum_internal are granted to nobody'
 );
 
--- Downgrade, backfill and verify believe score_table: what it cannot hold, it cannot say wrongly.
+-- Downgrade, backfill and verify trust score_table: a value that it cannot hold cannot mislead them.
 select results_eq(
   $$
     select
@@ -190,7 +190,7 @@ select results_eq(
   'the tables of momentum_internal have exactly these columns in this order'
 );
 
--- Two rows would be two truths. The rules that PostgreSQL 18 keeps for NOT NULL are said by the columns above.
+-- Two rows could contradict each other. The constraints that PostgreSQL 18 has for NOT NULL are in the columns above.
 select results_eq(
   $$
     select conname::text collate "default", pg_get_constraintdef(oid)
@@ -218,7 +218,7 @@ select is_empty(
       conrelid in ('momentum_internal.alembic_version'::regclass, 'momentum_internal.score_table'::regclass)
       and not convalidated
   $$,
-  'every constraint of momentum_internal holds for the rows of old too'
+  'every constraint of momentum_internal holds for old rows too'
 );
 
 -- The keys need their indexes, and such small tables no others.
@@ -345,7 +345,7 @@ select is(
   'set_updated_at runs as its caller with an empty path, and nobody else may call it'
 );
 
--- Every table's updated_at is as good as this body.
+-- Every table's updated_at depends on this body.
 select is(
   (
     select prosrc
@@ -365,7 +365,7 @@ end
   'set_updated_at does what it says and nothing else'
 );
 
--- A second function here would be one that nobody has looked at.
+-- A second function here would be one that nobody has reviewed.
 select results_eq(
   $$
     select oid::regprocedure::text

@@ -1,11 +1,11 @@
--- public.momentum_pillars: what momentum points are given for.
+-- public.momentum_pillars: areas of life in which users earn momentum points.
 begin;
 
 select plan(14);
 
--- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
--- session's own user only, so the role is set around the statement alone; the exception takes back the role together
--- with what the statement did.
+-- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
+-- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
+-- and the statement's effects.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
@@ -26,7 +26,7 @@ $$;
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
--- A client that sends the least must get a whole row.
+-- A client that sends the minimum must get a complete row.
 select lives_ok(
   $$insert into public.momentum_pillars (name) values ('pgTAP: sleep')$$,
   'a row needs no more than name'
@@ -42,7 +42,7 @@ select results_eq(
   'the server gives a new row its key and its times'
 );
 
--- Each rule is proved by being refused: a rule that is misspelt and ignored would still read well.
+-- Each constraint is proved by a refusal: one that is misspelt and has no effect would still read well.
 select throws_ok(
   $$insert into public.momentum_pillars (id, name) values (null, 'pgTAP: food')$$,
   '23502',
@@ -102,7 +102,7 @@ select throws_ok(
   'two pillars never share a key'
 );
 
--- Anyone who holds the public key must get nowhere, and TRUNCATE is the action that row level security does not stop.
+-- Anyone who holds the public key must get nowhere, and TRUNCATE is the action that row-level security does not stop.
 select set_eq(
   $$
     select pg_temp.attempt('anon', statement)

@@ -1,11 +1,11 @@
--- public.motivation_journal: what moves a user, in the user's own words.
+-- public.motivation_journal: motivation in users' own words.
 begin;
 
 select plan(20);
 
--- Returns how a statement ends for a role, with a user's token if one is named, and undoes it. pgTAP itself runs as the
--- session's own user only, so the role is set around the statement alone; the exception takes back the role together
--- with what the statement did.
+-- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
+-- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
+-- and the statement's effects.
 create function pg_temp.attempt(actor text, statement text, signed_in uuid default null) returns text
 language plpgsql
 as $$
@@ -26,7 +26,7 @@ $$;
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
--- The people of the tests below, by name.
+-- The users of the tests below, by name.
 create function pg_temp.ann() returns uuid language sql immutable
 as $$select '10000000-0000-4000-8000-00000000000a'::uuid$$;
 
@@ -40,7 +40,7 @@ insert into auth.users (id) values (pg_temp.ann()), (pg_temp.ben());
 
 insert into public.momentum_pillars (id, name) values (pg_temp.pillar(), 'pgTAP: a pillar');
 
--- A client that sends the least must get a whole row.
+-- A client that sends the minimum must get a complete row.
 select lives_ok(
   $$insert into public.motivation_journal (user_id, date) values (pg_temp.ann(), '2026-03-01')$$,
   'a row needs no more than user_id, date'
@@ -56,7 +56,7 @@ select results_eq(
   'the server gives a new row its key and its times'
 );
 
--- A full row, so that the rules below are known not to refuse everything.
+-- A complete row, to show that the constraints below don't refuse everything.
 select lives_ok(
   $$
     insert into public.motivation_journal (user_id, date, pillar_id, prompt, response, motivation_type)
@@ -65,7 +65,7 @@ select lives_ok(
   'an entry of another user on the same day may have a pillar and texts'
 );
 
--- Each rule is proved by being refused: a rule that is misspelt and ignored would still read well.
+-- Each constraint is proved by a refusal: one that is misspelt and has no effect would still read well.
 select throws_ok(
   $$insert into public.motivation_journal (id, user_id, date) values (null, pg_temp.ben(), '2026-03-02')$$,
   '23502',
@@ -105,7 +105,7 @@ select throws_ok(
   $$insert into public.motivation_journal (user_id, date, deleted_at) values (pg_temp.ben(), '2026-03-01', now())$$,
   '23505',
   'duplicate key value violates unique constraint "uq_motivation_journal_user_id_date"',
-  'a user has one entry a day, deleted or not'
+  'a user has one entry per day, deleted or not'
 );
 
 select throws_ok(
@@ -146,7 +146,7 @@ select lives_ok(
   'an upsert on user_id and date works'
 );
 
--- Anyone who holds the public key must get nowhere, and TRUNCATE is the action that row level security does not stop.
+-- Anyone who holds the public key must get nowhere, and TRUNCATE is the action that row-level security does not stop.
 select set_eq(
   $$
     select pg_temp.attempt('anon', statement)
@@ -230,7 +230,7 @@ select throws_matching(
   'a pillar that public.motivation_journal refers to cannot be deleted'
 );
 
--- A user who leaves takes the rows along.
+-- Deleting a user deletes the user's rows.
 select lives_ok(
   $$delete from auth.users where id = pg_temp.ann()$$,
   'a user with rows in public.motivation_journal can be deleted'
