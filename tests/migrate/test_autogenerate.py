@@ -169,6 +169,29 @@ def test_what_reads_every_row_has_a_revision_of_its_own(metadata: sa.MetaData, a
     assert "('ix_momentum_events_event_type',)" in patient, "`creates` tells the preflight what must not be there yet"
 
 
+def test_a_unique_key_is_made_and_dropped_in_a_revision_of_its_own(
+    metadata: sa.MetaData, autogenerate: Autogenerate
+) -> None:
+    key = sa.UniqueConstraint("user_id", "event_ts", name="uq_momentum_events_user_id_event_ts")
+    metadata.tables["momentum_events"].append_constraint(key)
+    [made] = autogenerate("add a key")
+    assert steps(made) == ["create_unique_constraint_concurrently", "drop_constraint"]
+    assert "('uq_momentum_events_user_id_event_ts',)" in made
+    assert "'momentum_events', ['user_id', 'event_ts'])" in made
+    assert "def after_downgrade" not in made, "the key is dropped at once"
+
+
+def test_a_unique_key_that_is_dropped_is_made_again_on_the_way_back(
+    metadata: sa.MetaData, autogenerate: Autogenerate
+) -> None:
+    pillars = metadata.tables["momentum_pillars"]
+    pillars.constraints = {rule for rule in pillars.constraints if not isinstance(rule, sa.UniqueConstraint)}
+    [dropped] = autogenerate("drop a key")
+    assert steps(dropped) == ["drop_constraint", "create_unique_constraint_concurrently"]
+    assert "('uq_momentum_pillars_name', 'momentum_pillars', ['name'])" in dropped
+    assert dropped.index("def after_downgrade") < dropped.index("create_unique_constraint_concurrently")
+
+
 def test_an_index_that_an_interrupted_run_has_left_is_finished_and_no_other(
     url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
 ) -> None:
