@@ -87,12 +87,16 @@ def test_no_value_is_lost_at_any_stop(server: Server, growth: Growth, scores: st
 
 def test_each_revision_leaves_nothing_behind(url: sa.URL, growth: Growth) -> None:
     """Apart from what is parked or private, and from the validity of a rule: no row can have broken it meanwhile."""
+
+    def valid(facts: list[str]) -> list[str]:
+        return [re.sub(r"^(constraint \| \S+ \| \S+) \| [tf]|( NOT VALID)$", r"\1", fact) for fact in facts]
+
     for below, revision in pairwise(growth.history[growth.history.index(HEAD) :]):
-        before = visible(snapshot(url))
+        before = valid(visible(snapshot(url)))
         growth.migrate(url, revision)
         after = snapshot(url)
         growth.migrate(url, below)
-        assert visible(snapshot(url)) == before, f"{revision} leaves something behind"
+        assert valid(visible(snapshot(url))) == before, f"{revision} leaves something behind"
         growth.migrate(url, revision)
         assert snapshot(url) == after, f"the second upgrade to {revision} makes something other than the first"
     growth.migrate(url, HEAD)
