@@ -100,6 +100,7 @@ def dump(url: sa.URL, *options: str) -> str:
         [find_program("pg_dump"), *options, as_text(url)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line and not RANDOM.match(line)]
+    # The lines around a comment of pg_dump's own say nothing.
+    lines = [line for line in done.stdout.splitlines() if line not in ("", "--") and not RANDOM.match(line)]
     # A parked column may have been the last of its table.
     return "\n".join(line.rstrip(",") for line in lines if not re.search(rf"\b{PARKED_PREFIX}", line))

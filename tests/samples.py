@@ -3,11 +3,14 @@
 import datetime
 import uuid
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from momentum.inventory import PARKED_PREFIX
 from momentum.testing import add_user as add_user
+from tests.server import engine_of
 
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
@@ -307,6 +310,27 @@ def read_rows(connection: Connection) -> dict[str, list[str]]:
         name: list(connection.execute(sa.text(f"select t::text from {table} as t order by 1")).scalars())
         for name, table in tables(connection).items()
     }
+
+
+# Values by table, key of the row, and column.
+Values = dict[tuple[str, str, str], Any]
+
+
+def values_of(url: sa.URL, rows: Iterable[str] = ROWS) -> Values:
+    """Return every value by table, key and column, under the names that parked tables and columns have had before."""
+    found: Values = {}
+    with engine_of(url).connect() as connection:
+        for name, table in tables(connection, rows).items():
+            for row in connection.scalars(sa.text(f"select to_jsonb(t) from {table} as t")):
+                for column, value in row.items():
+                    key = str(row.get("id") or (row["user_id"], row.get("score_ts"), row.get("score_date")))
+                    found[name, key, column.removeprefix(PARKED_PREFIX)] = value
+    return found
+
+
+def lost(before: Values, after: Values) -> Values:
+    """Return the values that are not there any more; a null may have been filled."""
+    return {key: value for key, value in before.items() if value is not None and after.get(key) != value}
 
 
 def add_users(engine: sa.Engine, count: int = 1, **columns: object) -> list[uuid.UUID]:

@@ -427,7 +427,18 @@ def create_unique_constraint_concurrently(
     name, schema = operation.name, operation.schema
     operations.invoke(CreateIndexConcurrently(name, operation.table, operation.columns, schema=schema, unique=True))
     table = qualified(schema, operation.table)
-    execute_text(operations, f"alter table {table} add constraint {quoted(name)} unique using index {quoted(name)}")
+    # A patient operation after this one commits it before the revision's version: an interrupted run may have left it.
+    execute_block(
+        operations,
+        "add_unique_constraint",
+        f"""begin
+  if not exists (
+    select from pg_catalog.pg_constraint where conrelid = to_regclass({literal(table)}) and conname = {literal(name)}
+  ) then
+    alter table {table} add constraint {quoted(name)} unique using index {quoted(name)};
+  end if;
+end""",
+    )
 
 
 @Operations.register_operation("validate_constraint")

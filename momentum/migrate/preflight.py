@@ -200,7 +200,6 @@ def check_collisions(
                 inner join pg_catalog.pg_class as t on i.indrelid = t.oid
                 where
                   i.indexrelid = c.oid and t.relnamespace = c.relnamespace and t.relname = any(:own_tables)
-                  and not exists (select from pg_catalog.pg_constraint as k where k.conindid = i.indexrelid)
               )
             union
             select t.typname, 'c'

@@ -8,20 +8,18 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import alembic.command
 import pytest
 import sqlalchemy as sa
 
 from momentum.errors import PreflightError
-from momentum.inventory import PARKED_PREFIX
 from momentum.testing import Server
 from tests.catalog import differences, snapshot
 from tests.growth import NEW_VALUES, ROWS, Growth, grow
 from tests.migrate.test_script import psql
 from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, run, visible
-from tests.samples import add_user, tables, write_rows
+from tests.samples import Values, add_user, lost, values_of, write_rows
 from tests.scenarios.test_kill import SEED, Gate, kill, start
 from tests.scenarios.test_lock_budget import WORDS, Recorder
 from tests.server import engine_of
@@ -32,31 +30,12 @@ pytestmark = pytest.mark.slow
 
 HEAD = HISTORY[-1]
 
-Values = dict[tuple[str, str, str], Any]
-
 
 @pytest.fixture(scope="module")
 def growth(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Growth]:
     """The history with the next revisions on top."""
     with pytest.MonkeyPatch.context() as patch, server.database() as url:
         yield grow(url, tmp_path_factory.mktemp("growth") / "alembic", patch)
-
-
-def values_of(url: sa.URL) -> Values:
-    """Return every value by table, key and column, under the names that parked tables and columns have had before."""
-    found: Values = {}
-    with engine_of(url).connect() as connection:
-        for name, table in tables(connection, ROWS).items():
-            for row in connection.scalars(sa.text(f"select to_jsonb(t) from {table} as t")):
-                for column, value in row.items():
-                    key = str(row.get("id") or (row["user_id"], row.get("score_ts"), row.get("score_date")))
-                    found[name, key, column.removeprefix(PARKED_PREFIX)] = value
-    return found
-
-
-def lost(before: Values, after: Values) -> Values:
-    """Return the values that are not there any more; a null may have been filled."""
-    return {key: value for key, value in before.items() if value is not None and after.get(key) != value}
 
 
 def write(url: sa.URL, ordinal: int) -> None:
@@ -75,10 +54,10 @@ def test_no_value_is_lost_at_any_stop(server: Server, growth: Growth, scores: st
     seen: Values = {}
     for ordinal, stop in enumerate(journey):
         growth.migrate(url, stop)
-        now = values_of(url)
+        now = values_of(url, ROWS)
         assert not lost(seen, now), f"values are gone at stop {ordinal}, {stop}"
         write(url, ordinal)
-        seen = values_of(url)
+        seen = values_of(url, ROWS)
     new = {(table, column) for table, columns in NEW_VALUES.items() for column in columns}
     assert new <= {(table, column) for table, _, column in seen}, "nothing was ever written into what is new"
     assert len(seen) > 500
@@ -127,12 +106,12 @@ def test_a_migration_may_be_killed_at_any_moment(server: Server, growth: Growth,
         for ordinal, direction in enumerate(["up", "down"] * 3):
             growth.migrate(url, HEAD if direction == "up" else top)
             write(url, ordinal)
-            before = values_of(url)
+            before = values_of(url, ROWS)
             message, forwarded = chance.randint(1, messages[direction]), chance.random() < 0.5
             what = f"{direction}, killed at message {message} of {messages[direction]} (MOMENTUM_KILLS_SEED={SEED})"
             kill(url, direction, message, forwarded=forwarded, ini=str(ini), target=targets[direction])
             growth.migrate(url, top)
-            assert not lost(before, values_of(url)), what
+            assert not lost(before, values_of(url, ROWS)), what
             assert snapshot(url) == snapshot(undisturbed), what
             assert not execute(url, "select exists (select from pg_index where not indisvalid)"), what
 
@@ -155,11 +134,11 @@ def test_scripts_do_the_same(server: Server, growth: Growth) -> None:
             ("downgrade", f"{top}:{HEAD}", HEAD),
             ("upgrade", f"{HEAD}:{top}", top),
         ):
-            before = values_of(url)
+            before = values_of(url, ROWS)
             done = psql(url, script(growth, direction, revisions))
             assert done.returncode == 0, done.stderr
             assert current(url) == there
-            assert not lost(before, values_of(url))
+            assert not lost(before, values_of(url, ROWS))
             write(url, 2 if direction == "downgrade" else 3 + len(before))
         assert snapshot(url) == snapshot(online)
 
@@ -201,11 +180,11 @@ def test_purge_drops_parked_columns_and_tables_new_ones_included(url: sa.URL, gr
     ):
         growth.migrate(url, top, purge=True)
     run(url, "drop view public.theirs")
-    before = values_of(url)
+    before = values_of(url, ROWS)
     growth.migrate(url, top, purge=True)
     assert fetch(url, parked, table="public.motivation_journal") == []
     assert fetch(url, parked, table="public.habit_index") == ["parked_at"], "a column of somebody else's was dropped"
-    gone = {(table, column) for table, _, column in lost(before, values_of(url))}
+    gone = {(table, column) for table, _, column in lost(before, values_of(url, ROWS))}
     goals = {(table, column) for table, _, column in before if table == "momentum_trials"}
     assert (
         gone

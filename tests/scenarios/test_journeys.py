@@ -1,6 +1,7 @@
 """On every way between revisions, up or down, no row is lost and no foreign object is touched."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -39,7 +40,7 @@ from tests.migrating import (
     run,
     visible,
 )
-from tests.samples import add_user, read_rows, tables, write_rows
+from tests.samples import Values, add_user, lost, tables, values_of, write_rows
 from tests.server import engine_of
 
 __all__ = [
@@ -99,19 +100,21 @@ def test_no_row_is_lost_on_any_way_from_any_revision_to_any_other(scores_url: sa
     assert {(a, b) for a in HISTORY for b in HISTORY if a != b} <= ways, "the journey leaves out a way"
     with engine_of(scores_url).begin() as connection:
         user = add_user(connection)
-    written: dict[str, list[str]] = {}
+    written: Values = {}
     came_from = "base"
     for ordinal, stop in enumerate(every_way()):
         migrate_to(scores_url, stop)
+        # Rows are compared by the columns that both sides have: a later revision adds some.
+        assert not lost(written, values_of(scores_url)), f"values are gone from {came_from} to {stop}"
+        # What is written at one revision is there at every later stop.
         with engine_of(scores_url).begin() as connection:
-            there = read_rows(connection)
-            assert {name: there[name] for name in written} == written, f"rows changed from {came_from} to {stop}"
-            # What is written at one revision is there at every later stop.
             write_rows(connection, user, ordinal)
-            written = read_rows(connection)
+        written = values_of(scores_url)
         came_from = stop
-    assert all(len(rows) >= 12 for rows in written.values()), "the journey wrote too few rows to prove anything"
-    assert len(written) == 5
+    rows = {(table, key) for table, key, _ in written}
+    by_table = Counter(table for table, _ in rows)
+    assert min(by_table.values()) >= 12, "the journey wrote too few rows to prove anything"
+    assert len(by_table) >= 5
 
 
 @pytest.mark.slow
