@@ -187,8 +187,8 @@ class Counts:
         """Return the tests that judge a mutation: those that execute its line, the quickest first.
 
         If none does, the line is executed on import or by programs. Then any test may notice that executes a file in
-        which the name at the beginning of the line is used, or that starts a program. Of the cases of a parametrised
-        test one comes with those of other tests, and the next ones after these.
+        which the name at the beginning of the line is used, or that starts a program. After the quickest tests come
+        those of all kinds: one case of each, then the next case of each.
         """
 
         def executing(*files: str) -> list[str]:
@@ -199,10 +199,11 @@ class Counts:
         ]
         tests = of_line or executing(mutation.file, *users_of(mutation), PROGRAMS) or list(self.tests)
         by_time = sorted(tests, key=lambda name: self.tests[name].seconds)
+        quickest = by_time[: MOST_TESTS // 2]
         cases: dict[str, list[str]] = {}
-        for name in by_time:
+        for name in by_time[len(quickest) :]:
             cases.setdefault(name.partition("[")[0], []).append(name)
-        return [name for turn in zip_longest(*cases.values()) for name in turn if name]
+        return quickest + [name for turn in zip_longest(*cases.values()) for name in turn if name]
 
 
 def sources() -> list[Path]:

@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import time
 
 import pytest
 
@@ -12,21 +13,36 @@ from momentum.backfill.fill import Progress
 DAYS = DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 5))
 
 
-def test_a_log_gets_a_line_a_commit_and_at_most_one_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that a display believes have passed, which only the test changes."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_line_per_commit_and_at_most_one_per_interval(clock: list[float]) -> None:
     stream = io.StringIO()
     shown = Display(stream, quiet=False, verbose=False)
     report = Report(DAYS, dry_run=False, inserted=1000, commits=1)
+    clock[0] += 0.9
     shown.progress(Progress(report, 1, 4))
-    assert stream.getvalue() == "", "the interval has only begun"
-    monkeypatch.setattr(display, "LOG_INTERVAL", 0.0)
+    clock[0] += 0.1
     shown.progress(Progress(report, 2, 4))
-    assert stream.getvalue() == "", "there was no commit since"
-    report.commits, report.inserted = 2, 2000
-    shown.progress(Progress(report, 2, 4))
-    assert stream.getvalue().startswith("committed 2,000 rows, 2 of 4 user-days, ")
-    report.commits, report.inserted = 3, 1
-    shown.progress(Progress(report, 1, 1))
-    assert stream.getvalue().splitlines()[1].startswith("committed 1 row, 1 of 1 user-day, ")
+    assert stream.getvalue() == "", "the interval has only begun, and then there was no commit"
+    clock[0] += 1.0
+    report.commits, report.inserted = 2, 4000
+    shown.progress(Progress(report, 1, 4))
+    clock[0] += 0.9
+    report.commits = 3
+    shown.progress(Progress(report, 1, 4))
+    clock[0] += 0.1
+    report.commits, report.inserted, report.failed = 4, 1, 2
+    shown.progress(Progress(report, 1, None))
+    assert stream.getvalue().splitlines() == [
+        "committed 4,000 rows, 1 of 4 user-days, 2,000 rows/s, about 0:00:06 left, none failed",
+        "committed 1 row, 1 user-day, 0 rows/s, 2 failed",
+    ]
 
 
 def test_a_quiet_log_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,7 @@ def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str
     assert told["users"] == "1 named, seen within 7 days"
     assert dict(settings_of(Settings(DAYS, active_within=1)))["users"] == "all active, seen within 1 day"
     assert "discrepancies from" not in told
+    assert dict(settings_of(Settings(DAYS)))["discrepancies from"] == "more than 5 points"
     assert ("transactions tried again", 2) in totals_of(report)
     assert str(report.triggers[0]).endswith("public.f() changes nothing outside the row")
     print_report(report, Settings(DAYS), "momentum-backfill --from 2026-03-01")

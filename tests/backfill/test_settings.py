@@ -18,6 +18,7 @@ from momentum.backfill.days import DEFAULT_LENGTH, today
 from momentum.backfill.report import Report, error_rate, is_too_many
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport
+from tests.backfilling import call
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "backfill.md").read_text(encoding="utf-8")
@@ -69,6 +70,18 @@ def test_the_documentation_has_every_default_and_every_limit_of_a_number() -> No
     assert numbers >= 9
     assert re.search(rf"^\| `--days N` .*default {DEFAULT_LENGTH} \|$", DOCUMENT, re.MULTILINE)
     assert f"from {module.SAMPLE:,} rows on" in DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("option", "most"),
+    [("--workers", 16), ("--page-size", 500), ("--commit-every", 1000), ("--active-within", 36_500)],
+)
+def test_an_option_has_a_largest_value(option: str, most: int) -> None:
+    nowhere = ("--database-url", "postgresql://u@127.0.0.1:1/x")
+    assert "cannot be reached" in call(option, str(most), *nowhere).stderr
+    done = call(option, str(most + 1), *nowhere)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"less than or equal to {most};" in done.stderr
 
 
 @pytest.mark.parametrize(

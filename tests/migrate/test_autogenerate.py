@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 
 from momentum.errors import MigrationError, PreflightError, RevisionError
 from momentum.migrate import environment, filters
+from momentum.migrate.autogenerate import docstring
 from momentum.migrate.config import SCRIPTS, alembic_config
 from momentum.migrate.operations import check_addable
 from tests.growth import FILE_TEMPLATE, copy_of_models
@@ -167,6 +168,15 @@ def test_what_reads_every_row_has_a_revision_of_its_own(metadata: sa.MetaData, a
     assert "postgresql_where" in patient
     assert patient.index("def after_downgrade") < patient.index("drop_index_concurrently")
     assert "('ix_momentum_events_event_type',)" in patient, "`creates` tells the preflight what must not be there yet"
+
+
+def test_a_docstring_is_one_sentence_if_that_fits_or_a_summary_and_wrapped_lines() -> None:
+    fits, too_long = f"{'a' * 109}.", f"{'a' * 50} {'b' * 59}."
+    assert docstring([fits], "Change.") == fits
+    assert docstring([too_long], "Change.") == f"Change.\n\n    {too_long}\n    "
+    lines = docstring(["one word after another"] * 20, "Change.").splitlines()
+    assert lines[:2] == ["Change.", ""]
+    assert 110 < max(map(len, lines)) <= 120
 
 
 def test_a_unique_key_is_made_and_dropped_in_a_revision_of_its_own(

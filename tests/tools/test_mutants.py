@@ -2,6 +2,7 @@
 
 import pytest
 
+from tools import mutants
 from tools.line_counts import ROOT
 from tools.mutants import Counts, Executed, Mutation, mutations_of, read_equivalent, reason_of, sample, users_of
 
@@ -88,11 +89,12 @@ def test_a_mistake_in_a_constant_is_judged_by_tests_of_the_files_that_use_it() -
     assert "momentum/backfill/fill.py" in users_of(Mutation("momentum/backfill/pace.py", 1, constant, line))
 
 
-def test_cases_of_one_test_take_turns_with_other_tests() -> None:
+def test_after_the_quickest_tests_cases_of_one_test_take_turns_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {"a.py": {"1": 1}}
-    tests = {"f[1]": 0.1, "f[2]": 0.2, "f[3]": 0.3, "g": 1.0, "h[1]": 0.25, "h[2]": 0.9}
+    tests = {"f[1]": 0.1, "f[2]": 0.2, "f[3]": 0.3, "f[4]": 0.4, "g": 1.0, "h[1]": 0.35, "h[2]": 0.9}
     counts = Counts({name: Executed(seconds, lines) for name, seconds in tests.items()})
-    assert counts.chosen(Mutation("a.py", 1, "", "")) == ["f[1]", "h[1]", "g", "f[2]", "h[2]", "f[3]"]
+    monkeypatch.setattr(mutants, "MOST_TESTS", 4)
+    assert counts.chosen(Mutation("a.py", 1, "", "")) == ["f[1]", "f[2]", "f[3]", "h[1]", "g", "f[4]", "h[2]"]
 
 
 def test_a_test_may_execute_some_times_as_many_lines_as_without_a_mistake() -> None:
