@@ -186,9 +186,9 @@ class Counts:
     def chosen(self, mutation: Mutation) -> list[str]:
         """Return the tests that judge a mutation: those that execute its line, the quickest first.
 
-        If none does, the line is executed on import or by programs. Then any test may notice that executes a file in
-        which the name at the beginning of the line is used, or that starts a program. After the quickest tests come
-        those of all kinds: one case of each, then the next case of each.
+        If none does, the line is executed by programs or on import. Then any test may notice that starts a program or,
+        if the line gives a name a value, executes a file in which that is used. After the quickest tests come those of
+        all kinds: one case of each, then the next case of each.
         """
 
         def executing(*files: str) -> list[str]:
@@ -197,7 +197,7 @@ class Counts:
         of_line = [
             name for name in executing(mutation.file) if str(mutation.line) in self.tests[name].files[mutation.file]
         ]
-        tests = of_line or executing(mutation.file, *users_of(mutation), PROGRAMS) or list(self.tests)
+        tests = of_line or executing(PROGRAMS, *users_of(mutation)) or list(self.tests)
         by_time = sorted(tests, key=lambda name: self.tests[name].seconds)
         quickest = by_time[: MOST_TESTS // 2]
         cases: dict[str, list[str]] = {}
