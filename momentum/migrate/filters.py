@@ -1,6 +1,7 @@
 """Filters for autogenerate: it sees only our objects here, and none of them in another service's environment."""
 
 import re
+from functools import cached_property
 
 from alembic.runtime.environment import IncludeObjectFn, NameFilterType
 from alembic.script import ScriptDirectory
@@ -66,8 +67,13 @@ class OurObjects:
     """
 
     def __init__(self, scripts: ScriptDirectory) -> None:
-        made = {name for revision in scripts.walk_revisions() for name in getattr(revision.module, "creates", ())}
-        self._tables = made | set(Base.metadata.tables)
+        self._scripts = scripts
+
+    @cached_property
+    def _tables(self) -> set[str]:
+        """The names of our tables, read when autogenerate first asks: an upgrade never does."""
+        revisions = self._scripts.walk_revisions()
+        return {name for each in revisions for name in getattr(each.module, "creates", ())} | set(Base.metadata.tables)
 
     def __call__(
         self, obj: SchemaItem, name: str | None, kind: NameFilterType, reflected: bool, compare_to: SchemaItem | None
