@@ -522,11 +522,11 @@ READS_USER = ["select from auth.users limit 1"]
 
 
 def touch_everything(url: sa.URL, layout: Layout) -> list[str]:
-    """Return statements that lock everything there is, as a client's long transaction does."""
+    """Return statements that lock everything that the other clients use too, as a client's long transaction does."""
     with create_engine(url, application_name="traffic").connect() as connection:
         there = [
             name
-            for name in ("daily_momentum_scores", "momentum_events", "habit_index", "motivation_journal")
+            for name in ("daily_momentum_scores", "momentum_events", "habit_index")
             if connection.scalar(sa.text("select to_regclass(:name)"), {"name": f"public.{name}"})
         ]
     return [
