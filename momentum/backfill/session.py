@@ -1,6 +1,6 @@
 """A connection that runs transactions, each with its own limits, tried again where that helps, never in doubt.
 
-Nothing depends on a session of the server, so that a transaction pooler may be in between.
+Nothing depends on a session of the server, and nothing is left in one, so that any pooler may be in between.
 """
 
 import logging
@@ -14,9 +14,9 @@ import psycopg
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.faults import classify
+from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.settings import Limits
-from momentum.connect.engine import reason
+from momentum.connect.engine import keeps_session, reason, stop_preparing
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
 from momentum.retries import Fault, jittered
@@ -29,6 +29,9 @@ Result = TypeVar("Result")
 BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 # Reading the whole table once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
+
+# The SQLSTATEs of a statement that was prepared in another session, and of one that was prepared there before.
+NOT_PREPARED = ("26000", "42P05")
 
 logger = logging.getLogger("momentum.backfill")
 
@@ -63,6 +66,8 @@ class Session:
         self._sleep = sleep
         self._is_aborted = is_aborted
         self._connection: Connection | None = None
+        # Prepared statements are faster, and work only in the session in which they were prepared.
+        self._prepares = True
 
     def __enter__(self) -> "Session":
         return self
@@ -118,6 +123,9 @@ class Session:
             except DBAPIError as error:
                 fault = classify(error)
                 self._abandon(fault)
+                if self._prepares and sqlstate(error) in NOT_PREPARED:
+                    self._stop_preparing()
+                    continue
                 failed += 1
                 if not fault.may_pass or failed >= (attempts or self.limits.attempts) or self._is_aborted():
                     raise
@@ -136,7 +144,15 @@ class Session:
         """Return the connection, made now if there is none yet."""
         if self._connection is None:
             self._connection = self._engine.connect()
+            if not self._prepares:
+                self._stop_preparing()
         return self._connection
+
+    def _stop_preparing(self) -> None:
+        """Prepare no more statements, on this connection and on later ones."""
+        self._prepares = False
+        if self._connection is not None:
+            stop_preparing(self._connection)
 
     def _abandon(self, fault: Fault) -> None:
         """Roll back, or let go of a connection that can't be used any more."""
@@ -153,11 +169,14 @@ class Session:
     def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> int | None:
         """Begin a transaction: set its limits and, if it writes, return its id; all in one round trip."""
         settings = self.limits.for_transaction(planner)
-        columns: list[ColumnElement[Any]] = [func.set_config(name, value, True) for name, value in settings.items()]
+        columns: list[ColumnElement[Any]] = [func.pg_catalog.pg_backend_pid()]
+        columns += [func.pg_catalog.set_config(name, value, True) for name, value in settings.items()]
         if writes:
             # As text, because the driver doesn't know the type xid8.
-            columns.append(cast(func.pg_current_xact_id(), Text))
+            columns.append(cast(func.pg_catalog.pg_current_xact_id(), Text))
         row = connection.execute(select(*columns)).one()
+        if self._prepares and not keeps_session(connection, row[0]):
+            self._stop_preparing()
         return int(row[-1]) if writes else None
 
     def _read_once(

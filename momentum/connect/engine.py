@@ -1,6 +1,6 @@
 """The connection to a database, and the translation of the driver's errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from momentum.connect.supabase import require_tls
+from momentum.connect.supabase import is_session_pooler, require_tls
 from momentum.connect.url import describe, is_transaction_pooler, redact
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 from momentum.retries import LOST_CONNECTION
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10
 
 INSUFFICIENT_PRIVILEGE = "42501"
+
+# Our SQL names everything else with its schema: a name without one must mean the server's own function or operator, and
+# not one that a role with CREATE on public has put there.
+SEARCH_PATH = "pg_catalog, pg_temp"
 
 
 def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
@@ -42,6 +46,37 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         use_native_hstore=False,
         connect_args=connect_arguments(url, application_name),
     )
+
+
+def set_locally(connection: "Connection", settings: Mapping[str, str]) -> None:
+    """Change settings until the end of the transaction.
+
+    Args:
+        connection: A connection.
+        settings: Names and values of our own, which need no quoting.
+    """
+    calls = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in settings.items())
+    connection.exec_driver_sql(f"select {calls}")
+
+
+def keeps_session(connection: "Connection", pid: int) -> bool:
+    """Return whether a connection is known to stay with one session of the server.
+
+    The driver knows the process id of its session from the server. A pooler sends one of its own making instead.
+
+    Args:
+        connection: A connection.
+        pid: The process id of the session that it is in now.
+    """
+    info = getattr(connection.connection.driver_connection, "info", None)
+    return getattr(info, "backend_pid", None) == pid or is_session_pooler(connection.engine.url)
+
+
+def stop_preparing(connection: "Connection") -> None:
+    """Prepare no more statements on a connection, because they would stay in the session, which may be another's."""
+    driver_connection: Any = connection.connection.driver_connection
+    if hasattr(driver_connection, "prepare_threshold"):
+        driver_connection.prepare_threshold = None
 
 
 def execute_script(connection: "Connection", sql: str) -> None:

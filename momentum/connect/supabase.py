@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from momentum.connect.url import is_transaction_pooler
 from momentum.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def hosts(url: "URL") -> list[str]:
 def is_supabase(url: "URL") -> bool:
     """Return whether a database is hosted by Supabase. A local stack is not."""
     return any(HOST.fullmatch(host) for host in hosts(url))
+
+
+def is_session_pooler(url: "URL") -> bool:
+    """Return whether a URL leads to a pooler of Supabase's that keeps a session for each connection."""
+    named = hosts(url)
+    return bool(named) and all(POOLER_HOST.fullmatch(host) for host in named) and not is_transaction_pooler(url)
 
 
 def project_of(url: "URL") -> str | None:

@@ -2,17 +2,22 @@
 
 A statement that waits for a lock on a table blocks every statement that queues behind it. So each one waits only for a
 moment, and its revision is tried again a little later. No statement ever runs without a time limit, up or down.
+
+Nothing of this outlives a transaction, because a pooler may give each transaction another session of the server.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
+from momentum.connect.engine import SEARCH_PATH, set_locally, stop_preparing
 from momentum.errors import MigrationError
+from momentum.inventory import VERSION_TABLE, private
 from momentum.retries import Backoff, Fault, fault_of, jittered, milliseconds
 from momentum.wording import counted
 
@@ -30,8 +35,19 @@ SECONDS = 300.0
 LOCK_TIMEOUTS = Backoff(first=0.3, factor=1.3, longest=2.0)
 PAUSES = Backoff(first=0.15, factor=1.5, longest=5.0)
 
+# Seconds between two looks at the advisory lock while another migration holds it.
+LOOKS = (0.05, 0.2)
+
 # The key of the advisory lock, the same in every release, so that two releases can't migrate a database at once.
 ADVISORY_LOCK = 7_266_308_621_054_313
+
+
+class HeldError(Exception):
+    """Another migration holds the advisory lock."""
+
+
+class OvertakenError(Exception):
+    """Another migration has changed the database's revision since this one looked."""
 
 
 def lock_timeout(failed: int, remaining: float) -> float:
@@ -64,11 +80,16 @@ class Patience:
         attempts: The number of lock timeouts and deadlocks after which the run gives up.
         seconds: The seconds after which no other attempt is made and no statement waits any longer.
         failed: How many attempts have failed.
+        statement_timeout: The time limit of each statement.
+        heads: The revision that the database must be at whenever the run begins a transaction of its own; none if the
+            run looks itself.
     """
 
     attempts: int = ATTEMPTS
     seconds: float = SECONDS
     failed: int = 0
+    statement_timeout: str = STATEMENT_TIMEOUT
+    heads: Collection[str] | None = None
     _started: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -85,6 +106,15 @@ class Patience:
         """The seconds until the deadline, never less than a millisecond, because a timeout of 0 means none."""
         return max(self.seconds - self.spent, 0.001)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of the next transaction."""
+        return {
+            "search_path": SEARCH_PATH,
+            "lock_timeout": milliseconds(lock_timeout(self.failed, self.remaining)),
+            "statement_timeout": self.statement_timeout,
+        }
+
     def try_again(self) -> bool:
         """Count a failed attempt and pause before the next one; return false if there is none."""
         self.failed += 1
@@ -98,29 +128,51 @@ class Patience:
         time.sleep(pause)
         return True
 
+    def wait_for_holder(self, connection: sa.Connection) -> None:
+        """Pause before the next look at the advisory lock.
+
+        Raises:
+            MigrationError: Another migration still held it at the deadline.
+        """
+        if self.spent >= self.seconds:
+            raise another_is_running(connection, f"has held the lock for {counted(round(self.seconds), 'second')}")
+        time.sleep(min(random.uniform(*LOOKS), self.remaining))  # noqa: S311
+
     def run(
-        self, connection: sa.Connection, action: Callable[[], None], *, statement_timeout: str | None = None
+        self,
+        connection: sa.Connection,
+        action: Callable[[], None],
+        *,
+        statement_timeout: str = STATEMENT_TIMEOUT,
+        takes_lock: bool = True,
     ) -> None:
         """Run an action in one or more transactions of its own, and repeat it while it can't get its locks.
 
         Args:
-            connection: The connection that the action uses. Its timeouts are changed and not restored.
+            connection: The connection that the action uses, whose transactions are ``limited``.
             action: The function that does the work. It must be safe to repeat after a rollback.
             statement_timeout: The time limit of each statement; a minute by default.
+            takes_lock: Whether to take the advisory lock first, for an action of one transaction.
 
         Raises:
+            MigrationError: Another migration held the advisory lock until the deadline, or has changed the revision.
             sqlalchemy.exc.DBAPIError: The last attempt failed, or another attempt would not help.
         """
+        self.statement_timeout = statement_timeout
         while True:
-            set_all(
-                connection,
-                {
-                    "lock_timeout": milliseconds(lock_timeout(self.failed, self.remaining)),
-                    "statement_timeout": statement_timeout or STATEMENT_TIMEOUT,
-                },
-            )
             try:
+                if takes_lock:
+                    take_turn(connection, self.heads)
                 action()
+            except HeldError:
+                connection.rollback()
+                self.wait_for_holder(connection)
+            except OvertakenError:
+                connection.rollback()
+                if self.heads is not None:
+                    raise MigrationError(
+                        "Another migration has meanwhile changed the database's revision; run the command again."
+                    ) from None
             except sa.exc.DBAPIError as error:
                 if connection.invalidated or not can_be_retried(error):
                     raise
@@ -130,12 +182,6 @@ class Patience:
             else:
                 connection.commit()
                 return
-
-
-def set_all(connection: sa.Connection, values: Mapping[str, str]) -> None:
-    """Change settings of the session."""
-    connection.execute(sa.select(*(sa.func.set_config(name, value, False) for name, value in values.items())))
-    connection.commit()
 
 
 def can_be_retried(error: sa.exc.DBAPIError) -> bool:
@@ -154,41 +200,119 @@ def can_be_retried(error: sa.exc.DBAPIError) -> bool:
 
 
 @contextmanager
-def only_migration(engine: sa.Engine, patience: Patience) -> Iterator[None]:
-    """Hold the advisory lock that lets only one migration of a database run at a time.
+def limited(connection: sa.Connection, patience: Patience) -> Iterator[None]:
+    """Begin each transaction of the connection with the run's settings.
 
-    It is polled on a connection of its own, in autocommit mode: a session that blocks in pg_advisory_lock holds a
-    snapshot that the other migration's CREATE INDEX CONCURRENTLY would wait for, and no deadlock detector sees that.
+    They end with the transaction, so that no other client of a pooled session finds them.
+    """
+
+    def begin(connection: sa.Connection) -> None:
+        set_locally(connection, patience.settings)
+
+    driver_connection: Any = connection.connection.driver_connection
+    threshold = getattr(driver_connection, "prepare_threshold", None)
+    sa.event.listen(connection, "begin", begin)
+    try:
+        stop_preparing(connection)
+        yield
+    finally:
+        sa.event.remove(connection, "begin", begin)
+        if not connection.invalidated:
+            # After an error, a handed-in connection must not stay in a transaction that can do nothing more.
+            connection.rollback()
+        if threshold is not None:
+            driver_connection.prepare_threshold = threshold
+
+
+def take_turn(connection: sa.Connection, heads: Collection[str] | None = None) -> None:
+    """Take the advisory lock until the end of the transaction, which lets only one migration change a database.
+
+    Args:
+        connection: A connection, in a transaction.
+        heads: The revision that the database must be at; any if it is not given.
+
+    Raises:
+        HeldError: Another migration holds it.
+        OvertakenError: Another migration has changed the revision.
+    """
+    # Never pg_advisory_xact_lock: a session that waits in it holds a snapshot for which another migration's CREATE
+    # INDEX CONCURRENTLY would wait, and no deadlock detector sees that.
+    if not connection.scalar(sa.text(f"select pg_catalog.pg_try_advisory_xact_lock({ADVISORY_LOCK})")):
+        raise HeldError
+    if heads is not None and set(read_heads(connection)) != set(heads):
+        raise OvertakenError
+
+
+def read_heads(connection: sa.Connection) -> list[str]:
+    """Return the revision that a database is at, in a list that is empty at base."""
+    table = private(VERSION_TABLE)
+    if connection.scalar(sa.text(f"select pg_catalog.to_regclass('{table}')")) is None:
+        return []
+    return list(connection.scalars(sa.text(f"select version_num from {table}")))
+
+
+@contextmanager
+def turn_kept(connection: sa.Connection, patience: Patience, heads: Collection[str]) -> Iterator[None]:
+    """Keep the advisory lock while the connection does something outside of its transactions.
+
+    A second connection keeps it, in a transaction that stays open: behind a pooler, a lock of the session would stay
+    with a session that others use too. The transaction has no snapshot, so nothing waits for it.
+
+    Raises:
+        MigrationError: Another migration held it until the deadline.
+        OvertakenError: Another migration has changed the revision.
+        sqlalchemy.exc.DBAPIError: The lock was lost with its connection.
+    """
+    engine = connection.engine
+    # A new pool that connects in the same way, because the engine's own may have no second connection available.
+    own = sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
+    try:
+        with own.connect().execution_options(isolation_level="READ COMMITTED") as keeper:
+            stop_preparing(keeper)
+            set_locally(keeper, {**patience.settings, "application_name": "momentum-migrations-lock"})
+            # It is idle for as long as the other connection works.
+            unlimited = ["idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout"]
+            known = keeper.scalars(
+                sa.text("select name from pg_catalog.pg_settings where name = any(cast(:names as text[]))"),
+                {"names": unlimited},
+            )
+            set_locally(keeper, dict.fromkeys(known.all(), "0"))
+            wait_for_turn(keeper, patience, heads)
+            yield
+            # Fails if the lock was lost: then another migration may have begun.
+            keeper.exec_driver_sql("select")
+            keeper.rollback()
+    finally:
+        own.dispose()
+
+
+def wait_for_turn(connection: sa.Connection, patience: Patience, heads: Collection[str]) -> None:
+    """Take the advisory lock until the end of the transaction, waiting for it until the deadline.
+
+    Args:
+        connection: A connection, in a transaction that holds no other lock.
+        patience: How long to wait.
+        heads: The revision that the database must be at.
 
     Raises:
         MigrationError: Another migration still held it at the deadline.
+        OvertakenError: Another migration has changed the revision.
     """
-    # A new pool that connects in the same way, because the engine's own may have no second connection available.
-    own = sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
-    key = {"key": ADVISORY_LOCK}
-    try:
-        with own.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(
-                sa.text("""
-                    select
-                      set_config('application_name', current_setting('application_name') || '-lock', false),
-                      -- The session is idle as long as the migration runs.
-                      set_config('idle_session_timeout', '0', false)
-                """)
-            )
-            while not connection.scalar(sa.text("select pg_try_advisory_lock(:key)"), key):
-                if patience.spent >= patience.seconds:
-                    waited = counted(round(patience.seconds), "second")
-                    raise MigrationError(
-                        f"Another migration is running: {find_holder(connection)} has held the lock for {waited}; let "
-                        "it finish, or end it, then run the command again."
-                    )
-                time.sleep(min(random.uniform(0.05, 0.2), patience.remaining))  # noqa: S311
-            yield
-            # If this is skipped because of an error, closing the connection releases the lock.
-            connection.execute(sa.text("select pg_advisory_unlock(:key)"), key)
-    finally:
-        own.dispose()
+    while True:
+        try:
+            take_turn(connection, heads)
+        except HeldError:
+            patience.wait_for_holder(connection)
+        else:
+            return
+
+
+def another_is_running(connection: sa.Connection, since: str) -> MigrationError:
+    """Return the error for a database in which another migration holds the advisory lock."""
+    return MigrationError(
+        f"Another migration is running: {find_holder(connection)} {since}; let it finish, or end it, then run the "
+        "command again."
+    )
 
 
 def find_holder(connection: sa.Connection) -> str:

@@ -9,7 +9,8 @@ that the app's earlier migrations created under our names, as ``predecessor_...`
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,8 +20,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
+from momentum.connect.engine import SEARCH_PATH, keeps_session
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
+from momentum.migrate import locks
 from momentum.migrate.locks import Patience, can_be_retried
 from momentum.retries import milliseconds
 
@@ -41,6 +44,13 @@ CONSTANT = re.compile(
 )
 # Defaults that the server evaluates once for all existing rows.
 STABLE = re.compile(r"now\(\)|current_timestamp|current_date|current_user|statement_timestamp\(\)", flags=re.IGNORECASE)
+
+# The server's session behind a connection, and its time limit for statements outside of our transactions.
+SESSION = sa.text("""
+    select a.pid, a.backend_start, s.reset_val as time_limit
+    from pg_catalog.pg_stat_activity as a, pg_catalog.pg_settings as s
+    where a.pid = pg_catalog.pg_backend_pid() and s.name = 'statement_timeout'
+""")
 
 VALID_INDEX = sa.text("select indisvalid from pg_catalog.pg_index where indexrelid = to_regclass(:name)")
 
@@ -624,28 +634,73 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
 def try_patiently(operations: Operations, statement: sa.TextClause, patience: Patience, at_least: float) -> bool:
     """Execute a statement outside of any transaction; return false after a failure that is worth another attempt."""
     failure: sa.exc.DBAPIError | None = None
+    heads = locks.read_heads(operations.get_bind())
     try:
         with operations.get_context().autocommit_block():
             connection = operations.get_bind()
-            before = [connection.exec_driver_sql(f"show {name}").scalar_one() for name in TIMEOUTS]
             try:
-                for setting in timeouts(milliseconds(max(patience.remaining, at_least)), "0"):
-                    operations.execute(setting)
-                operations.execute(statement)
+                with locks.turn_kept(connection, patience, heads), unlimited(connection, patience, at_least):
+                    operations.execute(statement)
             except sa.exc.DBAPIError as error:
                 failure = error
-            if not connection.invalidated:
-                for setting in timeouts(*before):
-                    operations.execute(setting)
     except sa.exc.PendingRollbackError:
         # Alembic can't commit on a lost connection; the error to report is the one that lost it.
-        assert failure is not None
-    if failure is None:
-        return True
+        if failure is None:
+            raise
     # These attempts block nobody, so they are not counted.
-    if can_be_retried(failure) and patience.pause(PAUSE):
-        return False
-    raise failure
+    if failure is not None and not (can_be_retried(failure) and patience.pause(PAUSE)):
+        raise failure
+    locks.wait_for_turn(operations.get_bind(), patience, heads)
+    return failure is None
+
+
+def obstacle_to_patience(connection: sa.Connection) -> str | None:
+    """Return why a statement could not take its time outside of a transaction, and what to do; None if it could."""
+    session = connection.execute(SESSION).one()
+    if session.time_limit == "0" or keeps_session(connection, session.pid):
+        return None
+    seconds = int(session.time_limit) / 1000
+    return (
+        f"a pooler is in between, and the statement_timeout of its sessions ({seconds:g} s) can't be lifted outside of "
+        "a transaction; connect to the database itself, or through Supabase's session pooler"
+    )
+
+
+@contextmanager
+def unlimited(connection: sa.Connection, patience: Patience, at_least: float) -> Iterator[None]:
+    """Let statements outside of a transaction take their time, and wait for locks until the deadline.
+
+    Outside of a transaction only settings of the session apply. Where the session may be another client's by the next
+    statement, nothing is set.
+
+    Raises:
+        MigrationError: The statements would have a time limit, or the session has changed.
+    """
+    session = connection.execute(SESSION).one()
+    if not keeps_session(connection, session.pid):
+        if obstacle := obstacle_to_patience(connection):
+            raise MigrationError(f"The statement was not executed: {obstacle}.")
+        yield
+        return
+    names = (*TIMEOUTS, "search_path")
+    before = [connection.exec_driver_sql(f"show {name}").scalar_one() for name in names]
+    set_all(connection, names, (milliseconds(max(patience.remaining, at_least)), "0", SEARCH_PATH))
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            set_all(connection, names, before)
+    if connection.execute(SESSION).one() != session:
+        raise MigrationError(
+            "The server's session behind the connection has changed, so a pooler does not keep sessions; connect to "
+            "the database itself."
+        )
+
+
+def set_all(connection: sa.Connection, names: Sequence[str], values: Sequence[str]) -> None:
+    """Change settings of the session."""
+    pairs = zip(names, values, strict=True)
+    connection.execute(sa.select(*(sa.func.pg_catalog.set_config(name, value, False) for name, value in pairs)))
 
 
 def timeouts(lock_timeout: str, statement_timeout: str, *, local: bool = False) -> list[str]:

@@ -69,7 +69,7 @@ def check_upgrade(
     done: Collection[ModuleType],
     *,
     adopts_existing: bool,
-    may_commit: bool,
+    obstacle: str | None,
 ) -> None:
     """Refuse a database that the pending revisions could not migrate completely.
 
@@ -79,7 +79,7 @@ def check_upgrade(
         ahead: The modules of all revisions after the one that the database is at: the pending ones and later ones.
         done: The modules of the revisions up to the one that the database is at.
         adopts_existing: Whether existing tables under our names are to be parked and their rows copied.
-        may_commit: Whether the migration has transactions of its own.
+        obstacle: Why nothing can commit in between, and what to do; None if it can.
 
     Raises:
         PreflightError: The migration is refused; the message names the first thing that is wrong.
@@ -91,7 +91,7 @@ def check_upgrade(
         [name for module in pending for name in getattr(module, "creates", ())],
         own_tables=[name for module in done for name in getattr(module, "creates", ())],
         adopts_existing=adopts_existing,
-        may_commit=may_commit,
+        obstacle=obstacle,
     )
     scores = find_score_table(connection)
     adopts = layouts_of(pending, "adopts")
@@ -100,15 +100,15 @@ def check_upgrade(
     elif adopts:
         check_score_table(connection, adopts, layouts_of(ahead, "adopts"))
     if indexes := layouts_of(pending, "indexes"):
-        check_score_key(connection, scores, indexes, may_commit=may_commit)
+        check_score_key(connection, scores, indexes, obstacle=obstacle)
 
 
-def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
+def check_downgrade(connection: Connection, *, obstacle: str | None) -> None:
     """Refuse a database in which a downgrade past the score table's unique key could not be completed.
 
     Args:
         connection: A connection; nothing is written through it.
-        may_commit: Whether the migration has transactions of its own.
+        obstacle: Why nothing can commit in between, and what to do; None if it can.
 
     Raises:
         PreflightError: The migration is refused; the message names the first thing that is wrong.
@@ -126,8 +126,8 @@ def check_downgrade(connection: Connection, *, may_commit: bool) -> None:
                 "name back, then try again."
             )
         return
-    if not may_commit and scores.created_index:
-        raise PreflightError(uncommittable(scores.relation))
+    if obstacle and scores.created_index:
+        raise PreflightError(uncommittable(scores.relation, obstacle))
     if rows:
         check_columns_fit(connection, scores.relation)
         check_rows_can_move(connection, scores.relation)
@@ -174,7 +174,7 @@ def check_collisions(
     *,
     own_tables: Collection[str] = (),
     adopts_existing: bool = False,
-    may_commit: bool = True,
+    obstacle: str | None = None,
 ) -> None:
     """Refuse names that are taken, typically by earlier versions of our own tables in public.
 
@@ -184,7 +184,7 @@ def check_collisions(
         schema: Their schema.
         own_tables: Tables that the migrations have created. An index of one of them was left by an interrupted run.
         adopts_existing: Whether existing tables under our names are to be parked and their rows copied.
-        may_commit: Whether the migration has transactions of its own.
+        obstacle: Why nothing can commit in between, and what to do; None if it can.
 
     Raises:
         PreflightError: A name is taken.
@@ -223,7 +223,7 @@ def check_collisions(
         raise PreflightError(f"Already in the database, but not created by these migrations: {found}; {advice}.")
     tables = [name for name in predecessors if name in PREDECESSORS]
     for name in tables:
-        check_predecessor(connection, name, may_commit=may_commit)
+        check_predecessor(connection, name, obstacle=obstacle)
     # All predecessors are parked sooner or later, and so they may depend on each other.
     along = [f"public.{name}" for name in PREDECESSORS]
     if dependents := dependents_of(connection, [f"public.{name}" for name in tables], along=along):
@@ -233,7 +233,7 @@ def check_collisions(
         )
 
 
-def check_predecessor(connection: Connection, name: str, *, may_commit: bool) -> None:
+def check_predecessor(connection: Connection, name: str, *, obstacle: str | None) -> None:
     """Refuse an earlier version of one of our tables if its rows could not be copied."""
     relation = f"public.{name}"
     found = read_columns(connection, relation)
@@ -267,8 +267,8 @@ def check_predecessor(connection: Connection, name: str, *, may_commit: bool) ->
             "try again."
         )
     check_owner(connection, relation, "could not park it")
-    if not may_commit:
-        raise PreflightError(uncommittable(relation))
+    if obstacle:
+        raise PreflightError(uncommittable(relation, obstacle))
 
 
 def read_columns(connection: Connection, relation: str) -> dict[str, str]:
@@ -284,12 +284,9 @@ def read_columns(connection: Connection, relation: str) -> dict[str, str]:
     return {row.name: row.type for row in rows}
 
 
-def uncommittable(relation: str) -> str:
-    """Return why a relation cannot be migrated inside a transaction that was handed in."""
-    return (
-        f"{relation} is migrated in steps that commit, and the connection was handed in inside a transaction; commit "
-        "it first, or hand in an engine."
-    )
+def uncommittable(relation: str, obstacle: str) -> str:
+    """Return why a relation cannot be migrated where nothing can commit in between."""
+    return f"{relation} is migrated in steps that commit, and {obstacle}."
 
 
 def check_score_table(connection: Connection, adopts: Collection[str], adoptable: Collection[str]) -> None:
@@ -374,7 +371,7 @@ def check_recorded_table(scores: ScoreTable) -> None:
 
 
 def check_score_key(
-    connection: Connection, scores: ScoreTable | None, indexes: Collection[str], *, may_commit: bool
+    connection: Connection, scores: ScoreTable | None, indexes: Collection[str], *, obstacle: str | None
 ) -> None:
     """Refuse an adopted score table whose unique key could not be created.
 
@@ -382,7 +379,7 @@ def check_score_key(
         connection: A connection; nothing is written through it.
         scores: The score table that the migrations recorded.
         indexes: The names of the layouts that the pending revisions index.
-        may_commit: Whether the migration has transactions of its own.
+        obstacle: Why nothing can commit in between, and what to do; None if it can.
     """
     if scores is not None and scores.created:
         return
@@ -400,8 +397,8 @@ def check_score_key(
     if scores is None or not scores.created_index:
         check_collisions(connection, [layout.key], schema=relation.partition(".")[0])
     check_owner(connection, relation, "could not create its unique key")
-    if not may_commit:
-        raise PreflightError(uncommittable(relation))
+    if obstacle:
+        raise PreflightError(uncommittable(relation, obstacle))
     hidden_from = connection.scalar(
         text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
     )

@@ -1,10 +1,9 @@
 """Runs of Alembic: the database, the checks before a change, and how each revision is carried out."""
 
 import functools
-import itertools
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -14,6 +13,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from momentum import inventory
 from momentum.connect import engine as database
 from momentum.connect import env_file
+from momentum.connect.engine import SEARCH_PATH
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import locks, operations, parking, preflight
@@ -23,6 +23,9 @@ from momentum.verify import compare as verify
 from momentum.wording import counted
 
 INTERRUPTED = "Interrupted; the running revision is not done, but the ones before it are; run the command again."
+
+# Why nothing can commit in between, and what to do.
+HANDED_IN = "the connection was handed in inside a transaction; commit it first, or hand in an engine"
 
 log = logging.getLogger("momentum.migrations")
 
@@ -112,19 +115,6 @@ def errors_explained(
         )
 
 
-@contextmanager
-def timeouts_restored(connection: sa.Connection) -> Iterator[None]:
-    """Restore the connection's timeouts afterwards, because it may go back to a pool."""
-    before = {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in operations.TIMEOUTS}
-    connection.commit()
-    try:
-        yield
-    finally:
-        if not connection.invalidated:
-            connection.rollback()
-            locks.set_all(connection, before)
-
-
 def refuse_autocommit(connection: sa.Connection) -> None:
     """Refuse a connection on which no revision could be rolled back.
 
@@ -148,9 +138,15 @@ def planned_steps(environment: Environment, connection: sa.Connection, command: 
 
 
 def check_before(
-    environment: Environment, connection: sa.Connection, command: str, *, may_commit: bool
+    environment: Environment, connection: sa.Connection, command: str, *, obstacle: str | None
 ) -> list[RevisionStep]:
     """Check the database before anything is created or changed in it, and return the steps to run.
+
+    Args:
+        environment: The run.
+        connection: A connection; nothing is written through it.
+        command: ``upgrade`` or ``downgrade``.
+        obstacle: Why nothing can commit in between, and what to do; None if it can.
 
     Raises:
         PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
@@ -171,7 +167,7 @@ def check_before(
         drops_key = bool(preflight.layouts_of(pending, "indexes"))
         parking.check_downgrade(connection, creates, drops_key=drops_key, to_base=to_base)
         if drops_key:
-            preflight.check_downgrade(connection, may_commit=may_commit)
+            preflight.check_downgrade(connection, obstacle=obstacle)
         return steps
     here = current_heads() or "base"
     ahead = context.script.iterate_revisions("heads", here)
@@ -182,7 +178,7 @@ def check_before(
         [revision.module for revision in ahead],
         [revision.module for revision in done],
         adopts_existing=environment.options.existing == "adopt",
-        may_commit=may_commit,
+        obstacle=obstacle,
     )
     if preflight.layouts_of(pending, "adopts"):
         for warning in preflight.find_warnings(connection):
@@ -198,17 +194,40 @@ def current_heads() -> tuple[str, ...]:
 def remaining_steps(
     plan: list[RevisionStep], command: str, heads: tuple[str, ...], migrations: MigrationContext
 ) -> Iterator[RevisionStep]:
-    """Yield the remaining steps of a plan; before a downgrade, finish what an interrupted one left undone.
+    """Yield the remaining steps of a plan, each after its transaction has the advisory lock.
 
-    Alembic would count ``+2`` or ``-1`` again from where an attempt has stopped, and so go too far.
+    Alembic would count ``+2`` or ``-1`` again from where an attempt has stopped, and so go too far. Before a downgrade,
+    the step that an interrupted one left undone is finished.
+
+    Args:
+        plan: The steps; those that are done are removed, also if another migration has done them.
+        command: ``upgrade`` or ``downgrade``.
+        heads: The revision that the database is at.
+        migrations: Alembic's context.
+
+    Raises:
+        MigrationError: Another migration has taken the database to a revision that is not ahead in the plan.
     """
+    connection = migrations.connection
+    assert connection is not None
+    locks.take_turn(connection, heads)
+    done = next((n for n, step in enumerate(plan) if set(step.from_revisions) == set(heads)), len(plan))
+    if done == len(plan) and plan and set(plan[-1].to_revisions) != set(heads):
+        raise MigrationError(
+            f"Another migration has meanwhile taken the database to {', '.join(heads) or 'base'}; run the command "
+            "again if that is not where it should be."
+        )
+    del plan[:done]
     if command == "downgrade":
         for head in heads:
             for above in context.script.get_revision(head).nextrev:
                 with migrations.begin_transaction(_per_migration=True):
                     module = context.script.get_revision(above).module
                     getattr(module, "after_downgrade", lambda: None)()
-    yield from itertools.dropwhile(lambda step: set(step.from_revisions) != set(heads), plan)
+    while plan:
+        locks.take_turn(connection, plan[0].from_revisions)
+        yield plan[0]
+        del plan[0]
 
 
 def migrate(environment: Environment, connection: sa.Connection, command: str, plan: list[RevisionStep]) -> None:
@@ -234,8 +253,7 @@ def run_online(environment: Environment) -> None:
             refuse_autocommit(connection)
             with (
                 explained("The database refused a statement", "Nothing has changed."),
-                locks.only_migration(connection.engine, environment.patience),
-                timeouts_restored(connection),
+                locks.limited(connection, environment.patience),
             ):
                 run_with_retries(environment, connection, command)
         else:
@@ -244,31 +262,37 @@ def run_online(environment: Environment) -> None:
 
 
 @contextmanager
-def limits_where_there_are_none(connection: sa.Connection) -> Iterator[None]:
-    """Set timeouts in a caller's transaction, where the caller has set none."""
-    unlimited = [name for name in operations.TIMEOUTS if connection.exec_driver_sql(f"show {name}").scalar_one() == "0"]
+def settings_of_caller(connection: sa.Connection) -> Iterator[None]:
+    """Change settings in a caller's transaction, timeouts where the caller has set none, and restore them."""
+    names = (*LIMITS, "search_path")
+    before = {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in names}
+    ours = {name: limit for name, limit in LIMITS.items() if before[name] == "0"} | {"search_path": SEARCH_PATH}
 
-    def restore() -> None:
-        for name in unlimited:
-            connection.exec_driver_sql(f"set local {name} = 0")
+    def change(values: Mapping[str, str]) -> None:
+        calls = (sa.func.pg_catalog.set_config(name, value, True) for name, value in values.items())
+        connection.execute(sa.select(*calls))
 
-    for name in unlimited:
-        connection.exec_driver_sql(f"set local {name} = '{LIMITS[name]}'")
+    change(ours)
     try:
         yield
     except MomentumError:
-        restore()
+        change({name: before[name] for name in ours})
         raise
     # After a server error, the rollback restores them; until then the transaction can do nothing more.
-    restore()
+    change({name: before[name] for name in ours})
 
 
 def run_inside_transaction(environment: Environment, connection: sa.Connection, command: str) -> None:
-    """Migrate in a transaction that was handed in: no advisory lock, no second attempt, no commit."""
+    """Migrate in a transaction that was handed in: no second attempt, no commit."""
     if environment.options.purge:
         raise ConfigurationError("purge=yes commits, but the connection was handed in inside a transaction.")
-    with limits_where_there_are_none(connection):
-        plan = check_before(environment, connection, command, may_commit=False) if command in MIGRATING else []
+    with settings_of_caller(connection):
+        if command in (*CREATING, *MIGRATING):
+            try:
+                locks.take_turn(connection)
+            except locks.HeldError:
+                raise locks.another_is_running(connection, "holds the lock") from None
+        plan = check_before(environment, connection, command, obstacle=HANDED_IN) if command in MIGRATING else []
         if command in CREATING:
             connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
         migrate(environment, connection, command, plan)
@@ -279,11 +303,15 @@ def run_inside_transaction(environment: Environment, connection: sa.Connection, 
 def run_with_retries(environment: Environment, connection: sa.Connection, command: str) -> None:
     """Migrate, each revision in its own transaction, and try again if a lock was not available in time."""
 
-    def create_schema() -> None:
+    def create_version_table() -> None:
         connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
+        # Alembic would create it in a transaction without the advisory lock.
+        context.configure(connection=connection, **environment.settings(command))
+        context.get_context()._ensure_version_table()
 
     def look() -> None:
-        plan.extend(check_before(environment, connection, command, may_commit=True))
+        obstacle = operations.obstacle_to_patience(connection)
+        plan[:] = check_before(environment, connection, command, obstacle=obstacle)
 
     plan: list[RevisionStep] = []
     patience = environment.patience
@@ -296,10 +324,11 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
         "This revision is not done, but the ones before it are; fix the cause, then run the command again.",
     ):
         if command in CREATING:
-            patience.run(connection, create_schema)
-        patience.run(connection, lambda: migrate(environment, connection, command, plan))
+            patience.run(connection, create_version_table)
+        patience.run(connection, lambda: migrate(environment, connection, command, plan), takes_lock=False)
     if command == "downgrade":
-        parkable, at_base = parking.Parkable.of(context.script), not current_heads()
+        parkable, patience.heads = parking.Parkable.of(context.script), current_heads()
+        at_base = not patience.heads
         if environment.options.purge:
             with explained("The purge stopped", "The rest is still parked; run the command again."):
                 parking.purge(connection, parkable, patience, at_base=at_base)

@@ -25,7 +25,7 @@ from momentum.errors import (
     PreflightError,
 )
 from momentum.migrate.config import SCRIPTS, alembic_config
-from momentum.migrate.locks import ADVISORY_LOCK, Patience, lock_timeout
+from momentum.migrate.locks import ADVISORY_LOCK, Patience, limited, lock_timeout
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import snapshot
@@ -33,6 +33,7 @@ from tests.migrating import (
     HISTORY,
     JOURNAL,
     KEY,
+    REVISIONS,
     SCORES_ADOPTED,
     WAITING_MIGRATION,
     current,
@@ -259,13 +260,13 @@ def test_who_holds_the_lock_of_a_migration_is_named(supabase_url: sa.URL, tmp_pa
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_several_upgrades_at_once_all_end_well_and_one_does_the_work(
+def test_several_upgrades_at_once_all_end_well_and_each_revision_runs_once(
     supabase_url: sa.URL, url: sa.URL, tmp_path: Path, count: int
 ) -> None:
     processes = [start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(supabase_url)) for _ in range(count)]
     outputs = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * count, outputs
-    assert sum("Running upgrade" in output for output in outputs) == 1
+    assert sum(output.count("Running upgrade") for output in outputs) == len(REVISIONS)
     assert snapshot(supabase_url) == snapshot(url)
 
 
@@ -336,9 +337,14 @@ def test_an_interrupt_is_not_lost_where_the_lock_timeout_comes_before_its_cancel
             connection.execute(sa.text("lock table public.habit_index in access exclusive mode"))
             raise
 
-    with locked(url, "public.habit_index"), engine_of(url).connect() as connection:
+    patience = Patience()
+    with (
+        locked(url, "public.habit_index"),
+        engine_of(url).connect() as connection,
+        limited(connection, patience),
+    ):
         with pytest.raises(KeyboardInterrupt):
-            Patience().run(connection, lambda: wait(connection))
+            patience.run(connection, lambda: wait(connection))
         connection.rollback()
 
 
@@ -542,26 +548,31 @@ def test_an_engine_whose_server_does_not_answer_is_a_typed_exception() -> None:
 
 
 @pytest.mark.slow
-def test_the_lock_is_kept_however_soon_the_server_ends_idle_sessions(supabase_url: sa.URL) -> None:
-    run(supabase_url, f"alter database {supabase_url.database} set idle_session_timeout = '1s'")
-    engine = create_engine(supabase_url, "momentum-migrations")
+def test_the_lock_is_kept_however_soon_the_server_ends_idle_transactions(server: Server) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    run(url, f"alter database {url.database} set idle_in_transaction_session_timeout = '1s'")
+    engine = create_engine(url, "momentum-migrations")
     config = alembic_config("")
-    with engine.connect() as connection, ThreadPoolExecutor(1) as operator, engine_of(supabase_url).connect() as holder:
-        # The one that migrates may pause on a slow machine; this is about the one that holds the lock.
-        connection.exec_driver_sql("set idle_session_timeout = 0")
-        connection.commit()
+    with engine.connect() as connection, ThreadPoolExecutor(1) as operator, engine_of(url).connect() as holder:
+        # These may pause on a slow machine; this is about the one that keeps the lock.
+        for each in (connection, holder):
+            each.exec_driver_sql("set idle_in_transaction_session_timeout = 0")
+            each.commit()
         config.attributes["connection"] = connection
-        holder.execute(sa.text("lock table auth.users in share mode"))
+        # CREATE INDEX CONCURRENTLY waits for its snapshot.
+        holder = holder.execution_options(isolation_level="REPEATABLE READ")
+        holder.execute(sa.text("select from auth.users"))
         upgrade = operator.submit(alembic.command.upgrade, config, "head")
-        # By the server's clock, which is the one that ends idle sessions.
+        # By the server's clock, which is the one that ends idle transactions.
         wait_until(
-            supabase_url,
-            "exists (select from pg_stat_activity where datname = current_database() and state = 'idle' "
+            url,
+            "exists (select from pg_stat_activity where datname = current_database() and state = 'idle in transaction' "
             "and application_name = 'momentum-migrations-lock' and clock_timestamp() - state_change > '1500ms')",
         )
         holder.rollback()
         upgrade.result(timeout=DEADLINE)
-    assert current(supabase_url) == HEAD
+    assert current(url) == HEAD
+    server.drop_database(url)
 
 
 @pytest.mark.parametrize("step", ["upgrade", "downgrade"])

@@ -1,0 +1,265 @@
+"""A real PgBouncer in between: the next transaction gets another session of the server, on a port that says nothing."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from momentum.connect.url import as_text
+from momentum.migrate.locks import ADVISORY_LOCK
+from momentum.testing import Server
+from tests.alembic_program import error_of, program, start
+from tests.backfilling import BOTH, Scores, backfill, scores_in
+from tests.catalog import snapshot
+from tests.migrating import HISTORY, REVISIONS, current, database_with_scores, migrate_to, rows_of, run, until
+from tests.samples import add_users
+from tests.server import engine_of
+
+POOLER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+HEAD = HISTORY[-1]
+# Sessions of the server, which take turns.
+SESSIONS = 3
+
+# The state of a session that the transactions of its other clients would find.
+STATE = """
+select
+  array(select name || ' = ' || setting from pg_catalog.pg_settings where source = 'session' order by name),
+  array(select name from pg_catalog.pg_prepared_statements),
+  array(
+    select locktype from pg_catalog.pg_locks
+    where pid = pg_backend_pid() and locktype = 'advisory' and objsubid = 1
+  )
+"""
+# The driver and the pooler agree on these; each client has its own.
+OF_THE_CLIENT = ("application_name = ", "client_encoding = ")
+
+# Several pages of duplicate days, or of rows in the app's own tables.
+DUPLICATES = """
+insert into legacy.daily_engagement_scores (user_id, score_ts, score, note)
+select id, timestamptz '2024-03-01 12:00+00' - n * interval '1 h', n, n from auth.users, generate_series(0, 2) as n
+"""
+APP_ROWS = "insert into public.momentum_events (event_type) select 'of nobody' from generate_series(1, 700)"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(POOLER is None, reason="there is no pgbouncer: apt-get install pgbouncer"),
+]
+
+
+@dataclass
+class Pooler:
+    """A running pooler.
+
+    Attributes:
+        url: The database through it.
+        direct: The database itself.
+    """
+
+    url: sa.URL
+    direct: sa.URL
+
+    @contextmanager
+    def clients(self) -> Iterator[list[Any]]:
+        """Let other clients work during the block; yields what they have found in their sessions that is not theirs."""
+        found: list[Any] = []
+        over = threading.Event()
+
+        def work() -> int:
+            with psycopg.connect(as_text(self.url), prepare_threshold=None, autocommit=True) as connection:
+                looks = 0
+                while not over.is_set():
+                    found.extend(left_in(connection))
+                    looks += 1
+                return looks
+
+        with ThreadPoolExecutor(2) as threads:
+            working = [threads.submit(work) for _ in range(2)]
+            try:
+                yield found
+            finally:
+                over.set()
+            assert all(client.result() for client in working), "the clients were at work"
+
+    def leftovers(self) -> list[Any]:
+        """Return what is left in the sessions of the pool, each held by a transaction until all have been seen."""
+        with ExitStack() as stack:
+            seen: dict[int, list[Any]] = {}
+            for _ in range(SESSIONS):
+                connection = stack.enter_context(psycopg.connect(as_text(self.url), prepare_threshold=None))
+                left = left_in(connection)
+                seen[connection.execute("select pg_backend_pid()").fetchone()[0]] = left  # type: ignore[index]
+            assert len(seen) == SESSIONS
+            return [each for left in seen.values() for each in left]
+
+
+def left_in(connection: psycopg.Connection[Any]) -> list[Any]:
+    """Return the settings, prepared statements and advisory locks of a session, except those of its present client."""
+    row = connection.execute(STATE, prepare=False).fetchone()
+    assert row is not None
+    return [each for state in row for each in state if not each.startswith(OF_THE_CLIENT)]
+
+
+@contextmanager
+def pooler_to(url: sa.URL, folder: Path, **options: object) -> Iterator[Pooler]:
+    """Run PgBouncer in front of a database, on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    host = url.host or url.query["host"]
+    server = {"host": host, "port": url.port or 5432, "user": url.username, "password": url.password}
+    line = " ".join(f"{name}='{value}'" for name, value in server.items() if value)
+    settings = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": port,
+        "unix_socket_dir": "",
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "server_round_robin": 1,
+        "default_pool_size": SESSIONS,
+        "min_pool_size": SESSIONS,
+        **options,
+    }
+    lines = [f"[databases]\n{url.database} = {line}\n[pgbouncer]", *(f"{name} = {it}" for name, it in settings.items())]
+    file = folder / "pgbouncer.ini"
+    file.write_text("\n".join(lines))
+    command = [str(POOLER), str(file)]
+    if os.geteuid() == 0:
+        # It refuses to run as root, and the embedded server's folder is its own user's.
+        owner = pwd.getpwuid(Path(str(host)).stat().st_uid).pw_name if str(host).startswith("/") else "nobody"
+        command += ["-u", owner]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        through = url.set(host="127.0.0.1", port=port, password=None, query={})
+
+        def answers() -> bool:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(as_text(through)):
+                return True
+            return False
+
+        try:
+            until(answers, "pgbouncer answers")
+            yield Pooler(through, url)
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def database_with_rows(server: Server, scores: str, *, predecessors: bool = False) -> sa.URL:
+    """Return a new database, not migrated, whose rows the migrations move in pages."""
+    url = database_with_scores(server, scores, predecessors=predecessors)
+    add_users(engine_of(url), 400)
+    if scores == "legacy.seed":
+        run(url, DUPLICATES)
+    if predecessors:
+        run(url, APP_ROWS)
+    return url
+
+
+@contextmanager
+def pooled(server: Server, scores: str, folder: Path, *, predecessors: bool = False) -> Iterator[Pooler]:
+    """Yield a pooler to a new database, not migrated."""
+    url = database_with_rows(server, scores, predecessors=predecessors)
+    try:
+        with pooler_to(url, folder) as pooler:
+            yield pooler
+    finally:
+        server.drop_database(url)
+
+
+@pytest.mark.parametrize(
+    ("scores", "predecessors"),
+    [("fresh", False), ("legacy.seed", False), ("public.production", False), ("fresh", True)],
+)
+def test_a_migration_is_exact_and_leaves_nothing_in_the_sessions_of_others(
+    server: Server, tmp_path: Path, scores: str, predecessors: bool
+) -> None:
+    options = {"existing": "adopt"} if predecessors else {}
+    with pooled(server, scores, tmp_path, predecessors=predecessors) as pooler:
+        before, rows = snapshot(pooler.direct), rows_of(pooler.direct)
+        with pooler.clients() as found:
+            migrate_to(pooler.url, HEAD, **options)
+            at_head, rows_at_head = snapshot(pooler.direct), rows_of(pooler.direct)
+            migrate_to(pooler.url, "base")
+            found_rows = rows_of(pooler.direct)
+            migrate_to(pooler.url, HEAD, **options)
+            migrate_to(pooler.url, "base", purge=True)
+        assert {name: found_rows[name] for name in rows} == rows
+        assert snapshot(pooler.direct) == before
+        assert rows_of(pooler.direct) == rows
+        assert found == []
+        assert pooler.leftovers() == []
+        migrate_to(pooler.direct, HEAD, **options)
+        assert (at_head, rows_at_head) == (snapshot(pooler.direct), rows_of(pooler.direct)), "as without a pooler"
+
+
+@pytest.mark.parametrize("scores", ["fresh", "legacy.seed"])
+def test_migrations_at_once_are_exclusive_through_the_pooler_and_beside_it(
+    server: Server, tmp_path: Path, scores: str
+) -> None:
+    with pooled(server, scores, tmp_path) as pooler:
+        urls = [pooler.url, pooler.direct, pooler.url, pooler.direct]
+        processes = [start("upgrade", "head", home=tmp_path, DATABASE_URL=as_text(url)) for url in urls]
+        outputs = [process.communicate()[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(urls), outputs
+        ran = [line for output in outputs for line in output.splitlines() if line.startswith("Running upgrade")]
+        assert len(set(ran)) == len(REVISIONS)
+        # Another migration may take over a revision while it is between a transaction and a patient statement.
+        assert len(ran) == len(REVISIONS) or scores != "fresh"
+        assert current(pooler.direct) == HEAD
+        assert pooler.leftovers() == []
+
+
+def test_a_lock_that_a_client_of_the_pool_holds_is_waited_for_and_its_session_is_named(
+    server: Server, tmp_path: Path
+) -> None:
+    with pooled(server, "fresh", tmp_path) as pooler, psycopg.connect(as_text(pooler.url)) as other:
+        other.execute(f"select pg_advisory_xact_lock({ADVISORY_LOCK})")
+        pid = other.execute("select pg_backend_pid()").fetchone()
+        assert pid is not None
+        done = program("-x", "deadline=1", "upgrade", "head", home=tmp_path, DATABASE_URL=as_text(pooler.url))
+        assert f"Another migration is running: pid {pid[0]} " in error_of(done, 1)
+        assert current(pooler.direct) == "base"
+
+
+def test_a_statement_that_may_take_longer_than_the_pools_limit_is_refused_before_anything_has_changed(
+    server: Server, tmp_path: Path
+) -> None:
+    url = database_with_rows(server, "legacy.seed")
+    run(url, f"alter database {url.database} set statement_timeout = '2min'")
+    before = snapshot(url)
+    with pooler_to(url, tmp_path) as pooler:
+        done = program("upgrade", "head", home=tmp_path, DATABASE_URL=as_text(pooler.url))
+    assert "the statement_timeout of its sessions (120 s) can't be lifted" in error_of(done, 1)
+    assert snapshot(url) == before
+    server.drop_database(url)
+
+
+@pytest.mark.parametrize("layout", BOTH)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_backfill_is_exact_and_leaves_nothing_in_the_sessions_of_others(
+    server: Server, tmp_path: Path, layout: str, workers: int
+) -> None:
+    with scores_in(server, layout) as scores, pooler_to(scores.url, tmp_path) as pooler:
+        users = add_users(scores.engine, 300)
+        through = Scores(pooler.url, layout, scores.relation, scores.day)
+        with pooler.clients() as found:
+            done = backfill("--days", "30", "--workers", str(workers), "--page-size", "100", url=through.url)
+            assert done.returncode == 0, done.stderr
+            again = backfill("--days", "30", "--workers", str(workers), url=through.url)
+            assert again.returncode == 0, again.stderr
+        assert found == []
+        assert scores.count() == 30 * len(users)
+        assert len(set(scores.filled())) == 30 * len(users)
+        assert pooler.leftovers() == []
