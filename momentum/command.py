@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from typer import Typer
 
+# The option for the database's URL, in every command.
+URL_OPTION = "--database-url"
+
 
 @dataclass
 class Run:
@@ -43,6 +46,9 @@ def run_app(app: "Typer", name: str, arguments: list[str], complain: Callable[[s
         complain: Prints an error and returns its exit code.
     """
     run = Run()
+    if misplaced_url(arguments):
+        # The messages below would repeat it, with its password.
+        return complain(f"A URL belongs after {URL_OPTION} only; see {name} --help.", 2)
     try:
         return app(arguments, prog_name=name, standalone_mode=False, obj=run) or 0
     except TyperException as error:
@@ -52,6 +58,14 @@ def run_app(app: "Typer", name: str, arguments: list[str], complain: Callable[[s
     except Exception as error:  # A traceback could show a password.
         message = f"Unexpected {type(error).__name__}; please report it with the command that you gave."
         return complain(message if run.url is None else f"{message}\n{redacted_traceback(error, run.url)}", 1)
+
+
+def misplaced_url(arguments: list[str]) -> bool:
+    """Return whether an argument is a URL, or contains one, that isn't the value of the option for the URL."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if "://" in argument and before != URL_OPTION and not argument.startswith(f"{URL_OPTION}="):
+            return True
+    return False
 
 
 def redacted_traceback(error: BaseException, url: "URL") -> str:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from momentum.connect.supabase import is_session_pooler, require_tls
-from momentum.connect.url import describe, is_transaction_pooler, redact
+from momentum.connect.url import describe, prepare_threshold, redact, server_of
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 from momentum.retries import LOST_CONNECTION
 
@@ -27,13 +27,11 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 
 
 def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
-    """Return the driver's arguments besides the URL, which takes precedence.
-
-    Behind a transaction pooler no statement is prepared, because the next transaction may have another session.
-    """
+    """Return the driver's arguments besides the URL, which takes precedence."""
     arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    return {**arguments, "prepare_threshold": None} if is_transaction_pooler(url) else arguments
+    # Text is exact in UTF-8 only, whatever PGCLIENTENCODING says.
+    return {**arguments, "client_encoding": "utf8", **prepare_threshold(url)}
 
 
 def create_engine(url: "URL", application_name: str) -> "Engine":
@@ -44,7 +42,7 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         hide_parameters=True,
         # We have no hstore column, and looking for the type costs every engine a round trip.
         use_native_hstore=False,
-        connect_args=connect_arguments(url, application_name),
+        connect_args={**connect_arguments(url, application_name), **server_of(url)},
     )
 
 

@@ -38,6 +38,11 @@ class EnvFile:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def named(self) -> bool:
+        """Whether somebody has named the file, so that it must exist."""
+        return self._name is not None
+
     @cached_property
     def path(self) -> Path:
         """The file's path.
@@ -48,7 +53,8 @@ class EnvFile:
         try:
             return Path(DEFAULT_ENV_FILE if self._name is None else self._name).expanduser()
         except RuntimeError as error:
-            raise ConfigurationError(f"There is no home directory for the env file {self._name}.") from error
+            name = DEFAULT_ENV_FILE if self._name is None else self._name
+            raise ConfigurationError(f"There is no home directory for the env file {name}.") from error
 
     @cached_property
     def values(self) -> dict[str, str]:
@@ -119,8 +125,12 @@ def find_url(
         environ: The environment.
 
     Raises:
-        ConfigurationError: No URL was found, or it is not a Postgres URL.
+        ConfigurationError: No URL was found, it is not a Postgres URL, or a named env file cannot be read.
     """
+    file = env_file if isinstance(env_file, EnvFile) else EnvFile(env_file)
+    if file.named:
+        # Read now, because a misspelt name must be noticed even if the URL comes from elsewhere.
+        _ = file.values
     if given is not None:
         return parse_url(given, option)
     for name in URL_VARIABLES:
@@ -128,7 +138,6 @@ def find_url(
             return parse_url(environ[name], name)
     ways = [f"{option} or set {' or '.join(URL_VARIABLES)}"]
     if use_env_file:
-        file = env_file if isinstance(env_file, EnvFile) else EnvFile(env_file)
         if url := file.url():
             return url
         ways.append(f"write {ENV_FILE_VARIABLES[0]} in {file}")
@@ -158,7 +167,13 @@ def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, 
             "The database's URL doesn't say which Supabase project it belongs to, so its service-role key cannot "
             "be checked; through a pooler the user is postgres.REFERENCE."
         )
-    values = {**env_file.values, **{name: text for name, text in environ.items() if text}}
+    values = {name: text for name, text in environ.items() if text}
+    try:
+        values = {**env_file.values, **values}
+    except ConfigurationError:
+        # Nobody relies on the default file, whose folder may be another user's, if the key is in the environment.
+        if SERVICE_ROLE_KEY not in values or env_file.named:
+            raise
     key = values.get(SERVICE_ROLE_KEY, "").strip()
     if not key:
         raise ConfigurationError(

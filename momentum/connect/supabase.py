@@ -1,22 +1,22 @@
 """A project on Supabase: its reference, its database's URL, TLS, and its service-role key."""
 
 import datetime
-import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from momentum.connect.url import is_transaction_pooler
+from momentum.connect.url import is_transaction_pooler, resolve, written
 from momentum.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# A project's database is at db.<reference>.supabase.co, its poolers are at <region>.pooler.supabase.com.
+# A project's database is at db.<reference>.supabase.co, its poolers are at <region>.pooler.supabase.com. In the names
+# of a read replica, the reference is followed by -rr-<region>-<letters>.
 HOST = re.compile(r"(.+\.)?supabase\.(co|com|in|net)")
-DIRECT_HOST = re.compile(r"db\.([a-z0-9]+)\.supabase\.(?:co|in|net)")
+DIRECT_HOST = re.compile(r"db\.([a-z0-9]+)(?:-[a-z0-9-]+)?\.supabase\.(?:co|in|net)")
 POOLER_HOST = re.compile(r"(.+\.)?pooler\.supabase\.com")
-PROJECT_URL = re.compile(r"https://([a-z0-9]+)\.supabase\.(?:co|in|net)/?")
+PROJECT_URL = re.compile(r"https://([a-z0-9]+)(?:-[a-z0-9-]+)?\.supabase\.(?:co|in|net)/?")
 
 # sslmode=require, and the stricter modes.
 STRICT_TLS = ("require", "verify-ca", "verify-full")
@@ -25,15 +25,9 @@ SECRET_KEY = re.compile(r"sb_secret_[\w-]+")
 PUBLISHABLE_KEY = "sb_publishable_"
 
 
-def value_of(url: "URL", name: str, variable: str) -> str:
-    """Return an option from a URL's query, or from the environment, which libpq uses if the URL has none."""
-    return ",".join(url.normalized_query.get(name, ())) or os.environ.get(variable, "")
-
-
 def hosts(url: "URL") -> list[str]:
-    """Return the hosts of a URL without their ports, normalized as DNS compares them."""
-    named = [url.host] if url.host else value_of(url, "host", "PGHOST").split(",")
-    return [host.partition(":")[0].lower().rstrip(".") for host in named if host]
+    """Return the hosts that a URL leads to, normalized as DNS compares them."""
+    return [host.lower().rstrip(".") for host in resolve(url).get("host", "").split(",") if host]
 
 
 def is_supabase(url: "URL") -> bool:
@@ -53,12 +47,12 @@ def project_of(url: "URL") -> str | None:
     The direct host has it in its name; a pooler finds the project by the user, ``postgres.<reference>``.
     """
     found = set()
-    user = url.username or value_of(url, "user", "PGUSER")
+    user = resolve(url).get("user", "")
     for host in hosts(url):
         if direct := DIRECT_HOST.fullmatch(host):
             found.add(direct[1])
         elif POOLER_HOST.fullmatch(host):
-            found.add(user.partition(".")[2])
+            found.add(user.partition(".")[2].partition("-")[0])
         else:
             found.add("")
     return found.pop() or None if len(found) == 1 else None
@@ -92,15 +86,12 @@ def database_url(values: Mapping[str, str], origin: str) -> str:
     host = values.get("SUPABASE_DB_HOST", f"db.{project}.supabase.co")
     user = f"postgres.{project}" if POOLER_HOST.fullmatch(host.lower()) else "postgres"
     url = URL.create("postgresql", user, values["SUPABASE_DB_PASSWORD"], host, 5432, "postgres")
-    return url.render_as_string(hide_password=False)
+    return written(url)
 
 
 def require_tls(url: "URL") -> "URL":
     """Return the URL with ``sslmode=require`` if it leads to Supabase and asks for less."""
-    sslmode = value_of(url, "sslmode", "PGSSLMODE")
-    # With the system's certificates, libpq verifies by default and refuses weaker modes.
-    verifies = not sslmode and value_of(url, "sslrootcert", "PGSSLROOTCERT") == "system"
-    if not is_supabase(url) or sslmode in STRICT_TLS or verifies:
+    if not is_supabase(url) or resolve(url).get("sslmode") in STRICT_TLS:
         return url
     return url.update_query_dict({"sslmode": "require"})
 

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 from alembic.config import Config
 from sqlalchemy import URL
 
-from momentum.connect.url import as_text
+from momentum.connect.url import written
 from momentum.errors import ConfigurationError
 from momentum.migrate.history import SCRIPTS as SCRIPTS
 from momentum.migrate.locks import ATTEMPTS, SECONDS
@@ -106,7 +106,7 @@ def alembic_config(url: URL | str, **options: Unpack[MigrationOptions]) -> Confi
     }
     # Checked here, so that the error points to the caller's line.
     read_options(texts)
-    text = url if isinstance(url, str) else as_text(url)
+    text = url if isinstance(url, str) else written(url)
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
     config.set_main_option("path_separator", "os")

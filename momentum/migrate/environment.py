@@ -10,6 +10,7 @@ from alembic.config import Config
 from sqlalchemy import TypeDecorator
 
 from momentum import inventory
+from momentum.errors import ConfigurationError
 from momentum.migrate import locks, operations
 from momentum.migrate.autogenerate import PLUGINS, write_finished_revisions
 from momentum.migrate.config import Options, read_options
@@ -47,9 +48,13 @@ class Environment:
         """Return the environment that Alembic has just entered.
 
         Raises:
-            ConfigurationError: An option is unknown or its value is invalid.
+            ConfigurationError: An option is unknown or its value is invalid, or a URL is given as a revision.
         """
         config = context.config
+        revision = getattr(config.cmd_opts, "revision", None) or getattr(config.cmd_opts, "revisions", None)
+        if "://" in str(revision):
+            # Alembic would repeat it, with its password.
+            raise ConfigurationError("A URL is given in place of a revision; the database's is given as -x url=URL.")
         given = {**config.attributes.get("options", {}), **context.get_x_argument(as_dictionary=True)}
         options = read_options(given)
         return cls(config, options, locks.Patience(options.attempts, options.deadline))

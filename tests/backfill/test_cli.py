@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from momentum import __version__
 from momentum.backfill import cli
 from momentum.connect.engine import create_engine
+from momentum.connect.url import written
 from momentum.testing import Server
 from tests.backfilling import HANGS, PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
 from tests.migrating import wait_until
@@ -150,6 +151,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str
         f"postgresql://root:{PASSWORD}@127.0.0.1/x?host=y",
         f"postgresql://root:{PASSWORD}@127.0.0.1:5432/x?port=6543",
         f"postgresql://root:{PASSWORD}@127.0.0.1/x?hostaddr=127.0.0.2",
+        f"postgresql://root:Pa@55/{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:Pa/{PASSWORD}@127.0.0.1/x",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?prepare_threshold=often",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?autocommit=true",
+        f"postgresql://root:{PASSWORD}@127.0.0.1/x?service=unknown",
     ],
 )
 def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
@@ -159,10 +165,36 @@ def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     assert "from MOMENTUM_DATABASE_URL" in one_error_line(backfill(url=url))
 
 
+@pytest.mark.parametrize(
+    "before",
+    [[], ["--env-file"], ["--days"], ["--report"], ["--manifest"], ["--user"], ["--nope"], ["--"], ["--env-file="]],
+    ids=str,
+)
+@pytest.mark.parametrize("url", [f"postgresql://root:Pa@55/{PASSWORD}@127.0.0.1/x", f"mysql://root:{PASSWORD} b@h/x"])
+def test_a_url_in_a_wrong_place_is_not_repeated(before: list[str], url: str) -> None:
+    joined = before == ["--env-file="]
+    done = backfill(*([f"--env-file={url}"] if joined else [*before, url]))
+    assert done.returncode == 2
+    assert one_error_line(done) == "Error: A URL belongs after --database-url only; see momentum-backfill --help."
+
+
 def test_an_unreachable_server_is_one_line_with_host_and_port_and_exit_code_3() -> None:
     done = backfill(url=f"postgresql://root:{PASSWORD}@127.0.0.1:1/x")
     assert done.returncode == 3
     assert "127.0.0.1:1/x" in one_error_line(done)
+
+
+def test_a_database_is_named_as_the_environment_has_it() -> None:
+    done = backfill(url="postgresql:///t0", PGHOST="127.0.0.1", PGPORT="1")
+    assert done.returncode == 3
+    assert "127.0.0.1:1/t0" in one_error_line(done)
+
+
+@pytest.mark.parametrize("threshold", ["0", "none"])
+def test_the_url_says_when_statements_are_prepared(url: sa.URL, threshold: str) -> None:
+    said = written(url.update_query_dict({"prepare_threshold": threshold}))
+    done = backfill("--days", "1", url=said)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_database_that_is_not_migrated_is_one_line_and_exit_code_3(supabase_url: sa.URL) -> None:

@@ -1,14 +1,15 @@
 """The connection: its arguments, and what the driver's errors become."""
 
 import traceback
+from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from momentum.connect.engine import connect_arguments, connection_errors, execute_script
-from momentum.connect.url import parse_url
+from momentum.connect.engine import connect_arguments, connection_errors, create_engine, execute_script
+from momentum.connect.url import describe, parse_url, resolve, written
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 from tests.server import engine_of
 
@@ -112,6 +113,49 @@ def test_no_statement_is_prepared_behind_a_transaction_pooler(text: str, pooler:
         "application_name": "momentum-tests",
         **({"prepare_threshold": None} if pooler else {}),
     }
+
+
+@pytest.mark.parametrize(("threshold", "prepared"), [(None, 0), ("0", 1), ("1", 1), ("2", 0), ("none", 0), ("None", 0)])
+def test_statements_are_prepared_when_told(supabase_url: sa.URL, threshold: str | None, prepared: int) -> None:
+    text = written(supabase_url.update_query_dict({"prepare_threshold": threshold} if threshold else {}))
+    url = parse_url(text, "a test")
+    with engine_of(url).connect() as connection:
+        for _ in range(2):
+            connection.exec_driver_sql("select 1")
+        held = "select count(*) from pg_prepared_statements where statement = 'select 1'"
+        assert connection.scalar(sa.text(held)) == prepared
+
+
+def test_options_are_passed_on_and_text_is_exact_in_any_environment(
+    supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "latin1")
+    options = {"options": "-c statement_timeout=5s -c client_encoding=latin1"}
+    url = parse_url(written(supabase_url.update_query_dict(options)), "a test")
+    with engine_of(url).connect() as connection:
+        assert connection.scalar(sa.text("show statement_timeout")) == "5s"
+        assert connection.scalar(sa.text("show client_encoding")) == "UTF8"
+        assert connection.scalar(sa.text("select :text"), {"text": "Žluťoučký €"}) == "Žluťoučký €"
+
+
+@pytest.mark.parametrize("way", ["service=", "PGSERVICE"])
+def test_the_connection_is_to_the_database_that_is_described(
+    supabase_url: sa.URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The driver by itself would take the host of the environment before that of the service."""
+    options, said = resolve(supabase_url), describe(supabase_url)
+    names = ("host", "port", "dbname", "user", "password")
+    lines = [f"{name}={options[name]}\n" for name in names if name in options]
+    (tmp_path / "services").write_text(f"[ours]\n{''.join(lines)}", encoding="utf-8")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGHOST", "127.0.0.1")
+    monkeypatch.setenv("PGPORT", "1")
+    if way == "PGSERVICE":
+        monkeypatch.setenv("PGSERVICE", "ours")
+    url = parse_url("postgresql:///" if way == "PGSERVICE" else "postgresql:///?service=ours", "a test")
+    assert describe(url) == said
+    with create_engine(url, "momentum-tests").connect() as connection:
+        assert connection.scalar(sa.text("select current_database()")) == supabase_url.database
 
 
 def test_a_script_is_executed_letter_by_letter(supabase_url: sa.URL) -> None:

@@ -75,6 +75,34 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no env file .*/missing; name another with --env-file"):
         find_url(None, option="--database-url", env_file=str(tmp_path / "missing"), environ={})
 
+    with pytest.raises(ConfigurationError, match=r"no env file .*/missing"):
+        find_url(url_named("app"), option="--database-url", env_file=str(tmp_path / "missing"), environ={})
+    environ = {"DATABASE_URL": url_named("app")}
+    with pytest.raises(ConfigurationError, match=r"no env file .*/missing"):
+        find_url(None, option="--database-url", env_file=str(tmp_path / "missing"), environ=environ)
+
+
+@pytest.mark.parametrize("home", ["no folder", "no entry", "another user's"])
+def test_no_home_is_needed_when_everything_is_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    environ = {"DATABASE_URL": DIRECT, "SUPABASE_SERVICE_ROLE_KEY": GOOD}
+    if home == "no folder":
+        monkeypatch.setenv("HOME", "/nowhere")
+    elif home == "another user's":
+        # A loop can't be read by anyone, not even by root.
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".bee_secrets").symlink_to(tmp_path / ".bee_secrets")
+    else:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    url = find_url(None, option="--database-url", environ=environ)
+    check_service_role_key(url, EnvFile(), environ)
+    if home != "no folder":
+        said = {"no entry": "There is no home directory for the env file ~/.bee", "another user's": "cannot be read"}
+        with pytest.raises(ConfigurationError, match=said[home]):
+            find_url(None, option="--database-url", environ={})
+
 
 def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "env"

@@ -46,6 +46,13 @@ SECRET_KEY = "sb_secret_Xk3f9-Qw7_ZrT2mN8vLp4A_1b2c3d4e"
         (POOLER, True, PROJECT),
         (POOLER.replace("postgres.", "momentum_job."), True, PROJECT),
         (f"postgresql:///postgres?host={POOLER_HOST}:5432&user=postgres.{PROJECT}", True, PROJECT),
+        (DIRECT.replace(".supabase", "-rr-eu-west-1-abcde.supabase"), True, PROJECT),
+        (POOLER.replace(PROJECT, f"{PROJECT}-rr-eu-west-1-abcde"), True, PROJECT),
+        (
+            f"postgresql://postgres@db.{PROJECT}.supabase.co,db.{PROJECT}-rr-eu-west-1-abcde.supabase.co/x",
+            True,
+            PROJECT,
+        ),
         (POOLER.replace(f".{PROJECT}", ""), True, None),
         (f"postgresql://postgres@{PROJECT}.supabase.co/postgres", True, None),
         (f"postgresql:///postgres?host=db.{PROJECT}.supabase.co,db.{OTHER}.supabase.co", True, None),
@@ -71,6 +78,28 @@ def test_what_the_url_leaves_to_the_environment_is_looked_for_there(monkeypatch:
     assert not is_supabase(make_url("postgresql://localhost/postgres"))
 
 
+@pytest.mark.parametrize("way", ["service=", "PGSERVICE"])
+def test_a_service_that_leads_to_supabase_is_supabases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    path = tmp_path / "services"
+    host = f"{POOLER_HOST.upper()}."
+    path.write_text(f"[ours]\nhost={host}\nuser=postgres.{PROJECT}\ndbname=postgres\n", encoding="utf-8")
+    monkeypatch.setenv("PGSERVICEFILE", str(path))
+    if way == "PGSERVICE":
+        monkeypatch.setenv("PGSERVICE", "ours")
+    url = make_url("postgresql:///" if way == "PGSERVICE" else "postgresql:///?service=ours")
+    assert is_supabase(url)
+    assert project_of(url) == PROJECT
+    assert require_tls(url).query["sslmode"] == "require"
+    with path.open("a", encoding="utf-8") as file:
+        file.write("sslmode=verify-full\n")
+    assert "sslmode" not in require_tls(url).query
+    monkeypatch.delenv("PGSERVICE", raising=False)
+    listed = make_url(f"postgresql://one.example,db.{PROJECT}.supabase.co/postgres")
+    assert require_tls(listed).query["sslmode"] == "require"
+
+
 def test_hosts_are_read_without_their_ports() -> None:
     assert hosts(make_url("postgresql:///app?host=One:1&host=two:2")) == ["one", "two"]
     assert hosts(make_url("postgresql://three.:3/app")) == ["three"]
@@ -78,6 +107,7 @@ def test_hosts_are_read_without_their_ports() -> None:
 
 def test_supabase_url_has_the_reference_unless_the_project_has_a_domain_of_its_own() -> None:
     assert project_named(f" https://{PROJECT}.supabase.co/ ") == PROJECT
+    assert project_named(f"https://{PROJECT}-rr-eu-west-1-abcde.supabase.co") == PROJECT
     assert project_named("https://api.example.com") is None
     assert project_named(f"https://{PROJECT}.supabase.co.example.com") is None
 
@@ -256,6 +286,28 @@ def test_the_migrations_and_other_hosts_want_no_key(tmp_path: Path, listener: Li
     supabases = POOLER.replace(":5432", f":{listener.port}")
     done = program("-x", f"url={supabases}", "current", home=tmp_path, PGHOSTADDR="127.0.0.1")
     assert "SSL was required" in error_of(done, 3)
+
+
+@pytest.mark.parametrize("way", ["a service", "PGHOST"])
+def test_what_leads_to_supabase_by_the_environment_needs_the_key_and_tls(
+    tmp_path: Path, listener: Listener, way: str
+) -> None:
+    services = tmp_path / "services"
+    services.write_text(f"[ours]\nhost=db.{PROJECT}.supabase.co\nuser=postgres\n", encoding="utf-8")
+    ways = {
+        "a service": {"PGSERVICEFILE": str(services), "PGSERVICE": "ours"},
+        "PGHOST": {"PGHOST": f"DB.{PROJECT}.supabase.co.", "PGUSER": "postgres"},
+    }
+    path = env_file(tmp_path, "SUPABASE_DB_URL=postgresql:///postgres")
+    done = backfill(path, port=listener.port, **ways[way])
+    assert done.returncode == 2
+    assert "may be changed only with its service-role key" in done.stderr
+    assert listener.received == []
+    done = backfill(path, port=listener.port, **ways[way], SUPABASE_SERVICE_ROLE_KEY=GOOD)
+    assert done.returncode == 3, done.stderr
+    host = {"a service": f"db.{PROJECT}.supabase.co", "PGHOST": f"DB.{PROJECT}.supabase.co."}[way]
+    assert f"The database at {host} (127.0.0.1):{listener.port}/postgres cannot be reached" in done.stderr
+    assert set(listener.stop()) == {SSL_REQUEST, b""}, "only the request for TLS was sent"
 
 
 def test_a_file_that_others_can_read_is_warned_of_unless_the_run_is_quiet(tmp_path: Path, listener: Listener) -> None:

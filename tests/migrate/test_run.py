@@ -122,6 +122,33 @@ def test_a_url_that_is_none_of_postgres_is_refused_without_being_repeated(tmp_pa
     assert "The database URL from -x url= is not a Postgres URL" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"postgresql://me:Pa@55/{SECRET}@localhost/app", "has an @ or / that can be read in two ways"),
+        ("postgresql:///app?prepare_threshold=often", "cannot be used: prepare_threshold is a whole number, or none"),
+        ("postgresql:///app?autocommit=true", "cannot be used: there is no option autocommit for a URL"),
+        ("postgresql:///app?service=unknown", 'cannot be used: definition of service "unknown" not found'),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_before_a_connection(tmp_path: Path, text: str, said: str) -> None:
+    services = tmp_path / "services"
+    services.touch()
+    done = program("-x", f"url={text}", "upgrade", "head", home=tmp_path, PGSERVICEFILE=str(services))
+    assert error_of(done, 2).startswith(f"Error: The database URL from -x url= {said}")
+
+
+def test_a_url_in_place_of_a_revision_is_not_repeated(tmp_path: Path) -> None:
+    done = program("stamp", f"postgresql://me:{SECRET}@localhost/app", home=tmp_path)
+    assert error_of(done, 2) == ("Error: A URL is given in place of a revision; the database's is given as -x url=URL.")
+
+
+def test_the_database_is_named_as_the_environment_has_it(tmp_path: Path) -> None:
+    done = program("-x", "url=postgresql:///t0", "current", home=tmp_path, PGHOST="127.0.0.1", PGPORT="1")
+    assert done.stderr.splitlines()[0] == "Database: 127.0.0.1:1/t0"
+    assert "The database at 127.0.0.1:1/t0 cannot be reached" in error_of(done, 3)
+
+
 @pytest.mark.parametrize("command", [["upgrade", "head"], ["current"]])
 def test_a_server_that_does_not_answer_is_one_line_with_host_and_port(tmp_path: Path, command: list[str]) -> None:
     message = error_of(program("-x", f"url={NOWHERE}", *command, home=tmp_path), 3)
@@ -270,14 +297,20 @@ def test_several_upgrades_at_once_all_end_well_and_each_revision_runs_once(
     assert snapshot(supabase_url) == snapshot(url)
 
 
-@pytest.mark.parametrize("where", ["port", "query", "host in query"])
+@pytest.mark.parametrize("where", ["port", "query", "host in query", "hosts", "PGPORT", "service", "PGSERVICE"])
 def test_a_transaction_pooler_is_refused_and_the_right_port_is_named(tmp_path: Path, where: str) -> None:
     url = {
         "port": f"postgresql://postgres:{SECRET}@pooler.example.com:6543/postgres",
         "query": f"postgresql://postgres:{SECRET}@/postgres?host=a,b&port=5432,6543",
         "host in query": f"postgresql://postgres:{SECRET}@/postgres?host=a:5432&host=b:6543",
-    }[where]
-    message = error_of(program("-x", f"url={url}", "upgrade", "head", home=tmp_path), 2)
+        "hosts": f"postgresql://postgres:{SECRET}@a:5432,b:6543/postgres",
+        "service": f"postgresql://postgres:{SECRET}@/?service=pooler",
+    }.get(where, f"postgresql://postgres:{SECRET}@/postgres")
+    services = tmp_path / "services"
+    services.write_text("[pooler]\nhost=pooler.example.com\nport=6543\ndbname=postgres\n", encoding="utf-8")
+    environ = {"PGPORT": {"PGPORT": "6543"}, "PGSERVICE": {"PGSERVICE": "pooler"}}.get(where, {})
+    done = program("-x", f"url={url}", "upgrade", "head", home=tmp_path, PGSERVICEFILE=str(services), **environ)
+    message = error_of(done, 2)
     assert "Port 6543 is a transaction pooler" in message
     assert "use port 5432" in message
 
