@@ -111,6 +111,7 @@ def test_no_statement_is_prepared_behind_a_transaction_pooler(text: str, pooler:
     assert arguments == {
         "connect_timeout": 10,
         "application_name": "momentum-tests",
+        "client_encoding": "utf8",
         **({"prepare_threshold": None} if pooler else {}),
     }
 
