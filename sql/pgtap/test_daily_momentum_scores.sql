@@ -1,7 +1,13 @@
 -- public.daily_momentum_scores: the scores by UTC day, in the columns that the app has always read.
 begin;
 
-select plan(8);
+-- These are facts about the table that the migrations create. Where one was adopted, the plan says so and skips them.
+select
+  case
+    when (select not created_table from momentum_internal.score_table)
+      then '1..0 # SKIP the score table was adopted: python -m momentum.verify compares it'
+    else plan(8)
+  end;
 
 -- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
 -- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
@@ -26,8 +32,16 @@ $$;
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
+-- In a function, because names in its body are only looked up when it runs.
+create function pg_temp.tests() returns setof text language plpgsql
+as $tests$
+begin
+if (select not created_table from momentum_internal.score_table) then
+  return;
+end if;
+
 -- PostgreSQL 15 prints the table's alias before each column and later versions don't, so it is taken out.
-select is(
+return next is(
   regexp_replace(
     regexp_replace(pg_get_viewdef('public.daily_momentum_scores'::regclass), '\ms\.', '', 'g'),
     '\s+',
@@ -56,7 +70,7 @@ insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_bre
 -- A score of 0, no score and no breakdown are shown too. A plain cast to date would move a day here.
 set local time zone 'Pacific/Kiritimati';
 
-select results_eq(
+return next results_eq(
   $$
     select user_id, score, score_date, pillar_breakdown
     from public.daily_momentum_scores
@@ -76,7 +90,7 @@ select results_eq(
 -- A plain cast would move another day here.
 set local time zone 'Pacific/Pago_Pago';
 
-select results_eq(
+return next results_eq(
   $$
     select user_id, score, score_date, pillar_breakdown
     from public.daily_momentum_scores
@@ -111,14 +125,14 @@ begin
 end
 $$;
 
-select matches(
+return next matches(
   current_setting('momentum.plan'),
   '"Index Cond": "\(\(user_id = .* AND .*score_ts.*>= .*score_ts.*<= ',
   'a search by user and days is a search in the unique index'
 );
 
 -- Anyone who holds the public key must get nowhere. No role can truncate a view.
-select results_eq(
+return next results_eq(
   $$
     select pg_temp.attempt('anon', statement)
     from unnest(array[
@@ -142,7 +156,7 @@ select results_eq(
 
 -- Signed-in users see their own scores, through the policy of the score table, and nobody else's; without a token there
 -- is nobody whose rows could be shown. Nobody changes any.
-select results_eq(
+return next results_eq(
   $$
     select signed_in, array_agg(pg_temp.attempt('authenticated', statement, signed_in) order by place)
     from unnest(array[pg_temp.ann(), pg_temp.ben(), null]) as signed_in
@@ -174,7 +188,7 @@ select results_eq(
 );
 
 -- The backend reads everybody's scores here and writes them in the score table.
-select results_eq(
+return next results_eq(
   $$
     select pg_temp.attempt('service_role', statement)
     from unnest(array[
@@ -196,7 +210,7 @@ select results_eq(
   'service_role sees all rows of public.daily_momentum_scores and changes none'
 );
 
-select is(
+return next is(
   pg_temp.attempt(
     pg_temp.owner(), 'select from public.daily_momentum_scores where user_id in (pg_temp.ann(), pg_temp.ben())'
   ),
@@ -204,6 +218,10 @@ select is(
   'the owner sees all rows of public.daily_momentum_scores'
 );
 
-select * from finish();
+return query select * from finish();
+end
+$tests$;
+
+select * from pg_temp.tests();
 
 rollback;

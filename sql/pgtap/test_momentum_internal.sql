@@ -268,16 +268,29 @@ select is_empty(
 -- A database without a version, or with two, could not be migrated any further.
 select is((select count(*) from momentum_internal.alembic_version), 1::bigint, 'the database is at one revision');
 
--- In a database that had no score table the migrations made all of it, and a downgrade may take all of it away.
+-- In a database that had no score table the migrations made all of it, and a downgrade may take all of it away. An
+-- adopted table and its schema are not ours, and its unique key may be.
 select results_eq(
   'select * from momentum_internal.score_table',
-  $$
-    values (
-      true, 'legacy.daily_engagement_scores', 'seed', true, true, true,
-      'legacy.uq_daily_engagement_scores_user_id_utc_day', true
-    )
-  $$,
-  'score_table says that the score table and what belongs to it are ours'
+  case
+    when (select created_table from momentum_internal.score_table)
+      then $$
+        values (
+          true, 'legacy.daily_engagement_scores', 'seed', true, true, true,
+          'legacy.uq_daily_engagement_scores_user_id_utc_day', true
+        )
+      $$
+    else $$
+      select
+        true, format('%I.%I', n.nspname, c.relname) collate "default", s.layout, false, false, false, s.unique_index,
+        s.created_index
+      from momentum_internal.score_table as s
+      inner join pg_catalog.pg_index as i on to_regclass(s.unique_index) = i.indexrelid and i.indisunique
+      inner join pg_catalog.pg_class as c on i.indrelid = c.oid
+      inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+    $$
+  end,
+  'score_table says which of the score table and what belongs to it are ours'
 );
 
 select throws_ok(

@@ -30,15 +30,21 @@ def without_transaction(text: str) -> bytes:
     return text.encode()
 
 
-def run_script(connection: psycopg.Connection[Any], script: bytes) -> list[str]:
-    """Return pgTAP's complaints: failed assertions, a wrong number of them, or an error in the script."""
+def tap_lines(connection: psycopg.Connection[Any], script: bytes) -> list[str]:
+    """Return a script's output."""
     lines: list[str] = []
-    try:
-        cursor = connection.execute(script)
-    except psycopg.Error as error:
-        return [str(error)]
+    cursor = connection.execute(script)
     while True:
         if cursor.description:
             lines += [str(row[0]) for row in cursor.fetchall()]
         if not cursor.nextset():
-            return [line for line in lines if line.startswith(("not ok", "# Looks like"))]
+            return lines
+
+
+def run_script(connection: psycopg.Connection[Any], script: bytes) -> list[str]:
+    """Return pgTAP's complaints: failed assertions, a wrong number of them, or an error in the script."""
+    try:
+        lines = tap_lines(connection, script)
+    except psycopg.Error as error:
+        return [str(error)]
+    return [line for line in lines if line.startswith(("not ok", "# Looks like"))]
