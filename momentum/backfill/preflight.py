@@ -19,6 +19,7 @@ from momentum.backfill.triggers import Trigger, read_triggers
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.migrate.history import read_history
 from momentum.scores import ScoreTable, read_score_table
+from momentum.wording import PROJECT_OWNER, advise, is_of_platform
 
 logger = logging.getLogger("momentum.backfill")
 
@@ -136,14 +137,17 @@ def check_needs(connection: Connection, needs: Sequence[Need]) -> None:
         text("""
             select need.relation, need.name, need.privilege, current_user as role,
               a.attnum is not null or need.name = '' as there,
+              pg_get_userbyid(c.relowner) as owner,
+              format('grant %s on %s to %I', need.privilege, need.relation, current_user) as statement,
               case need.name
                 when '' then has_table_privilege(to_regclass(need.relation), need.privilege)
                 else has_column_privilege(a.attrelid, a.attnum, need.privilege)
               end as granted
             from unnest(cast(:relations as text[]), cast(:names as text[]), cast(:privileges as text[]))
               with ordinality as need (relation, name, privilege, number)
+            left join pg_catalog.pg_class as c on c.oid = to_regclass(need.relation)
             left join pg_catalog.pg_attribute as a
-              on a.attrelid = to_regclass(need.relation) and need.name = a.attname and not a.attisdropped
+              on a.attrelid = c.oid and need.name = a.attname and not a.attisdropped
             order by need.number
         """),
         dict(zip(("relations", "names", "privileges"), map(list, zip(*needs, strict=True)), strict=True)),
@@ -157,9 +161,9 @@ def check_needs(connection: Connection, needs: Sequence[Need]) -> None:
         )
     for row in rows:
         if not row.granted:
+            owner = PROJECT_OWNER if is_of_platform(row.owner) and row.role != PROJECT_OWNER else row.owner
             raise ConfigurationError(
-                f"The role {row.role} may not {row.privilege} rows of {row.relation}; connect as the database's owner "
-                "or grant the role that right."
+                f"The role {row.role} may not {row.privilege} rows of {row.relation}; {advise(owner, row.statement)}."
             )
 
 
@@ -186,13 +190,19 @@ def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
 def check_hidden_rows(connection: Connection, *relations: str) -> None:
     """Refuse a role from which row-level security hides rows, because the run would count and fill the wrong days."""
     for relation in relations:
-        role = connection.scalar(
-            text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
-        )
-        if role is not None:
+        row = connection.execute(
+            text("""
+                select current_user as role, pg_get_userbyid(relowner) as owner, relforcerowsecurity as forced
+                from pg_catalog.pg_class
+                where oid = to_regclass(:relation) and row_security_active(oid)
+            """),
+            {"relation": relation},
+        ).one_or_none()
+        if row is not None:
+            owner = "" if row.forced or is_of_platform(row.owner) else f"{row.owner}, or as "
             raise ConfigurationError(
-                f"Row-level security hides rows of {relation} from the role {role}; connect as the database's owner "
-                "or as a role with bypassrls."
+                f"Row-level security hides rows of {relation} from the role {row.role}; connect as {owner}a role with "
+                f"bypassrls (on Supabase: {PROJECT_OWNER})."
             )
 
 

@@ -12,6 +12,7 @@ from momentum.connect.supabase import is_session_pooler, require_tls
 from momentum.connect.url import describe, prepare_threshold, redact, server_of
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 from momentum.retries import LOST_CONNECTION
+from momentum.wording import PROJECT_OWNER
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -136,7 +137,8 @@ def connection_errors(url: "URL") -> Iterator[None]:
             ) from without_secrets(error, url)
         if getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
             raise ConfigurationError(
-                f"The role may not do this at {describe(url)}: {reason(error, url)}; connect as the database's owner."
+                f"The role may not do this at {describe(url)}: {reason(error, url)}; connect as the role that migrates "
+                f"the database (on Supabase: {PROJECT_OWNER}), or let that role or the object's owner grant it."
             ) from without_secrets(error, url)
         raise MomentumError(
             f"The database at {describe(url)} refused a statement: {reason(error, url)}."

@@ -24,7 +24,7 @@ from momentum.scores import (
     find_layout,
     find_score_table,
 )
-from momentum.wording import counted
+from momentum.wording import advise, counted
 
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
@@ -326,7 +326,7 @@ def check_owner(connection: Connection, relation: str, consequence: str) -> None
     """Refuse a table of another owner, where only its owner can make the change."""
     row = connection.execute(
         text("""
-            select pg_get_userbyid(relowner) as owner, current_user as migrating
+            select pg_get_userbyid(relowner) as owner, current_user as migrating, quote_ident(current_user) as quoted
             from pg_catalog.pg_class
             where oid = to_regclass(:relation) and not pg_has_role(relowner, 'usage')
         """),
@@ -334,7 +334,8 @@ def check_owner(connection: Connection, relation: str, consequence: str) -> None
     ).one_or_none()
     if row:
         raise PreflightError(
-            f"{relation} belongs to {row.owner}, and you are {row.migrating}, who {consequence}; migrate as its owner."
+            f"{relation} belongs to {row.owner}, and you are {row.migrating}, who {consequence}; "
+            f"{advise(row.owner, f'alter table {relation} owner to {row.quoted}')}, then try again."
         )
 
 

@@ -247,7 +247,27 @@ def test_a_role_from_which_rows_are_hidden_is_refused(scores: Scores, hidden: st
     with reader_of(scores, hidden) as (name, url):
         error = refusal(url)
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
-        assert f"Row-level security hides rows of {hidden} from the role {name}" in str(error)
+        assert str(error) == (
+            f"Row-level security hides rows of {hidden} from the role {name}; connect as {scores.url.username}, or as "
+            "a role with bypassrls (on Supabase: postgres)."
+        )
+
+
+@pytest.mark.parametrize(("owner", "forced"), [("supabase_{}", False), ("{}_keeper", True)])
+def test_nobody_is_sent_to_an_owner_who_would_not_help(scores: Scores, owner: str, forced: bool) -> None:
+    run(scores.url, "create schema if not exists legacy")
+    owner = owner.format(scores.url.database)
+    with reader_of(scores, "auth.users") as (name, url):
+        run(scores.url, f"create role {owner}; alter table auth.users owner to {owner}")
+        run(scores.url, f"grant all on auth.users to {name}")
+        try:
+            if forced:
+                run(scores.url, "alter table auth.users force row level security")
+            assert f"from the role {name}; connect as a role with bypassrls (on Supabase: postgres)." in str(
+                refusal(url)
+            )
+        finally:
+            run(scores.url, f"alter table auth.users owner to current_user; drop role {owner}")
 
 
 def test_a_role_from_which_events_are_hidden_is_refused_where_they_count(scores: Scores) -> None:
@@ -291,6 +311,24 @@ def test_a_role_that_lacks_a_right_is_refused_before_any_row_is_read(scores: Sco
         run(scores.url, revoke)
         error = refusal(url)
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
-        assert str(error).startswith(f"The role {name} {said}; ")
+        owner, privilege = scores.url.username, right if right == "insert" else "select"
+        table = "auth.users" if right == "accounts" else scores.relation
+        assert str(error) == (
+            f"The role {name} {said}; connect as {owner}, or let {owner} run `grant {privilege} on {table} to {name}`."
+        )
         if right == "insert":
             run_backfill(engine_of(url), Settings(ONE_DAY, dry_run=True))
+
+
+def test_on_supabase_the_owner_of_the_project_gives_rights_on_accounts(scores: Scores) -> None:
+    run(scores.url, "create schema if not exists legacy")
+    owner = f"supabase_{scores.url.database}"
+    with reader_of(scores, "public.habit_index") as (name, url):
+        run(scores.url, f"revoke all on auth.users from {name}; create role {owner}")
+        run(scores.url, f"alter table auth.users owner to {owner}")
+        try:
+            assert str(refusal(url)).endswith(
+                f"; connect as postgres, or let postgres run `grant select on auth.users to {name}`."
+            )
+        finally:
+            run(scores.url, f"alter table auth.users owner to current_user; drop role {owner}")

@@ -422,8 +422,23 @@ def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None
     try:
         run(supabase_url, f"grant usage on schema auth, legacy to {role}")
         message = refusal_of(supabase_url.set(username=role, password=role))
-        assert f"legacy.daily_engagement_scores belongs to {supabase_url.username}, and you are {role}" in message
+        owner = supabase_url.username
+        assert message == (
+            f"legacy.daily_engagement_scores belongs to {owner}, and you are {role}, who could not create its unique "
+            f"key; connect as {owner}, or let {owner} run `alter table legacy.daily_engagement_scores owner to "
+            f"{role}`, then try again."
+        )
         assert not_begun(supabase_url)
+        keeper = f"supabase_{supabase_url.database}"
+        run(supabase_url, f"create role {keeper}; alter table legacy.daily_engagement_scores owner to {keeper}")
+        message = refusal_of(supabase_url.set(username=role, password=role))
+        assert f"; nobody outside of Supabase can be {keeper}, so ask its support to run `alter table " in message
+        run(supabase_url, f"grant {keeper} to {role}")
+        with engine_of(supabase_url.set(username=role, password=role)).connect() as connection:
+            preflight.check_owner(
+                connection, "legacy.daily_engagement_scores", "is a member of its owner and may do it"
+            )
+        run(supabase_url, f"drop owned by {keeper} cascade; drop role {keeper}")
     finally:
         with contextlib.suppress(sa.exc.DBAPIError):
             run(supabase_url, f"drop owned by {role}; drop role {role}")

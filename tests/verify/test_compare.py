@@ -1084,7 +1084,7 @@ def test_the_command_wants_a_url_and_the_rights(url: sa.URL) -> None:
     try:
         done = command(url=url.set(username=role, password="secret"))
         assert (done.returncode, done.stdout) == (2, "")
-        assert "connect as the database's owner" in done.stderr
+        assert "connect as the role that migrates the database (on Supabase: postgres)" in done.stderr
     finally:
         run(url, f"drop role {role}")
 
