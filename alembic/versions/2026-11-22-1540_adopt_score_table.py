@@ -129,7 +129,8 @@ $keep_superseded_scores$"""
 def upgrade() -> None:
     """Record the score table, then take back or create one if there is none to adopt.
 
-    An adopted table stays exactly as it is: its grants and policies are not ours to change.
+    An adopted table stays exactly as it is: its grants and policies are not ours to change. If the schema of a new
+    table belongs to another role, that role may have to let service_role in.
     """
     context = op.get_context()
     layout = context.opts["scores"].partition(".")[2]
@@ -146,8 +147,14 @@ begin
   end if;
   if exists (select from momentum_internal.score_table where created_table)
     and not has_schema_privilege('service_role', 'legacy', 'usage') then
-    grant usage on schema legacy to service_role;
-    update momentum_internal.score_table set granted_usage = true where only_row;
+    if has_schema_privilege('legacy', 'usage with grant option') then
+      grant usage on schema legacy to service_role;
+      update momentum_internal.score_table set granted_usage = true where only_row;
+    else
+      raise warning 'service_role may not use the schema legacy; its owner, %, can: '
+        'grant usage on schema legacy to service_role',
+        (select nspowner::regrole from pg_catalog.pg_namespace where nspname = 'legacy');
+    end if;
   end if;
 end
 $open_legacy$""")

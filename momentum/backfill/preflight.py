@@ -17,7 +17,7 @@ from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import ACCOUNTS, EVENTS, read_account_columns
 from momentum.backfill.triggers import Trigger, read_triggers
 from momentum.errors import ConfigurationError, NotMigratedError
-from momentum.migrate.history import read_history
+from momentum.history import read_history
 from momentum.scores import ScoreTable, read_score_table
 from momentum.wording import PROJECT_OWNER, advise, is_of_platform
 

@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from momentum.connect.url import written
 from momentum.errors import ConfigurationError
-from momentum.migrate.history import SCRIPTS as SCRIPTS
+from momentum.history import SCRIPTS as SCRIPTS
 from momentum.migrate.locks import ATTEMPTS, SECONDS
 from momentum.scores import ScoresOption
 

@@ -11,7 +11,7 @@ from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.connect.url import describe
-from momentum.verify.compare import differences, read_revision
+from momentum.verify.compare import compare_database
 
 COMMAND = "python -m momentum.verify"
 
@@ -42,6 +42,7 @@ def verify(
     """Compare a database with what the migrations make, and print the differences, one per line.
 
     It is read-only. A fact is missing if it should be there, unexpected if not, and changed if it should be different.
+    A warning names what the role that compares can't change, with the reason; it is no difference.
     """
     url = find_url(database_url, option="--database-url", env_file=env_file)
     print(f"Database: {describe(url)}", file=sys.stderr)
@@ -50,12 +51,14 @@ def verify(
             connection = connection.execution_options(postgresql_readonly=True)
             # A session that holds a lock on a whole table is changing it, so there is nothing to compare yet.
             connection.execute(text("set lock_timeout = '10s'"))
-            revision = read_revision(connection)
-            found = differences(connection)
+            comparison = compare_database(connection)
     except KeyboardInterrupt:
         return complain("Interrupted.", 130)
-    print("\n".join(found) or f"{describe(url)} matches revision {revision}.")
-    return 1 if found else 0
+    for warning in comparison.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    matches = f"{describe(url)} matches revision {comparison.revision}."
+    print("\n".join(map(str, comparison.differences)) or matches)
+    return 1 if comparison.differences else 0
 
 
 def main() -> None:

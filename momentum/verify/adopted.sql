@@ -1,4 +1,5 @@
--- Facts about an adopted score table: the columns and the unique key that the view and the backfill depend on.
+-- Facts about an adopted score table: the columns and the unique key that the view and the backfill depend on, and
+-- whatever could turn their rows away, or add others.
 with tables (key, oid, kind) as (
   select
     case when format('%I.%I', n.nspname, c.relname) = :relation then :score_table else 'table ' || :superseded end,
@@ -43,6 +44,33 @@ facts (key, value) as (
   from tables as t
   inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
   where a.attname = any(:columns)
+  union all
+  -- Without a value for it no default row can be inserted. That of a column that they need is in the default row.
+  select
+    t.key || ', required column ' || quote_ident(a.attname),
+    'not null, without a default'
+  from tables as t
+  inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+  inner join pg_catalog.pg_type as y on a.atttypid = y.oid
+  where
+    t.key = :score_table and t.kind = 'r' and a.attname <> all(:columns)
+    and (a.attnotnull or y.typnotnull)
+    and not (a.atthasdef or a.attidentity <> '' or y.typdefault is not null)
+  union all
+  select
+    t.key || ', child ' || cast(i.inhrelid as regclass),
+    'its rows are rows of this table too, and belong to ' || quote_ident(pg_get_userbyid(c.relowner))
+  from tables as t
+  inner join pg_catalog.pg_inherits as i on t.oid = i.inhparent
+  inner join pg_catalog.pg_class as c on i.inhrelid = c.oid
+  where t.key = :score_table and t.kind = 'r'
+  union all
+  select
+    t.key || ', rule ' || quote_ident(w.rulename),
+    pg_get_ruledef(w.oid)
+  from tables as t
+  inner join pg_catalog.pg_rewrite as w on t.oid = w.ev_class
+  where t.key = :score_table and t.kind = 'r' and w.ev_enabled <> 'D'
   union all
   -- The unique index is the recorded one or, if the table had its own, any suitable one, whatever its name.
   (

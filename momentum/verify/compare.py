@@ -5,21 +5,27 @@ or whether a constraint or an index is valid. So the last revision has a fingerp
 ``fingerprints/``: the facts about our objects in the catalogs, one per line. It is the same on every server from
 PostgreSQL 15 on.
 
-Only objects of the migrations are compared, and of an adopted score table only what the view and the backfill need.
+Only objects of the migrations are compared, and of an adopted score table only what the view and the backfill need. A
+few facts about the platform are compared too: the grants and policies rely on them, and nothing of ours makes them.
 Storage parameters, statistics targets and publications are left to the owner of the database, and parked columns wait
 for the next upgrade: none of these is compared.
 """
 
+import json
 import logging
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from momentum.errors import NotMigratedError, VerificationError
+from momentum.history import read_history
 from momentum.inventory import (
     FRESH_SCHEMA,
     PARKED_PREFIX,
@@ -37,7 +43,7 @@ from momentum.inventory import (
     private,
 )
 from momentum.scores import LAYOUTS, TABLE_NAME
-from momentum.wording import counted
+from momentum.wording import advise, counted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -59,8 +65,18 @@ SCORE_TABLE = "score table"
 RECORDED = ("relation", "layout", "created_table")
 RECORD = f"table {private(SCORE_RECORD)}, row"
 
+# The row of the version table is a fact only where it contradicts the rest.
+VERSION = f"table {private(VERSION_TABLE)}, row"
+
+# What the facts belong to that nothing of ours makes, and the facts about an adopted table that are its owner's.
+PLATFORM = "platform"
+NOT_OURS = re.compile(rf"{PLATFORM}\b|{SCORE_TABLE}, (child|required column|rule) ")
+
 # A fact's key says what it belongs to: `table public.habit_index, column id, comment` is one of the column's.
 PART = ", "
+
+# A part has no comma of its own, unless in a quoted name or in a function's arguments.
+PARTS = re.compile(r'(?:"(?:[^"]|"")*"|\([^()]*\)|[^,"])+')
 
 # Escapes that keep a fact on one line.
 ESCAPED = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
@@ -79,10 +95,83 @@ PINNED = {
 
 FACTS = (FOLDER / "facts.sql").read_text(encoding="utf-8")
 ADOPTED_FACTS = (FOLDER / "adopted.sql").read_text(encoding="utf-8")
+PLATFORM_FACTS = (FOLDER / "platform.sql").read_text(encoding="utf-8")
+
+AUTH_UID = f"{PLATFORM}, function auth.uid()"
+RIGHT_USER = "returns the user whom the token names"
+
+
+class Difference(NamedTuple):
+    """A fact that is not as expected: no found value means that it is missing, no expected one that it is too much."""
+
+    key: str
+    found: str | None
+    expected: str | None
+
+    def __str__(self) -> str:
+        key = one_line(self.key)  # a name may have line breaks
+        if self.found is None:
+            return f"missing: {key}: {self.expected}"
+        if self.expected is None:
+            return f"unexpected: {key}: {self.found}"
+        return f"changed: {key}: found {self.found}, expected {self.expected}"
+
+
+class Session(NamedTuple):
+    """The role that compares, and the server.
+
+    Attributes:
+        role: The current role.
+        superuser: Whether it is a superuser.
+        acts_as: The roles whose rights it has, its own included, as SQL writes their names.
+        owner: The owner of ``momentum_internal``, as SQL writes its name.
+        server: The server's version, such as 180001.
+    """
+
+    role: str
+    superuser: bool
+    acts_as: frozenset[str]
+    owner: str
+    server: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of a comparison.
+
+    Attributes:
+        revision: The revision that the database was compared with.
+        record: The row that the migrations recorded about the score table.
+        expected: The facts that its fingerprint has.
+        found: The facts in the database.
+        differences: The facts that are not as expected.
+        warnings: Sentences about what is not as it should be, and can't be changed by the role that compares.
+        session: The role that compares, and the server.
+    """
+
+    revision: str
+    record: Mapping[str, Any]
+    expected: Mapping[str, str]
+    found: Mapping[str, str]
+    differences: list[Difference]
+    warnings: list[str]
+    session: Session
 
 
 def differences(connection: "Connection") -> list[str]:
     """Return the differences between a database and what its revision makes, one readable line each.
+
+    Args:
+        connection: A connection, as for ``compare_database``.
+
+    Raises:
+        NotMigratedError: As for ``compare_database``.
+    """
+    return list(map(str, compare_database(connection).differences))
+
+
+def compare_database(connection: "Connection") -> Comparison:
+    """Compare a database with what its revision makes.
 
     Nothing is written, and the session stays as it was, inside a transaction or not.
 
@@ -93,30 +182,98 @@ def differences(connection: "Connection") -> list[str]:
         NotMigratedError: The database is at no revision, or at one without a fingerprint in this version.
     """
     names = {path.name for path in FINGERPRINTS.iterdir()}
+    known = sorted({name.partition(".")[0] for name in names})
     with pinned(connection):
         revision = read_revision(connection)
-        known = sorted({name.partition(".")[0] for name in names})
+        compared = revision
         if revision not in known:
-            raise NotMigratedError(
-                f"The database is at revision {revision}; this version of the package compares revision "
-                f"{' or '.join(known)} only: upgrade the database, or use the version that migrated it."
-            )
+            # The facts may tell that only the version is an older one.
+            head = read_history()[-1]
+            if revision not in read_history() or head not in known:
+                raise NotMigratedError(not_compared(revision, known))
+            compared = head
         record = read_record(connection)
-        name = fingerprint_name(revision, record)
-        if name not in names or not record.keys() >= set(RECORDED):
-            recorded = ", ".join(f"{column} {value}" for column, value in record.items()) or "none"
-            return [f"changed: {RECORD}: found {recorded}, expected {', '.join(RECORDED)} of the score table"]
-        found = read_facts(connection, record)
+        name = fingerprint_name(compared, record)
+        is_recorded = name in names and record.keys() >= set(RECORDED)
+        found = read_facts(connection, record) if is_recorded else {}
+        session = read_session(connection)
         has_predecessors = any(relation_exists(connection, f"{PREDECESSOR_PREFIX}{table}") for table in PREDECESSORS)
+        warnings = list(find_warnings(connection, record, session)) if is_recorded else []
+    if not is_recorded:
+        if compared != revision:
+            raise NotMigratedError(not_compared(revision, known))
+        recorded = ", ".join(f"{column} {value}" for column, value in record.items()) or "none"
+        lost = Difference(RECORD, recorded, f"{', '.join(RECORDED)} of the score table")
+        return Comparison(revision, record, {}, {}, [lost], warnings, session)
     expected = read_fingerprint(name)
     if record.get("created_table") and not record.get("created_schema"):
         # The schema existed before and is somebody else's; all that we need is that service_role may use it.
         ours = f"schema {FRESH_SCHEMA}"
-        expected = {k: v for k, v in expected.items() if object_of(k) != ours or k == USAGE_OF_FRESH_SCHEMA}
+        expected = {
+            k: v for k, v in expected.items() if object_of(k) != ours or (k == USAGE_OF_FRESH_SCHEMA and not warnings)
+        }
     if not has_predecessors:
         # The record of their rows is compared only as long as they are parked.
         expected = {k: v for k, v in expected.items() if object_of(k) != f"table {private(PREDECESSOR_ROWS)}"}
-    return compare(expected, found)
+    lines = compare(expected, found)
+    if compared != revision:
+        if not all(NOT_OURS.match(line.key) for line in lines):
+            raise NotMigratedError(not_compared(revision, known))
+        lines.insert(0, Difference(VERSION, revision, compared))
+    return Comparison(compared, record, expected, found, lines, warnings, session)
+
+
+def not_compared(revision: str, known: list[str]) -> str:
+    """Return why a database at a revision can't be compared."""
+    return (
+        f"The database is at revision {revision}; this version of the package compares revision "
+        f"{' or '.join(known)} only: upgrade the database, or use the version that migrated it."
+    )
+
+
+def find_warnings(connection: "Connection", record: Mapping[str, Any], session: Session) -> Iterator[str]:
+    """Yield what is not as it should be, and can't be changed by the role that compares."""
+    if not record["created_table"] or record.get("created_schema"):
+        return
+    owner = connection.scalar(
+        text("""
+            select pg_get_userbyid(n.nspowner)
+            from pg_catalog.pg_namespace as n
+            where
+              n.nspname = :schema
+              and not has_schema_privilege('service_role', n.oid, 'usage')
+              and not has_schema_privilege(n.oid, 'usage with grant option')
+        """),
+        {"schema": FRESH_SCHEMA},
+    )
+    if owner is not None:
+        statement = f"grant usage on schema {FRESH_SCHEMA} to service_role"
+        yield (
+            f"service_role may not use the schema {FRESH_SCHEMA} and so can't read or write {FRESH_TABLE}; the schema "
+            f"belongs to {owner}, and you are {session.role}: {advise(owner, statement)}."
+        )
+
+
+def read_session(connection: "Connection") -> Session:
+    """Return the role that compares, and what it may do."""
+    row = connection.execute(
+        text("""
+            select
+              current_user as role, rolsuper as superuser, current_setting('server_version_num')::integer as server,
+              (
+                select quote_ident(pg_get_userbyid(nspowner))
+                from pg_catalog.pg_namespace
+                where nspname = :schema
+              ) as owner,
+              array(
+                select quote_ident(r.rolname) from pg_catalog.pg_roles as r where pg_has_role(r.oid, 'usage')
+              ) as acts_as
+            from pg_catalog.pg_roles
+            where rolname = current_user
+        """),
+        {"schema": PRIVATE_SCHEMA},
+    ).one()
+    return Session(row.role, row.superuser, frozenset(row.acts_as), row.owner, row.server)
 
 
 def check(connection: "Connection") -> None:
@@ -131,21 +288,25 @@ def check(connection: "Connection") -> None:
         VerificationError: There are differences.
     """
     try:
-        found = differences(connection)
+        comparison = compare_database(connection)
     except NotMigratedError as error:
         log.warning("Not verified: %s", error)
         return
-    for line in found:
-        log.error(line)
-    if found:
+    for warning in comparison.warnings:
+        log.warning(warning)
+    ours = [line for line in comparison.differences if not NOT_OURS.match(line.key)]
+    for line in comparison.differences:
+        # No upgrade makes or changes what is not ours, and so it doesn't fail by it either.
+        log.log(logging.ERROR if line in ours else logging.WARNING, str(line))
+    if ours:
         raise VerificationError(
-            f"The database differs from what its revision makes, in {counted(len(found), 'place')} "
-            "that the log names; fix that, or migrate with verify=no."
+            f"The database differs from what its revision makes, in {counted(len(ours), 'place')} that the log names; "
+            "fix that, or migrate with verify=no."
         )
 
 
-def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Return the differences between two sets of facts as lines.
+def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
+    """Return the differences between two sets of facts.
 
     Facts that belong to a missing or unexpected object are left out. Objects without expected facts are not ours (yet),
     such as the app's own tables under one of our names.
@@ -153,27 +314,27 @@ def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     # A function's name without its arguments: there should be only one of that name.
     ours = {object_of(key).partition("(")[0] for key in expected}
     found = {key: value for key, value in found.items() if object_of(key).partition("(")[0] in ours}
-    lines = []
-    for key in sorted(expected.keys() | found.keys()):
-        if any((owner in expected) != (owner in found) for owner in owners_of(key)):
-            continue
-        if key not in found:
-            lines.append(f"missing: {key}: {expected[key]}")
-        elif key not in expected:
-            lines.append(f"unexpected: {key}: {found[key]}")
-        elif found[key] != expected[key]:
-            lines.append(f"changed: {key}: found {found[key]}, expected {expected[key]}")
-    return lines
+    return [
+        Difference(key, found.get(key), expected.get(key))
+        for key in sorted(expected.keys() | found.keys())
+        if found.get(key) != expected.get(key)
+        and not any((owner in expected) != (owner in found) for owner in owners_of(key))
+    ]
+
+
+def parts_of(key: str) -> list[str]:
+    """Return the parts of a fact's key, the object first."""
+    return [part.removeprefix(" ") for part in PARTS.findall(key)]
 
 
 def object_of(key: str) -> str:
     """Return the schema, table, view or function that a fact belongs to."""
-    return key.partition(PART)[0]
+    return parts_of(key)[0]
 
 
 def owners_of(key: str) -> Iterator[str]:
     """Yield everything that a fact belongs to, the object first, such as a table and its column."""
-    parts = key.split(PART)
+    parts = parts_of(key)
     return (PART.join(parts[:length]) for length in range(1, len(parts)))
 
 
@@ -285,7 +446,39 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
             key: value.replace(f"FROM {record['relation']} ", f"FROM <{SCORE_TABLE}> ") for key, value in facts.items()
         }
         facts |= read_adopted_facts(connection, record)
-    return facts
+    return facts | read(connection, PLATFORM_FACTS) | {AUTH_UID: try_auth_uid(connection)}
+
+
+def try_auth_uid(connection: "Connection") -> str:
+    """Return what auth.uid(), on which every policy relies, makes of a token.
+
+    It is called, because the platform's versions of it are written differently, and read the token from one setting or
+    from both. Its effects are undone.
+    """
+    # The second one is nobody's, so that a function that knows users is found out too.
+    for user in (None, str(uuid.uuid4()), str(uuid.uuid4())):
+        claims = {"role": "authenticated", "sub": user} if user else {"role": "anon"}
+        settings = {"request.jwt.claims": json.dumps(claims), "request.jwt.claim.sub": user or ""}
+        savepoint = connection.begin_nested()
+        try:
+            for name, value in settings.items():
+                connection.execute(
+                    text("select pg_catalog.set_config(:name, :value, true)"), {"name": name, "value": value}
+                )
+            called = connection.scalar(text("select auth.uid()::text"))
+        except DBAPIError as error:
+            if connection.invalidated:
+                raise
+            # An old version doesn't take a token without a user.
+            if user is None:
+                continue
+            return f"fails: {error.orig.__class__.__name__}"
+        finally:
+            if not connection.invalidated:
+                savepoint.rollback()
+        if called != user:
+            return "returns somebody else than the user whom the token names"
+    return RIGHT_USER
 
 
 def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
@@ -308,3 +501,8 @@ def read(connection: "Connection", sql: str, **parameters: Any) -> dict[str, str
     """Return the rows of a query as facts, each on one line."""
     rows = connection.execute(text(sql), parameters)
     return {row.key: re.sub(r"[\\\n\r]", lambda found: ESCAPED[found[0]], row.value) for row in rows}
+
+
+def one_line(text: str) -> str:
+    """Return a text with its line breaks written as escapes."""
+    return text.replace("\n", ESCAPED["\n"]).replace("\r", ESCAPED["\r"])

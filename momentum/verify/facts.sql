@@ -48,6 +48,27 @@ parked (class, oid, part) as (
   where d.classid in ('pg_constraint'::regclass, 'pg_class'::regclass)
 ),
 
+-- Storage parameters of indexes, as definitions of indexes and of keys have them; they are the owner's to choose.
+index_options (oid, text) as (
+  select
+    i.indexrelid,
+    ' WITH (' || (
+      select
+        string_agg(
+          quote_ident(o.option_name) || '='
+          || case quote_ident(o.option_value)
+            when o.option_value then o.option_value else quote_literal(o.option_value)
+          end,
+          ', ' order by o.place
+        )
+      from pg_options_to_table(c.reloptions) with ordinality as o (option_name, option_value, place)
+    ) || ')'
+  from relations as r
+  inner join pg_catalog.pg_index as i on r.oid = i.indrelid
+  inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+  where c.reloptions is not null
+),
+
 found (class, oid, part, owner, acl, key, value) as (
   select
     'pg_namespace'::regclass,
@@ -120,7 +141,7 @@ found (class, oid, part, owner, acl, key, value) as (
     null,
     null,
     r.key || ', constraint ' || quote_ident(c.conname),
-    pg_get_constraintdef(c.oid)
+    replace(pg_get_constraintdef(c.oid), coalesce(o.text, ''), '')
     || case when not (i.indisvalid and i.indisready and i.indislive) then ', index invalid' else '' end
     || case
       when exists (
@@ -132,6 +153,7 @@ found (class, oid, part, owner, acl, key, value) as (
   from relations as r
   inner join pg_catalog.pg_constraint as c on r.oid = c.conrelid
   left join pg_catalog.pg_index as i on c.conindid = i.indexrelid and c.conrelid = i.indrelid
+  left join index_options as o on i.indexrelid = o.oid
   -- NOT NULL is a fact of the column, although from PostgreSQL 18 on it is a constraint too.
   where c.contype <> 'n'
   union all
@@ -142,11 +164,12 @@ found (class, oid, part, owner, acl, key, value) as (
     null,
     null,
     r.key || ', index ' || quote_ident(c.relname),
-    pg_get_indexdef(i.indexrelid)
+    replace(pg_get_indexdef(i.indexrelid), coalesce(o.text, ''), '')
     || case when i.indisvalid and i.indisready and i.indislive then '' else ', invalid' end
   from relations as r
   inner join pg_catalog.pg_index as i on r.oid = i.indrelid
   inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+  left join index_options as o on i.indexrelid = o.oid
   where
     not exists (
       select from pg_catalog.pg_constraint as k
@@ -283,8 +306,10 @@ facts (key, value) as (
   select
     r.key || ', child ' || i.inhrelid::regclass,
     'its rows are rows of this table too'
+    || case when c.relowner = r.relowner then '' else ', and belong to ' || quote_ident(pg_get_userbyid(c.relowner)) end
   from relations as r
   inner join pg_catalog.pg_inherits as i on r.oid = i.inhparent
+  inner join pg_catalog.pg_class as c on i.inhrelid = c.oid
   union all
   select
     r.key || ', parent ' || i.inhparent::regclass,

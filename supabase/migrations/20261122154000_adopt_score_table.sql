@@ -135,8 +135,14 @@ begin
   end if;
   if exists (select from momentum_internal.score_table where created_table)
     and not has_schema_privilege('service_role', 'legacy', 'usage') then
-    grant usage on schema legacy to service_role;
-    update momentum_internal.score_table set granted_usage = true where only_row;
+    if has_schema_privilege('legacy', 'usage with grant option') then
+      grant usage on schema legacy to service_role;
+      update momentum_internal.score_table set granted_usage = true where only_row;
+    else
+      raise warning 'service_role may not use the schema legacy; its owner, %, can: '
+        'grant usage on schema legacy to service_role',
+        (select nspowner::regrole from pg_catalog.pg_namespace where nspname = 'legacy');
+    end if;
   end if;
 end
 $open_legacy$;

@@ -24,7 +24,7 @@ from momentum.verify import __main__ as program
 from momentum.verify import compare as verify
 from tests import processes
 from tests.catalog import differences
-from tests.migrating import HISTORY, current, database_with_scores, migrate_to, run
+from tests.migrating import HISTORY, current, database_with_scores, execute, migrate_to, run
 from tests.pgtap.mutations import read_mutations
 from tests.server import engine_of
 from tools.fingerprints import REVISIONS, fingerprints
@@ -431,6 +431,78 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
 }
 
+# The rights that the platform gives its roles, and its function, on which ours rely.
+UID = "create or replace function auth.uid() returns uuid language sql stable as $$select {}$$"
+ANON_USER = "'10000000-0000-4000-8000-00000000000a'::uuid"
+SUB = "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid"
+WRONG_USER = ["changed: platform, function auth.uid(): found returns somebody else than the user whom the token names"]
+OPEN = "found USAGE, CREATE{}, expected USAGE"
+PLATFORM_DRIFTS: dict[str, tuple[str, list[str]]] = {
+    "everybody is the same user": (UID.format(ANON_USER), WRONG_USER),
+    "everybody is nobody": (UID.format("null::uuid"), WRONG_USER),
+    "somebody without a token is a user": (UID.format(f"coalesce({SUB}, {ANON_USER})"), WRONG_USER),
+    "another claim says who the user is": (UID.format(SUB.replace("sub", "user_id")), WRONG_USER),
+    "a setting of the client's says who the user is": (
+        UID.format("nullif(current_setting('request.user', true), '')::uuid"),
+        WRONG_USER,
+    ),
+    "nobody can be asked who the user is": (
+        UID.format("(1 / 0)::text::uuid"),
+        ["changed: platform, function auth.uid(): found fails: DivisionByZero, expected returns the user"],
+    ),
+    "anon passes row level security": (
+        "alter role anon bypassrls",
+        ["changed: platform, role anon: found bypasses row level security, expected subject to row level security"],
+    ),
+    "anon is a superuser": (
+        "alter role anon superuser",
+        ["changed: platform, role anon: found superuser, expected subject to row level security"],
+    ),
+    "users pass row level security": (
+        "alter role authenticated bypassrls",
+        ["changed: platform, role authenticated: found bypasses row level security, expected"],
+    ),
+    "users may become the service": (
+        "grant service_role to authenticated",
+        [
+            "changed: platform, role authenticated: found subject to row level security, member of service_role, "
+            "expected subject to row level security"
+        ],
+    ),
+    "users may become the service by way of another role": (
+        "create role between; grant service_role to between; grant between to authenticated",
+        ["changed: platform, role authenticated: found subject to row level security, member of service_role"],
+    ),
+    "everybody may create tables": (
+        "grant create on schema public to public",
+        [
+            f"changed: platform, rights of {role} in schema public: {OPEN.format(' as everybody')}"
+            for role in ("anon", "authenticated")
+        ],
+    ),
+    "anon may create tables": (
+        "grant create on schema public to anon",
+        [f"changed: platform, rights of anon in schema public: {OPEN.format('')}"],
+    ),
+    "clients may not use the schema": (
+        "revoke usage on schema public from public, anon, authenticated, service_role",
+        [
+            f"changed: platform, rights of {role} in schema public: found none, expected USAGE"
+            for role in ("anon", "authenticated", "service_role")
+        ],
+    ),
+}
+
+# The function as the platform's versions have it, newest first. One fails without a token.
+RIGHT_FUNCTIONS = (
+    "coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''), "
+    "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'))::uuid",
+    "coalesce(current_setting('request.jwt.claim.sub', true), "
+    "(current_setting('request.jwt.claims', true)::jsonb ->> 'sub'))::uuid",
+    "nullif(current_setting('request.jwt.claim.sub', true), '')::uuid",
+    SUB,
+)
+
 SEED_KEY = "legacy.uq_daily_engagement_scores_user_id_utc_day"
 SUPERSEDED = "table momentum_internal.superseded_scores"
 
@@ -493,6 +565,19 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
     "superseded scores lack a column": (
         "alter table momentum_internal.superseded_scores drop score",
         [f"missing: {SUPERSEDED}, column score: numeric"],
+    ),
+    "the table has a child": (
+        "create table public.heirs () inherits (legacy.daily_engagement_scores)",
+        ["unexpected: score table, child public.heirs: its rows are rows of this table too"],
+    ),
+    "a rule turns rows away": (
+        "create rule keep as on insert to legacy.daily_engagement_scores do instead nothing",
+        ["unexpected: score table, rule keep: CREATE RULE keep AS"],
+    ),
+    "no default row can be inserted": (
+        "alter table legacy.daily_engagement_scores add mood text not null default 'calm'; "
+        "alter table legacy.daily_engagement_scores alter mood drop default",
+        ["unexpected: score table, required column mood: not null, without a default"],
     ),
     "superseded scores are gone": (
         "drop table momentum_internal.superseded_scores",
@@ -608,6 +693,32 @@ def test_a_drift_is_named_and_nothing_else(fresh: sa.Connection, drift: tuple[st
     assert_named(fresh, drift)
 
 
+@pytest.mark.parametrize("drift", PLATFORM_DRIFTS.values(), ids=PLATFORM_DRIFTS)
+def test_a_drift_of_the_platform_is_named(fresh: sa.Connection, drift: tuple[str, list[str]]) -> None:
+    assert_named(fresh, drift)
+
+
+@pytest.mark.parametrize("query", RIGHT_FUNCTIONS)
+def test_each_version_of_the_platforms_function_is_right(fresh: sa.Connection, query: str) -> None:
+    assert_named(fresh, (UID.format(query), []))
+
+
+@pytest.mark.parametrize("schema", ["legacy", "public"])
+@pytest.mark.parametrize("revision", HISTORY[1:-1])
+def test_a_version_that_was_set_back_is_named(
+    fresh: sa.Connection, production: sa.Connection, schema: str, revision: str
+) -> None:
+    connection = fresh if schema == "legacy" else production
+    drift = f"update momentum_internal.alembic_version set version_num = '{revision}'"
+    line = f"changed: table momentum_internal.alembic_version, row: found {revision}, expected {HEAD}"
+    assert_named(connection, (drift, [line]))
+    with connection.begin() as transaction:
+        execute_script(connection, f"{drift}; drop view public.daily_momentum_scores")
+        with pytest.raises(NotMigratedError, match=refusal(revision)):
+            verify.differences(connection)
+        transaction.rollback()
+
+
 @pytest.mark.parametrize("drift", SEED_DRIFTS.values(), ids=SEED_DRIFTS)
 def test_a_drift_in_the_seeds_layout_is_named(seed: sa.Connection, drift: tuple[str, list[str]]) -> None:
     assert_named(seed, drift)
@@ -650,11 +761,20 @@ def test_a_key_that_we_made_for_the_production_layout_has_its_name(server: Serve
 ALL_MUTATIONS = os.environ.get("MOMENTUM_MUTATIONS") == "all"
 
 # Of the first two either value may be right: they record an earlier state, which can't be seen any more. Anything else
-# in the private schema is not ours.
+# in the private schema is not ours, and storage parameters are their owner's to choose.
 NO_DIFFERENCE = {
     "score_table.created_schema: row changed",
     "score_table.granted_usage: row changed",
     "momentum_internal.set_updated_at(): function another one added",
+    *(
+        f"public.ix_{index}: index another fill factor"
+        for index in (
+            "habit_index_pillar_id",
+            "momentum_events_pillar_id",
+            "momentum_events_user_id_event_ts",
+            "motivation_journal_pillar_id",
+        )
+    ),
 }
 
 
@@ -705,6 +825,8 @@ def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
             grant anon to authenticated;
             create publication some_tables for table public.habit_index;
             alter table public.habit_index set (autovacuum_enabled = false);
+            alter index public.ix_habit_index_pillar_id set (fillfactor = 50, deduplicate_items = off);
+            alter index public.pk_habit_index set (fillfactor = 50);
             alter table public.habit_index alter details set statistics 500;
             create statistics public.some_statistics on user_id, index_date from public.habit_index;
             create table momentum_internal.predecessor_of_old (like public.habit_index including all);
@@ -832,6 +954,84 @@ def test_a_schema_that_was_there_is_not_ours_but_service_role_must_get_in(server
         connection.exec_driver_sql("drop role if exists keeper")
 
 
+# A role that may do just what the migrations need.
+MIGRATOR = """
+create role {role} login password 'secret';
+grant create on database {database} to {role};
+grant usage, create on schema public to {role};
+grant usage on schema auth to {role};
+grant select, references on auth.users to {role};
+"""
+
+
+@pytest.mark.parametrize(
+    ("keeper", "advice"),
+    [
+        ("{}_keeper", "connect as {keeper}, or let {keeper} run `grant usage on schema legacy to service_role`"),
+        (
+            "supabase_{}",
+            "nobody outside of Supabase can be {keeper}, so ask its support to run `grant usage on schema legacy to "
+            "service_role`",
+        ),
+    ],
+)
+def test_a_schema_into_which_only_its_owner_can_let_service_role_is_a_warning(
+    server: Server, caplog: pytest.LogCaptureFixture, keeper: str, advice: str
+) -> None:
+    with server.database(migrated=False) as url:
+        role, keeper = f"{url.database}_migrator", keeper.format(url.database)
+        own = url.set(username=role, password="secret")
+        run(url, MIGRATOR.format(role=role, database=url.database))
+        run(
+            url,
+            f"""
+            create role {keeper};
+            create schema legacy authorization {keeper};
+            grant usage, create on schema legacy to {role};
+            """,
+        )
+        warning = (
+            "service_role may not use the schema legacy and so can't read or write legacy.daily_engagement_scores; the "
+            f"schema belongs to {keeper}, and you are {role}: {advice.format(keeper=keeper)}."
+        )
+        with caplog.at_level(logging.WARNING):
+            migrate_to(own, HEAD)
+        assert warning in caplog.messages
+        done = command(url=own)
+        assert done.returncode == 0, "it is no difference"
+        assert f"Warning: {warning}\n" in done.stderr
+        assert done.stdout.endswith(f"matches revision {HEAD}.\n")
+        assert differences(url) == ["missing: schema legacy, grant to service_role: USAGE"], "a superuser can grant it"
+        run(url, "grant usage on schema legacy to service_role")
+        assert command(url=own).stderr.count("\n") == 1
+        # The grant is not ours, and so a downgrade leaves it.
+        migrate_to(own, "base")
+        assert execute(url, "select has_schema_privilege('service_role', 'legacy', 'usage')")
+        run(url, f"drop owned by {role}; drop owned by {keeper}")
+    run(server.url, f"drop role {role}; drop role {keeper}")
+
+
+@pytest.mark.parametrize(
+    "may", ["grant usage on schema legacy to {role} with grant option", "grant {keeper} to {role}"]
+)
+def test_a_role_that_may_hand_on_usage_lets_service_role_in(server: Server, may: str) -> None:
+    with server.database(migrated=False) as url:
+        role, keeper = f"{url.database}_migrator", f"{url.database}_keeper"
+        own = url.set(username=role, password="secret")
+        run(url, MIGRATOR.format(role=role, database=url.database))
+        run(url, f"create role {keeper}; create schema legacy authorization {keeper}")
+        run(url, f"grant usage, create on schema legacy to {role}; {may.format(role=role, keeper=keeper)}")
+        migrate_to(own, HEAD)
+        assert differences(own) == []
+        assert execute(url, "select granted_usage from momentum_internal.score_table")
+        run(
+            url,
+            "revoke usage on schema legacy from service_role cascade; revoke all on schema legacy from service_role",
+        )
+        run(url, f"drop owned by {role}; drop owned by {keeper}")
+    run(server.url, f"drop role {role}; drop role {keeper}")
+
+
 HABITS_OF_SESSIONS = """
 set {local} search_path = auth, public, legacy;
 set {local} datestyle = 'German';
@@ -902,6 +1102,30 @@ def test_an_upgrade_ends_with_a_comparison(url: sa.URL, caplog: pytest.LogCaptur
     migrate_to(url, HEAD, verify="no")
 
 
+def test_an_upgrade_passes_with_a_warning_of_what_is_not_ours(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    try:
+        run(
+            url,
+            f"""
+            grant create on schema public to anon;
+            {UID.format("null::uuid")};
+            create table public.heirs () inherits (legacy.daily_engagement_scores);
+            """,
+        )
+        with caplog.at_level(logging.WARNING):
+            migrate_to(url, HEAD)
+        found = differences(url)
+        assert [line.partition(": ")[2].partition(":")[0] for line in found] == [
+            "platform, function auth.uid()",
+            "platform, rights of anon in schema public",
+            "score table, child public.heirs",
+        ]
+        assert set(found) <= {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
+    finally:
+        server.drop_database(url)
+
+
 def test_an_upgrade_to_another_revision_than_head_passes_with_a_warning(
     supabase_url: sa.URL, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -923,16 +1147,7 @@ def test_any_role_that_migrates_is_the_owner(server: Server) -> None:
     role = "momentum_migrator"
     with server.database(migrated=False) as url:
         own = url.set(username=role, password="secret")
-        run(
-            url,
-            f"""
-            create role {role} login password 'secret';
-            grant create on database {url.database} to {role};
-            grant usage, create on schema public to {role};
-            grant usage on schema auth to {role};
-            grant select, references on auth.users to {role};
-            """,
-        )
+        run(url, MIGRATOR.format(role=role, database=url.database))
         migrate_to(own, HEAD)
         assert differences(own) == differences(url) == []
         run(url, "alter table public.habit_index owner to current_user")
@@ -1116,7 +1331,7 @@ def test_an_interrupt_is_one_line(
     def interrupt(_: sa.Connection) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("momentum.verify.__main__.differences", interrupt)
+    monkeypatch.setattr("momentum.verify.__main__.compare_database", interrupt)
     monkeypatch.setattr(sys, "argv", ["verify", "--database-url", as_text(url)])
     with pytest.raises(SystemExit) as ended:
         program.main()

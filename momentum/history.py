@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 # An installed package contains the migrations; in the repository they are next to it.
-PACKAGED = Path(__file__).parents[1] / "_alembic"
-SCRIPTS = PACKAGED if PACKAGED.exists() else Path(__file__).parents[2] / "alembic"
+PACKAGED = Path(__file__).parent / "_alembic"
+SCRIPTS = PACKAGED if PACKAGED.exists() else Path(__file__).parents[1] / "alembic"
 
 NAMES = re.compile(r'^(revision|down_revision)\b.* = (?:"(\w+)"|None)$', re.MULTILINE)
 
