@@ -12,6 +12,7 @@ from momentum.connect.env_file import find_url
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.connect.url import describe
 from momentum.verify.compare import compare_database
+from momentum.verify.repairs import write_script
 
 COMMAND = "python -m momentum.verify"
 
@@ -38,6 +39,10 @@ def verify(
             f"Default: {DEFAULT_ENV_FILE}.",
         ),
     ] = None,
+    sql: Annotated[
+        bool,
+        typer.Option("--sql", help="Print the statements that remove the differences, as a script for psql."),
+    ] = False,
 ) -> int:
     """Compare a database with what the migrations make, and print the differences, one per line.
 
@@ -56,8 +61,11 @@ def verify(
         return complain("Interrupted.", 130)
     for warning in comparison.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    matches = f"{describe(url)} matches revision {comparison.revision}."
-    print("\n".join(map(str, comparison.differences)) or matches)
+    if sql and comparison.differences:
+        print(write_script(comparison))
+    else:
+        matches = f"{'-- ' if sql else ''}{describe(url)} matches revision {comparison.revision}."
+        print("\n".join(map(str, comparison.differences)) or matches)
     return 1 if comparison.differences else 0
 
 

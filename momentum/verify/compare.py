@@ -301,7 +301,7 @@ def check(connection: "Connection") -> None:
     if ours:
         raise VerificationError(
             f"The database differs from what its revision makes, in {counted(len(ours), 'place')} that the log names; "
-            "fix that, or migrate with verify=no."
+            "fix that (`python -m momentum.verify --sql` prints the statements), or migrate with verify=no."
         )
 
 

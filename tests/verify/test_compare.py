@@ -647,13 +647,6 @@ def connect(url: sa.URL) -> sa.Connection:
     return engine_of(url).connect()
 
 
-@pytest.fixture(scope="module")
-def fresh(server: Server) -> Iterator[sa.Connection]:
-    """A connection to a migrated database that these tests share, because none of them commits."""
-    with server.database() as url, connect(url) as connection:
-        yield connection
-
-
 @contextmanager
 def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iterator[sa.URL]:
     """Yield the URL of a database of ``database_with_scores`` that has been migrated."""
