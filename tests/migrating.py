@@ -15,6 +15,7 @@ from momentum.inventory import PARKED_PREFIX
 from momentum.migrate.config import SCORES, alembic_config
 from momentum.scores import LAYOUTS, SCHEMAS
 from momentum.testing import Server
+from momentum.testing.servers import Kind
 from tests.processes import DEADLINE, Process
 from tests.samples import PREDECESSOR_VIEW, PREDECESSORS, SCORE_TABLES, read_rows
 from tests.server import engine_of
@@ -183,13 +184,14 @@ def queue_behind_migration(url: sa.URL, query: str) -> None:
         until(was_queued, "the client queues")
 
 
-def database_with_scores(server: Server, scores: str, *, predecessors: bool = False) -> sa.URL:
+def database_with_scores(server: Server, scores: str, *, predecessors: bool = False, kind: Kind = "older") -> sa.URL:
     """Return a new database, not migrated, with a score table to adopt, or none.
 
     Args:
         server: Where to make it.
         scores: One of ``momentum.migrate.config.SCORES``.
         predecessors: Whether it has the app's own versions of our tables too, and its view over production scores.
+        kind: The kind of Supabase project.
     """
     schema, _, layout = scores.partition(".")
 
@@ -201,6 +203,6 @@ def database_with_scores(server: Server, scores: str, *, predecessors: bool = Fa
         if predecessors and layout == "production":
             run(url, PREDECESSOR_VIEW.format(schema=schema))
 
-    key = f"scores-{scores}{'-predecessors' if predecessors else ''}"
-    template = server.template(key, lambda: server.create_database(server.supabase_template()), prepare)
+    key = f"scores-{kind}-{scores}{'-predecessors' if predecessors else ''}"
+    template = server.template(key, lambda: server.create_database(server.supabase_template(kind)), prepare)
     return server.create_database(template)

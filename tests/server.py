@@ -2,7 +2,8 @@
 
 import importlib.util
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def shared_server(config: pytest.Config) -> Server:
     """
     if _SERVER not in config.stash:
         if given := getattr(config, "workerinput", {}).get("server"):
-            server = Server(parse_url(given["url"], "the run's server"), given["backend"])
+            server = Server(parse_url(given["admin_url"], "the run's server"), given["backend"])
             config.add_cleanup(server.close)
         else:
             stack = ExitStack()
@@ -35,13 +36,30 @@ def shared_server(config: pytest.Config) -> Server:
 
 def describe_for_worker(server: Server) -> dict[str, str]:
     """Return the facts that another process needs to use a server."""
-    return {"url": as_text(server.url), "backend": server.backend}
+    return {"admin_url": as_text(server.admin_url), "backend": server.backend}
+
+
+def as_owner(server: Server) -> str:
+    """Return the statement with which a superuser's session goes on as the role that owns the databases.
+
+    Until then it is the platform, which can do what that role can't; ``reset session authorization`` is the way back.
+    """
+    return f"set session authorization {server.url.username}"
 
 
 @lru_cache(maxsize=16)
 def engine_of(url: sa.URL) -> sa.Engine:
     """Return the engine for a database, the same each time: a new one would query the server's settings again."""
     return create_engine(url, application_name="momentum-tests")
+
+
+@contextmanager
+def connect_as_owner(server: Server, url: sa.URL) -> Iterator[sa.Connection]:
+    """Yield a connection as the role that migrates, in a session of the superuser's, to whom a change may go back."""
+    with engine_of(server.as_admin(url)).connect() as connection:
+        connection.exec_driver_sql(as_owner(server))
+        connection.commit()
+        yield connection
 
 
 def find_program(name: str) -> str:

@@ -197,7 +197,7 @@ def test_an_empty_environment_migrates_fills_and_verifies_without_the_repository
     assert used.stdout.startswith(str(installed.parent)), "it was the wheel that ran"
     assert current(supabase_url) == HISTORY[-1]
 
-    run(supabase_url, "insert into auth.users (created_at) values ('2020-01-01')")
+    run(supabase_url, "insert into auth.users (id, created_at) values (gen_random_uuid(), '2020-01-01')")
     assert call_here("momentum-backfill", "--version").stdout.strip().endswith(__version__)
     filled = call_here("momentum-backfill", "--json", "--quiet")
     assert filled.returncode == 0, filled.stderr

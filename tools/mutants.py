@@ -320,7 +320,7 @@ def main() -> int:
     parser.add_argument("--counts", type=Path, help="the file that keeps the counts of lines for another run")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="momentum-mutants-") as directory, running_server() as server:
-        url = as_text(server.url)
+        url = as_text(server.admin_url)
         folders: SimpleQueue[Path] = SimpleQueue()
         for number in range(asked.jobs):
             folders.put(copy_repository(Path(directory) / str(number)))

@@ -124,8 +124,8 @@ def load(url: sa.URL, users: int) -> None:
             connection.execute(
                 sa.text("""
                     with accounts as (
-                      insert into auth.users (created_at)
-                      select '2020-01-01' from generate_series(1, :users)
+                      insert into auth.users (id, created_at)
+                      select gen_random_uuid(), '2020-01-01' from generate_series(1, :users)
                       returning id
                     )
                     insert into legacy.daily_engagement_scores (user_id, score_ts, score)

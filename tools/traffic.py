@@ -419,11 +419,13 @@ def today() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def load(url: sa.URL, layout: Layout, rows: int) -> int:
+def load(server: Server, url: sa.URL, layout: Layout, rows: int) -> int:
     """Fill a database that is like a new Supabase project, and return the number of users."""
     users = max(rows // ROWS_PER_USER, CLIENTS)
     with create_engine(url, application_name="traffic-load").begin() as connection:
         execute_script(connection, layout.tables)
+    # Only a superuser does without the checks of foreign keys and the app's triggers, which take minutes.
+    with create_engine(server.as_admin(url), application_name="traffic-load").begin() as connection:
         execute_script(
             connection,
             f"""
@@ -433,12 +435,12 @@ def load(url: sa.URL, layout: Layout, rows: int) -> int:
             select md5('user ' || n)::uuid as user_id, '{today():%Y-%m-%d}'::date - d as day
             from generate_series(1, {users}) as n cross join generate_series(1, {DAYS}) as d
             where (n + d) % 10 <> 0;
-            -- Without the checks of foreign keys and without the app's triggers, which take minutes.
             set local session_replication_role = replica;
             {layout.load}
             """,
         )
-    with create_engine(url, "traffic-load").connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    engine = create_engine(server.as_admin(url), "traffic-load")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         # A new server has no log files to reuse and fills each new one with zeros, for which everybody waits a tenth of
         # a second, with or without locks. A server that has been running for a while doesn't.
         connection.exec_driver_sql(f"alter database {url.database} set wal_init_zero = off")
@@ -533,7 +535,7 @@ def touch_everything(url: sa.URL, layout: Layout) -> list[str]:
         *(f"select from public.{name} limit 1" for name in there),
         f"select from {layout.relation} limit 1",
         # A row of its own: waiting for a row isn't waiting for a migration.
-        "insert into auth.users default values",
+        "insert into auth.users (id) values (gen_random_uuid())",
     ]
 
 
@@ -649,7 +651,7 @@ def run_traffic(
     layout = LAYOUTS[layout_name]
     run = Run(name or f"{layout_name}, {rows:,} rows")
     with server.database(migrated=False) as url:
-        users = load(url, layout, rows)
+        users = load(server, url, layout, rows)
         loaded = count_rows(url, layout)
         with clients_at_work(url, layout_name, users) as work:
             migrate(run, url, layout, seconds)

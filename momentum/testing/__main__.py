@@ -7,9 +7,16 @@ from pathlib import Path
 
 from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
-from momentum.connect.url import as_text, parse_url
+from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError, MomentumError
-from momentum.testing.servers import apply_stand_in, migrate, running_server, start_embedded
+from momentum.testing.servers import (
+    admin_of,
+    apply_stand_in,
+    migrate,
+    prepare_roles,
+    running_server,
+    start_embedded,
+)
 
 DIRECTORY = Path.cwd() / ".momentum" / "postgres"
 NAME = "momentum"
@@ -20,16 +27,22 @@ def start() -> str:
     DIRECTORY.parent.mkdir(exist_ok=True)
     # The folder ignores itself, in case the repository's own .gitignore doesn't list it.
     (DIRECTORY.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    server = start_embedded(DIRECTORY, keep_running=True)
-    with create_engine(parse_url(server.get_uri(), "the server"), "momentum-testing").connect() as connection:
+    admin_url = admin_of(start_embedded(DIRECTORY, keep_running=True))
+    owner = prepare_roles(admin_url).username
+    asked = f"select pg_get_userbyid(datdba) from pg_catalog.pg_database where datname = '{NAME}'"
+    with create_engine(admin_url, "momentum-testing").connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        if not connection.exec_driver_sql(f"select from pg_database where datname = '{NAME}'").all():
-            connection.exec_driver_sql(f"create database {NAME} template template0 encoding 'utf8'")
-    url = parse_url(server.get_uri(database=NAME), "the server")
-    with create_engine(url, "momentum-testing").connect() as connection:
+        if found := connection.exec_driver_sql(asked).scalar():
+            # In a directory of an earlier version, everything belongs to a superuser called postgres.
+            owner = found
+        else:
+            connection.exec_driver_sql(f"create database {NAME} template template0 encoding 'utf8' owner {owner}")
+    admin_url = admin_url.set(database=NAME)
+    with create_engine(admin_url, "momentum-testing").connect() as connection:
         empty = connection.exec_driver_sql("select to_regclass('auth.users') is null").scalar_one()
     if empty:
-        apply_stand_in(url)
+        apply_stand_in(admin_url)
+    url = admin_url.set(username=owner)
     migrate(url)
     return as_text(url).replace("%2F", "/")
 

@@ -14,10 +14,11 @@ SCHEMA = "pgtap"
 
 
 def install_pgtap(connection: Connection, project: Path) -> None:
-    """Install pgTAP into its own schema and append that to the database's search path.
+    """Install pgTAP into its own schema and append that to the role's search path in the database.
 
     Args:
-        connection: A connection to the database, as its owner. The caller commits; later sessions see pgTAP.
+        connection: A connection to the database, as the role that the assertions run as. The caller commits; later
+            sessions of the role see pgTAP.
         project: The folder in which npm installed the package, for servers without the extension.
 
     Raises:
@@ -31,7 +32,9 @@ def install_pgtap(connection: Connection, project: Path) -> None:
         execute_script(connection, read_sql(project))
         connection.execute(text("set local search_path to default"))
     database = connection.scalar(text("select current_database()"))
-    connection.execute(text(f'alter database "{database}" set search_path = "$user", public, extensions, {SCHEMA}'))
+    path = f'"$user", public, extensions, {SCHEMA}'
+    # A setting of the database would yield to one that the role has everywhere, as Supabase's postgres does.
+    connection.execute(text(f'alter role current_user in database "{database}" set search_path = {path}'))
 
 
 def read_sql(project: Path) -> str:

@@ -17,7 +17,7 @@ from momentum.types import Day
 def add_user(
     connection: Connection | Session, /, *, created_at: datetime.datetime | None = None, **columns: object
 ) -> uuid.UUID:
-    """Add a user like Supabase's auth service, which leaves no column to its default, and return the id.
+    """Add a user as Supabase's auth service does, which names the id and every moment, and return the id.
 
     With asyncio: ``await session.run_sync(add_user)``. The caller commits.
 
@@ -28,13 +28,16 @@ def add_user(
     """
     now = datetime.datetime.now(datetime.UTC)
     made = {
+        "instance_id": uuid.UUID(int=0),
         "id": uuid.uuid4(),
         "aud": "authenticated",
         "role": "authenticated",
+        "raw_app_meta_data": "{}",
+        "raw_user_meta_data": "{}",
         "created_at": created_at or now,
         "updated_at": created_at or now,
     }
-    # The stand-in's table has fewer columns than that of a Supabase project.
+    # Tables that stand in for Supabase's elsewhere have fewer columns.
     there = connection.execute(
         text("select attname from pg_catalog.pg_attribute where attrelid = 'auth.users'::regclass and attnum > 0")
     )

@@ -1,4 +1,7 @@
-"""Postgres servers for tests: embedded in a wheel, in a container, or already running."""
+"""Postgres servers for tests: embedded in a wheel, in a container, or already running.
+
+On each, everything runs as on a Supabase project: as a role that owns the database, and is no superuser.
+"""
 
 import os
 import secrets
@@ -10,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import alembic.command
 import sqlalchemy as sa
@@ -23,7 +26,19 @@ from momentum.migrate.config import alembic_config
 BACKENDS = ("embedded", "container", "url")
 DEFAULT_IMAGE = "postgres:17"
 DEFAULT_EMBEDDED_VERSION = 18
-STAND_IN = Path(__file__).parent / "supabase.sql"
+
+# The superuser of the servers that we start, as on the platform.
+ADMIN = "supabase_admin"
+
+# The kinds of Supabase project, and the scripts that give a plain database what each has: an older one grants clients
+# everything on new tables, a newer one next to nothing, and one with automatic RLS also enables row-level security.
+Kind = Literal["older", "newer", "automatic_rls"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+STAND_INS: dict[Kind, tuple[str, ...]] = {
+    "older": ("supabase.sql",),
+    "newer": ("supabase.sql", "newer_project.sql"),
+    "automatic_rls": ("supabase.sql", "newer_project.sql", "automatic_rls.sql"),
+}
 
 # The in-memory file system of Linux, and the free bytes that it must have to hold a server's files.
 MEMORY = Path("/dev/shm")  # noqa: S108 - the server creates its own directory in it
@@ -34,21 +49,24 @@ class Server:
     """A running Postgres in which databases are made and dropped.
 
     Attributes:
-        url: The URL of a database of the server, for CREATE DATABASE.
+        admin_url: The URL of a database of the server as its superuser, who creates and drops databases.
+        url: The same as the role that the databases belong to, which is no superuser.
         backend: The kind of server: embedded, container or url.
         version: The server's version, such as ``18.1``.
     """
 
-    def __init__(self, url: sa.URL, backend: str) -> None:
-        self.url = url
+    def __init__(self, admin_url: sa.URL, backend: str) -> None:
+        self.admin_url = admin_url
+        self.url = prepare_roles(admin_url)
         self.backend = backend
         # Another run on the same server has another token, and so its own databases.
         self._prefix = f"momentum_test_{secrets.token_hex(4)}"
         self._templates: dict[str, sa.URL] = {}
         self._count = 0
         # Kept, because a new connection for each database would take as long as copying the database.
-        engine = create_engine(url, application_name="momentum-testing")
+        engine = create_engine(admin_url, application_name="momentum-testing")
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._owner: str = self._connection.scalar(sa.text("select quote_ident(:role)"), {"role": self.url.username})
         self.version: str = self._connection.exec_driver_sql("show server_version").scalar_one().split()[0]
 
     def __str__(self) -> str:
@@ -59,33 +77,40 @@ class Server:
         self._count += 1
         name = f"{self._prefix}_{self._count}"
         source = f"template {template.database}" if template else "template template0 encoding 'utf8'"
-        self._connection.exec_driver_sql(f"create database {name} {source}")
+        self._connection.exec_driver_sql(f"create database {name} {source} owner {self._owner}")
         return self.url.set(database=name)
 
     def drop_database(self, url: sa.URL) -> None:
         """Drop a database, even if there are connections to it."""
         self._connection.exec_driver_sql(f"drop database if exists {url.database} with (force)")
 
+    def as_admin(self, url: sa.URL) -> sa.URL:
+        """Return the URL of a database as the server's superuser, for what only the platform can do."""
+        return self.admin_url.set(database=url.database)
+
     @contextmanager
-    def database(self, *, migrated: bool = True) -> Iterator[sa.URL]:
+    def database(self, *, migrated: bool = True, kind: Kind = "older") -> Iterator[sa.URL]:
         """Yield the URL of a new database, which is dropped afterwards.
 
         Args:
             migrated: Whether the migrations are applied; if not, it is like a new Supabase project.
+            kind: The kind of Supabase project.
         """
-        url = self.create_database(self.migrated_template() if migrated else self.supabase_template())
+        url = self.create_database(self.migrated_template(kind) if migrated else self.supabase_template(kind))
         try:
             yield url
         finally:
             self.drop_database(url)
 
-    def supabase_template(self) -> sa.URL:
-        """Return a template like a new Supabase project, created on first use."""
-        return self.template("supabase", self.create_database, apply_stand_in)
+    def supabase_template(self, kind: Kind = "older") -> sa.URL:
+        """Return a template like a new Supabase project of a kind, created on first use."""
+        return self.template(
+            f"supabase-{kind}", self.create_database, lambda url: apply_stand_in(self.as_admin(url), kind)
+        )
 
-    def migrated_template(self) -> sa.URL:
+    def migrated_template(self, kind: Kind = "older") -> sa.URL:
         """Return a migrated template, created on first use."""
-        return self.template("migrated", lambda: self.create_database(self.supabase_template()), migrate)
+        return self.template(f"migrated-{kind}", lambda: self.create_database(self.supabase_template(kind)), migrate)
 
     def template(self, key: str, create: Callable[[], sa.URL], prepare: Callable[[sa.URL], None]) -> sa.URL:
         """Return the template with a key, created and prepared on first use."""
@@ -106,19 +131,61 @@ class Server:
         self._connection.close()
 
 
-def apply_stand_in(url: sa.URL) -> None:
-    """Give a plain database the roles, schemas and users table of a Supabase project.
+def prepare_roles(admin_url: sa.URL) -> sa.URL:
+    """Create the roles of a Supabase project that a server lacks, and return the URL of the one that migrates.
+
+    That is ``postgres``, which is no superuser there; ``momentum_postgres`` on a server whose ``postgres`` is one; and
+    the role of the URL itself if that is no superuser.
+
+    Args:
+        admin_url: The URL of a database of the server, with the password that a new role gets.
+
+    Raises:
+        ConfigurationError: The role cannot log in with this password.
+    """
+    with create_engine(admin_url, application_name="momentum-testing").begin() as connection:
+        owner = create_roles(connection, admin_url.password)
+    url = admin_url.set(username=owner).difference_update_query(["user"])
+    try:
+        with create_engine(url, application_name="momentum-testing").connect():
+            return url
+    except sa.exc.OperationalError as error:
+        raise ConfigurationError(
+            f"The tests run as the role {owner}, which cannot log in at {describe(url)} with the password of the "
+            "server's URL; give it that password."
+        ) from without_secrets(error, url)
+
+
+def create_roles(connection: sa.Connection, password: object) -> str:
+    """Create the roles that a server lacks, and return the name of the one that migrates, with its password if new."""
+    setting = sa.text("select set_config('momentum_testing.password', :password, true)")
+    connection.execute(setting, {"password": str(password or "")})
+    execute_script(connection, read_script("roles.sql"))
+    owner: str = connection.exec_driver_sql("select current_setting('momentum_testing.owner')").scalar_one()
+    return owner
+
+
+def read_script(name: str) -> str:
+    """Return a script of this folder."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def apply_stand_in(admin_url: sa.URL, kind: Kind = "older") -> None:
+    """Give a plain database the schemas, users table and default privileges of a Supabase project.
+
+    The server has the roles already. A role that is no superuser gets an ``auth`` of its own.
 
     Raises:
         ConfigurationError: It already has a table auth.users; nothing is changed.
     """
-    with create_engine(url, application_name="momentum-testing").begin() as connection:
+    with create_engine(admin_url, application_name="momentum-testing").begin() as connection:
         if connection.exec_driver_sql("select to_regclass('auth.users')").scalar() is not None:
             raise ConfigurationError(
-                f"{describe(url)} already has a table auth.users: it is a Supabase database, or the stand-in was "
+                f"{describe(admin_url)} already has a table auth.users: it is a Supabase database, or the stand-in was "
                 "applied before."
             )
-        execute_script(connection, STAND_IN.read_text(encoding="utf-8"))
+        for script in STAND_INS[kind]:
+            execute_script(connection, read_script(script))
 
 
 def migrate(url: sa.URL) -> None:
@@ -235,6 +302,8 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
         )
         # The library's own lock is one file for the whole machine, which only the user who created it can open.
         server._lock = InterProcessLock(directory.parent / "lock")
+        # initdb makes this role, which can't be made less than a superuser later.
+        server.postgres_user = ADMIN
         server.start()
         return server
     except RuntimeError as error:  # the directory belongs to another version
@@ -242,6 +311,16 @@ def start_embedded(directory: Path, *, keep_running: bool) -> Any:
             f"The server cannot be started ({error}); set MOMENTUM_TEST_POSTGRES to that version, or remove the "
             "directory."
         ) from error
+
+
+def admin_of(handle: Any) -> sa.URL:
+    """Return the URL of an embedded server as its superuser."""
+    url = parse_url(handle.get_uri(), "the embedded server").set(username=ADMIN)
+    try:
+        with create_engine(url, application_name="momentum-testing").connect():
+            return url
+    except sa.exc.OperationalError:  # an earlier version made the directory
+        return url.set(username="postgres")
 
 
 def place_in_memory() -> Path | None:
@@ -253,13 +332,13 @@ def place_in_memory() -> Path | None:
 
 @contextmanager
 def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
-    """Yield the URL of a new server, in a directory that is removed afterwards."""
+    """Yield the superuser's URL of a new server, in a directory that is removed afterwards."""
     # A database for each test causes many writes.
     place = None if on_disk else place_in_memory()
     with tempfile.TemporaryDirectory(prefix="momentum-", dir=place, ignore_cleanup_errors=True) as directory:
         handle = start_embedded(Path(directory) / "data", keep_running=False)
         try:
-            url = parse_url(handle.get_uri(), "the embedded server")
+            url = admin_of(handle)
             with create_engine(url, application_name="momentum-testing").connect() as connection:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 # A test database need not survive a power cut.
@@ -274,7 +353,7 @@ def embedded_server(*, on_disk: bool = False) -> Iterator[sa.URL]:
 
 @contextmanager
 def container_server() -> Iterator[sa.URL]:
-    """Yield the URL of a server in a container, which is removed afterwards.
+    """Yield the superuser's URL of a server in a container, which is removed afterwards.
 
     Raises:
         ConfigurationError: testcontainers is not installed, or Docker cannot run the image.
@@ -290,7 +369,7 @@ def container_server() -> Iterator[sa.URL]:
             f"No Docker daemon answers that has the image {image()} or can pull it; start one, name another image in "
             "MOMENTUM_TEST_IMAGE, or use MOMENTUM_TEST_BACKEND=embedded."
         )
-    with container_of(image(), username="postgres", driver=None) as container:
+    with container_of(image(), username=ADMIN, driver=None) as container:
         yield parse_url(container.get_connection_url(), "the container")
 
 

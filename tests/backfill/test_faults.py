@@ -23,6 +23,7 @@ from momentum.backfill.undo import run_undo
 from momentum.connect.engine import create_engine
 from momentum.connect.url import as_text
 from momentum.retries import Backoff
+from momentum.testing import Server
 from tests.backfilling import (
     DAY,
     HANGS,
@@ -41,6 +42,7 @@ from tests.backfilling import (
 )
 from tests.migrating import execute, fetch, run, wait_until
 from tests.samples import add_users
+from tests.server import engine_of
 
 THREE_DAYS = DayRange(DAY - datetime.timedelta(days=2), DAY)
 QUICK = Limits(lock_timeout=0.05, attempts=2, backoff=Backoff(0.01, 2, 1))
@@ -117,16 +119,17 @@ def test_a_user_who_is_locked_for_a_moment_costs_nothing(scores: Scores) -> None
     assert (report.inserted, report.failed, report.retries) == (60, 0, 1)
 
 
-def test_the_victim_of_a_deadlock_tries_again(scores: Scores) -> None:
+def test_the_victim_of_a_deadlock_tries_again(server: Server, scores: Scores) -> None:
     users = sorted(add_users(scores.engine, 20), key=lambda user: user.hex)
     # The run looks for a deadlock, and so is the one who finds it.
-    run(scores.url, f"alter database {scores.url.database} set deadlock_timeout = '700ms'")
+    admin_url = server.as_admin(scores.url)
+    run(admin_url, f"alter database {scores.url.database} set deadlock_timeout = '700ms'")
     engine = scores.engine
     errors = errors_of(engine)
     lock = sa.text("select from auth.users where id = :user for update")
     done: list[Report] = []
     worker = threading.Thread(target=lambda: done.append(fill(engine, Settings(ONE_DAY, limits=Limits(30)))[0]))
-    with scores.engine.begin() as other:
+    with engine_of(admin_url).begin() as other:
         other.exec_driver_sql("set deadlock_timeout = '1min'")
         other.execute(lock, {"user": users[-1]})
         worker.start()

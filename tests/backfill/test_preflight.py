@@ -188,13 +188,15 @@ def unique_key(scores: Scores) -> str:
 
 
 @pytest.mark.parametrize("what", ["dropped", "not valid"])
-def test_a_score_table_without_its_key_is_refused_and_the_advice_heals_it(scores: Scores, what: str) -> None:
+def test_a_score_table_without_its_key_is_refused_and_the_advice_heals_it(
+    server: Server, scores: Scores, what: str
+) -> None:
     key = unique_key(scores)
     if what == "dropped":
         run(scores.url, f"drop index {key}")
     else:
         execute(
-            scores.url,
+            server.as_admin(scores.url),
             "update pg_catalog.pg_index set indisvalid = false where indexrelid = to_regclass(:key)",
             key=key,
         )
@@ -216,16 +218,20 @@ def execute_alone(scores: Scores, statement: str) -> None:
 
 
 @contextlib.contextmanager
-def reader_of(scores: Scores, hidden: str) -> Iterator[tuple[str, sa.URL]]:
-    """Yield a role, and its URL, that may read and write everything, but of one table sees only what policies show."""
+def reader_of(server: Server, scores: Scores, hidden: str) -> Iterator[tuple[str, sa.URL]]:
+    """Yield a role, and its URL, that may read and write everything, but of one table sees only what policies show.
+
+    Only the platform grants rights on auth.
+    """
     name = f"reader_{uuid.uuid4().hex[:8]}"
+    admin_url = server.as_admin(scores.url)
     tables = fetch(
         scores.url,
         "select format('%I.%I', schemaname, tablename) from pg_catalog.pg_tables "
         "where schemaname in ('auth', 'legacy', 'public')",
     )
     run(
-        scores.url,
+        admin_url,
         f"""
         create role {name} login password 'secret';
         grant usage on schema auth, legacy, public, momentum_internal to {name};
@@ -237,14 +243,14 @@ def reader_of(scores: Scores, hidden: str) -> Iterator[tuple[str, sa.URL]]:
     try:
         yield name, scores.url.set(username=name, password="secret")
     finally:
-        run(scores.url, f"drop owned by {name}; drop role {name}")
+        run(admin_url, f"drop owned by {name}; drop role {name}")
 
 
 @pytest.mark.parametrize("hidden", ["auth.users", "the score table"])
-def test_a_role_from_which_rows_are_hidden_is_refused(scores: Scores, hidden: str) -> None:
+def test_a_role_from_which_rows_are_hidden_is_refused(server: Server, scores: Scores, hidden: str) -> None:
     run(scores.url, "create schema if not exists legacy")
     hidden = scores.relation if hidden == "the score table" else hidden
-    with reader_of(scores, hidden) as (name, url):
+    with reader_of(server, scores, hidden) as (name, url):
         error = refusal(url)
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
         assert str(error) == (
@@ -270,9 +276,9 @@ def test_nobody_is_sent_to_an_owner_who_would_not_help(scores: Scores, owner: st
             run(scores.url, f"alter table auth.users owner to current_user; drop role {owner}")
 
 
-def test_a_role_from_which_events_are_hidden_is_refused_where_they_count(scores: Scores) -> None:
+def test_a_role_from_which_events_are_hidden_is_refused_where_they_count(server: Server, scores: Scores) -> None:
     run(scores.url, "create schema if not exists legacy")
-    with reader_of(scores, "public.momentum_events") as (name, url):
+    with reader_of(server, scores, "public.momentum_events") as (name, url):
         error = refusal(url, Settings(ONE_DAY, active_within=30))
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
         assert f"Row-level security hides rows of public.momentum_events from the role {name}" in str(error)
@@ -304,11 +310,13 @@ RIGHTS = {
 
 
 @pytest.mark.parametrize("right", RIGHTS)
-def test_a_role_that_lacks_a_right_is_refused_before_any_row_is_read(scores: Scores, right: str) -> None:
+def test_a_role_that_lacks_a_right_is_refused_before_any_row_is_read(
+    server: Server, scores: Scores, right: str
+) -> None:
     run(scores.url, "create schema if not exists legacy")
-    with reader_of(scores, "public.habit_index") as (name, url):
+    with reader_of(server, scores, "public.habit_index") as (name, url):
         revoke, said = (part.format(table=scores.relation, role=name) for part in RIGHTS[right])
-        run(scores.url, revoke)
+        run(server.as_admin(scores.url), revoke)
         error = refusal(url)
         assert (type(error), error.exit_code) == (ConfigurationError, 2)
         owner, privilege = scores.url.username, right if right == "insert" else "select"

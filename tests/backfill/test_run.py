@@ -169,11 +169,11 @@ def test_accounts_with_infinite_dates_are_read(engine: sa.Engine) -> None:
     assert run_backfill(engine, Settings(DAYS, active_within=1)).inserted == len(DAYS)
 
 
-def test_older_accounts_tables_without_the_optional_columns_will_do(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
+def test_older_accounts_tables_without_the_optional_columns_will_do(server: Server, engine: sa.Engine) -> None:
+    with engine_of(server.as_admin(engine.url)).begin() as connection:
         for column in ("banned_until", "deleted_at", "last_sign_in_at", "is_anonymous", "created_at"):
             connection.exec_driver_sql(f"alter table auth.users drop column {column}")
-        connection.exec_driver_sql("insert into auth.users (email) values ('old@example.com')")
+        connection.exec_driver_sql("insert into auth.users (id) values (gen_random_uuid())")
     assert run_backfill(engine, Settings(DAYS)).inserted == len(DAYS)
     assert run_backfill(engine, Settings(DAYS, active_within=3)).eligible == 0
 

@@ -19,6 +19,7 @@ from momentum.migrate import environment, filters
 from momentum.migrate.autogenerate import docstring
 from momentum.migrate.config import SCRIPTS, alembic_config
 from momentum.migrate.operations import check_addable
+from momentum.testing import Server
 from tests.growth import FILE_TEMPLATE, copy_of_models
 from tests.migrating import HISTORY, execute, run
 from tests.samples import add_user, write_rows
@@ -203,7 +204,7 @@ def test_a_unique_key_that_is_dropped_is_made_again_on_the_way_back(
 
 
 def test_an_index_that_an_interrupted_run_has_left_is_finished_and_no_other(
-    url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
+    server: Server, url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
 ) -> None:
     events = metadata.tables["momentum_events"]
     sa.Index("ix_momentum_events_event_type", events.c.event_type)
@@ -215,7 +216,7 @@ def test_an_index_that_an_interrupted_run_has_left_is_finished_and_no_other(
     run(url, "drop table public.theirs")
     run(url, "create index ix_momentum_events_event_type on public.momentum_events (event_type)")
     index = "indexrelid = 'public.ix_momentum_events_event_type'::regclass"
-    run(url, f"update pg_index set indisvalid = false where {index}")
+    run(server.as_admin(url), f"update pg_index set indisvalid = false where {index}")
     alembic.command.upgrade(config, "head")
     assert execute(url, f"select indisvalid from pg_index where {index}")
 

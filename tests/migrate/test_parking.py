@@ -206,14 +206,14 @@ def test_purge_waits_for_auth_users_no_longer_than_its_lock_timeout_and_can_be_r
     assert fetch(url, LEFT) == []
 
 
-def test_an_interrupted_purge_leaves_whole_tables(url: sa.URL) -> None:
+def test_an_interrupted_purge_leaves_whole_tables(server: Server, url: sa.URL) -> None:
     with engine_of(url).begin() as connection:
         user = add_user(connection)
         write_rows(connection, user, 0)
     migrate_to(url, "base")
     rows = rows_of(url)
     run(
-        url,
+        server.as_admin(url),
         """
         create function public.stop() returns event_trigger language plpgsql as $$
         begin
@@ -229,7 +229,7 @@ def test_an_interrupted_purge_leaves_whole_tables(url: sa.URL) -> None:
     left = rows_of(url)
     assert "motivation_journal" in left
     assert left == {name: rows[name] for name in left}
-    run(url, "drop event trigger stop")
+    run(server.as_admin(url), "drop event trigger stop")
     alembic.command.downgrade(alembic_config(url, purge=True), "base")
     assert fetch(url, LEFT) == []
 

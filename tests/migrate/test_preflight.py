@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from momentum.errors import PreflightError
 from momentum.migrate import operations, preflight
 from momentum.migrate.config import alembic_config
+from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, KEY, REVISIONS, SCORES_ADOPTED, VIEW, execute, fetch, migrate_to, run
 from tests.samples import LEGACY_SCORES
@@ -414,13 +415,14 @@ def test_duplicate_days_that_a_publication_keeps_from_being_moved_are_refused(su
     alembic.command.upgrade(alembic_config(supabase_url), "head")
 
 
-def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None:
+def test_a_score_table_of_another_owner_is_refused(server: Server, supabase_url: sa.URL) -> None:
     """Only the table's owner can make the unique key, and a role that migrates need not be a superuser."""
     run(supabase_url, scores())
     role = f"{supabase_url.database}_role"
-    run(supabase_url, f"create role {role} login password '{role}'")
+    admin_url = server.as_admin(supabase_url)
+    run(admin_url, f"create role {role} login password '{role}'")
     try:
-        run(supabase_url, f"grant usage on schema auth, legacy to {role}")
+        run(admin_url, f"grant usage on schema auth, legacy to {role}")
         message = refusal_of(supabase_url.set(username=role, password=role))
         owner = supabase_url.username
         assert message == (
@@ -441,23 +443,25 @@ def test_a_score_table_of_another_owner_is_refused(supabase_url: sa.URL) -> None
         run(supabase_url, f"drop owned by {keeper} cascade; drop role {keeper}")
     finally:
         with contextlib.suppress(sa.exc.DBAPIError):
-            run(supabase_url, f"drop owned by {role}; drop role {role}")
+            run(admin_url, f"drop owned by {role}; drop role {role}")
 
 
-def test_an_owner_who_would_not_see_all_rows_is_refused(supabase_url: sa.URL) -> None:
+def test_an_owner_who_would_not_see_all_rows_is_refused(server: Server, supabase_url: sa.URL) -> None:
     """Forced row-level security holds for the owner too, and would hide duplicate days from a migration."""
     role = f"{supabase_url.database}_role"
     force = "alter table legacy.daily_engagement_scores force row level security, enable row level security"
-    run(supabase_url, f"{scores()}; {force}; create role {role} login password '{role}'")
-    run(supabase_url, f"alter table legacy.daily_engagement_scores owner to {role}")
+    admin_url = server.as_admin(supabase_url)
+    run(supabase_url, f"{scores()}; {force}")
+    run(admin_url, f"create role {role} login password '{role}'")
+    run(admin_url, f"alter table legacy.daily_engagement_scores owner to {role}")
     try:
-        run(supabase_url, f"grant usage on schema auth, legacy to {role}")
+        run(admin_url, f"grant usage on schema auth, legacy to {role}")
         message = refusal_of(supabase_url.set(username=role, password=role))
         assert message.startswith(f"Row-level security hides rows of legacy.daily_engagement_scores from {role}")
         assert not_begun(supabase_url)
     finally:
         with contextlib.suppress(sa.exc.DBAPIError):
-            run(supabase_url, f"drop owned by {role}; drop role {role}")
+            run(admin_url, f"drop owned by {role}; drop role {role}")
 
 
 OPEN = {

@@ -429,10 +429,10 @@ def test_stamp_makes_the_version_table_it_needs(supabase_url: sa.URL, tmp_path: 
     assert current(supabase_url) == HISTORY[1]
 
 
-def with_lost_connection(url: sa.URL) -> sa.URL:
+def with_lost_connection(server: Server, url: sa.URL) -> sa.URL:
     """Return a database whose server ends the connection in the middle of a revision."""
     run(
-        url,
+        server.as_admin(url),
         """
         create function public.leave() returns event_trigger language plpgsql as $$
         begin perform pg_terminate_backend(pg_backend_pid()); end $$;
@@ -442,19 +442,19 @@ def with_lost_connection(url: sa.URL) -> sa.URL:
     return url
 
 
-def refused(prepare: Callable[[sa.URL], sa.URL | str], expected: type[MomentumError]) -> object:
+def refused(prepare: Callable[[Server, sa.URL], sa.URL | str], expected: type[MomentumError]) -> object:
     return pytest.param(prepare, expected, id=expected.__name__)
 
 
-def with_collision(url: sa.URL) -> sa.URL:
+def with_collision(_: Server, url: sa.URL) -> sa.URL:
     run(url, "create table public.habit_index ()")
     return url
 
 
-def with_broken_step(url: sa.URL) -> sa.URL:
+def with_broken_step(server: Server, url: sa.URL) -> sa.URL:
     """Return a database in which a revision fails although the preflight found nothing."""
     run(
-        url,
+        server.as_admin(url),
         """
         create function public.forbid() returns event_trigger language plpgsql as $$
         begin raise exception 'no tables here'; end $$;
@@ -467,22 +467,23 @@ def with_broken_step(url: sa.URL) -> sa.URL:
 @pytest.mark.parametrize(
     ("prepare", "expected"),
     [
-        refused(lambda _: "", ConfigurationError),
-        refused(lambda _: f"mysql://root:{SECRET}@localhost/app", ConfigurationError),
-        refused(lambda _: NOWHERE, DatabaseUnreachableError),
+        refused(lambda *_: "", ConfigurationError),
+        refused(lambda *_: f"mysql://root:{SECRET}@localhost/app", ConfigurationError),
+        refused(lambda *_: NOWHERE, DatabaseUnreachableError),
         refused(with_collision, PreflightError),
         refused(with_broken_step, MigrationError),
         refused(with_lost_connection, DatabaseUnreachableError),
     ],
 )
 def test_a_calling_program_gets_a_typed_exception(
+    server: Server,
     supabase_url: sa.URL,
     capfd: pytest.CaptureFixture[str],
-    prepare: Callable[[sa.URL], sa.URL | str],
+    prepare: Callable[[Server, sa.URL], sa.URL | str],
     expected: type[MomentumError],
 ) -> None:
     with pytest.raises(expected) as raised:
-        alembic.command.upgrade(alembic_config(prepare(supabase_url)), "head")
+        alembic.command.upgrade(alembic_config(prepare(server, supabase_url)), "head")
     assert type(raised.value) is expected
     assert SECRET not in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -747,8 +748,8 @@ def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_not
         server.drop_database(url)
 
 
-def test_a_connection_keeps_its_settings_when_a_migration_fails(supabase_url: sa.URL) -> None:
-    with_broken_step(supabase_url)
+def test_a_connection_keeps_its_settings_when_a_migration_fails(server: Server, supabase_url: sa.URL) -> None:
+    with_broken_step(server, supabase_url)
     engine = sa.create_engine(supabase_url)
     with engine.connect() as connection:
         settings = connection.execute(sa.text(SETTINGS)).one()

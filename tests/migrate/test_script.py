@@ -323,7 +323,7 @@ def test_a_script_that_fails_on_its_way_does_nothing_more_even_if_psql_goes_on(s
     url = database_with_scores(server, "legacy.seed")
     try:
         run(
-            url,
+            server.as_admin(url),
             """
             create function public.forbid() returns event_trigger language plpgsql as $$
             begin
@@ -337,7 +337,7 @@ def test_a_script_that_fails_on_its_way_does_nothing_more_even_if_psql_goes_on(s
         psql(url, CARELESS + script("upgrade", "head", scores="legacy.seed"))
         assert current(url) == COPY
         assert not snapshot(url, of="uq_daily_engagement_scores_user_id_utc_day")
-        run(url, "drop event trigger forbid")
+        run(server.as_admin(url), "drop event trigger forbid")
         apply(url, "upgrade", f"{COPY}:head", scores="legacy.seed")
         assert current(url) == HEAD
     finally:

@@ -174,7 +174,7 @@ def test_the_supabase_cli_runs_the_files_unchanged(url: sa.URL) -> None:
     if not url.host or not execute(url, "select count(*) from pg_available_extensions where name = 'pgtap'"):
         pytest.skip("the pgTAP files were not run with `supabase test db`: the server has no host or no pgTAP for it")
     # As on Supabase.
-    run(url, f'alter database "{url.database}" set search_path = "$user", public, extensions')
+    run(url, f'alter role current_user in database "{url.database}" set search_path = "$user", public, extensions')
     done = supabase("test", "db", str(FOLDER), url=url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Files={len(FILES)}, Tests={planned()}," in done.stdout

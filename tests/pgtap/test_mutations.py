@@ -19,7 +19,7 @@ from momentum.connect.url import as_text
 from momentum.testing import Server, install_pgtap
 from tests.pgtap.mutations import Mutation, read_mutations
 from tests.pgtap.scripts import Scripts, read_scripts, run_script
-from tests.server import engine_of
+from tests.server import as_owner, engine_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -49,11 +49,18 @@ $$;
 """
 
 
-def try_mutation(connection: psycopg.Connection[Any], mutation: Mutation, scripts: list[bytes]) -> Outcome:
-    """Mutate, run a file and roll both back, until a file notices."""
+def try_mutation(connection: psycopg.Connection[Any], mutation: Mutation, scripts: list[bytes], go_on: str) -> Outcome:
+    """Mutate as a superuser, whom no fact resists, go on as the owner, run a file and roll all back, until one notices.
+
+    Args:
+        connection: A connection as the superuser.
+        mutation: The change.
+        scripts: The files of its relation.
+        go_on: The statement with which the transaction goes on as the owner.
+    """
     for script in scripts:
         try:
-            connection.execute(mutation.statement.encode())
+            connection.execute(f"reset session authorization; {mutation.statement}; {go_on}".encode())
             if run_script(connection, script):
                 return Outcome(mutation, None, True)
         except psycopg.Error as error:
@@ -70,11 +77,16 @@ def connections(server: Server, count: int) -> Iterator[list[psycopg.Connection[
         pool = []
         for _ in range(count):
             url = stack.enter_context(server.database())
-            with engine_of(url).begin() as connection:
-                install_pgtap(connection, PROJECT)
-                execute_script(connection, STOP_AT_FAILURE)
-            conninfo = as_text(url)
-            pool.append(stack.enter_context(psycopg.connect(conninfo)))
+            with engine_of(url).begin() as own:
+                install_pgtap(own, PROJECT)
+                execute_script(own, STOP_AT_FAILURE)
+            conninfo = as_text(server.as_admin(url))
+            connection = stack.enter_context(psycopg.connect(conninfo))
+            # As in a session of the owner's own.
+            connection.execute(as_owner(server).encode())
+            connection.execute('set search_path = "$user", public, extensions, pgtap')
+            connection.commit()
+            pool.append(connection)
         yield pool
 
 
@@ -105,7 +117,7 @@ def test_each_change_of_a_fact_is_noticed_by_a_file_of_its_relation(
         def run(mutation: Mutation) -> Outcome:
             connection = idle.get()
             try:
-                return try_mutation(connection, mutation, scripts[mutation.file])
+                return try_mutation(connection, mutation, scripts[mutation.file], as_owner(server))
             finally:
                 idle.put(connection)
 

@@ -23,7 +23,8 @@ from momentum.backfill.preflight import is_distributed, look_at
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text, parse_url
 from momentum.inventory import TABLES
-from momentum.testing.servers import apply_stand_in, migrate
+from momentum.testing import Server
+from momentum.testing.servers import apply_stand_in, migrate, prepare_roles
 from tests.migrating import execute, fetch, rows_of, run
 from tests.samples import add_user, write_rows
 from tests.server import engine_of, find_program
@@ -78,6 +79,8 @@ begin
   end if;
   insert into pg_dist_partition values (relation, kind, key);
 end $stand_in$;
+
+grant all on pg_catalog.pg_dist_partition to public;
 
 create function pg_catalog.create_reference_table(relation regclass) returns void language sql
 as $$ select stand_in_distribute(relation, 'n', null) $$;
@@ -224,9 +227,13 @@ def missing(url: sa.URL) -> set[tuple[uuid.UUID, datetime.date]]:
 
 
 @pytest.fixture
-def stand_in_url(url: sa.URL) -> sa.URL:
-    """The URL of a migrated database that has the stand-in of Citus."""
-    run(url, STAND_IN)
+def stand_in_url(server: Server, url: sa.URL) -> sa.URL:
+    """The URL of a migrated database that has the stand-in of Citus, where auth belongs to the role that migrates.
+
+    There is no Citus on Supabase's platform, and only the owner of a table can distribute it.
+    """
+    owner = f"alter schema auth owner to {url.username}; alter table auth.users owner to {url.username}"
+    run(server.as_admin(url), f"{STAND_IN}; {owner}")
     return url
 
 
@@ -396,6 +403,7 @@ def cluster_url() -> Iterator[sa.URL]:
     """The URL of a migrated database of a Citus cluster, emptied again after the test."""
     assert CLUSTER is not None
     url = parse_url(CLUSTER, "MOMENTUM_TEST_CITUS_URL")
+    prepare_roles(url)
     apply_stand_in(url)  # It refuses a database that has an auth.users, before anything is changed.
     try:
         migrate(url)

@@ -173,7 +173,7 @@ def test_a_second_upgrade_changes_nothing(url: sa.URL) -> None:
 def test_an_adopted_table_stays_as_it_is_but_for_its_key(server: Server, schema: str) -> None:
     url = database_with_scores(server, f"{schema}.seed")
     try:
-        user = execute(url, "insert into auth.users default values returning id")
+        user = execute(url, "insert into auth.users (id) values (gen_random_uuid()) returning id")
         execute(url, f"insert into {schema}.daily_engagement_scores values (:user, now(), 7, null)", user=user)
         before, rows = snapshot(url, of="daily_engagement_scores"), rows_of(url)
 

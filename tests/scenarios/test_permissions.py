@@ -1,6 +1,6 @@
 """The rights in docs/schema.md, "Who may do what", each tried as PostgREST would, by every role on every relation.
 
-sql/pgtap/ has the same for the fresh layout; here the app's production layout is tried too.
+sql/pgtap/ has the same for the fresh layout; here the app's production layout is tried too, and each kind of project.
 """
 
 import uuid
@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.testing import Server
+from momentum.testing.servers import KINDS
 from tests.migrating import HISTORY, database_with_scores, migrate_to
 from tests.server import engine_of
 
@@ -131,11 +132,15 @@ def fill(engine: sa.Engine, relations: tuple[str, ...]) -> None:
 Layout = tuple[str, sa.Engine, dict[str, Outcomes]]
 
 
-@pytest.fixture(scope="module", params=list(SCORES))
+# In a newer project, the app itself grants what an older one grants by default.
+DATABASES = [*((scores, "older") for scores in SCORES), *(("fresh", kind) for kind in KINDS if kind != "older")]
+
+
+@pytest.fixture(scope="module", params=DATABASES, ids="-".join)
 def layout(request: pytest.FixtureRequest, server: Server) -> Iterator[Layout]:
     """A migrated database: where its scores came from, and what each role could do with an adopted table before."""
-    scores: str = request.param
-    url = database_with_scores(server, scores)
+    scores, kind = request.param
+    url = database_with_scores(server, scores, kind=kind)
     engine = engine_of(url)
     try:
         before = {}

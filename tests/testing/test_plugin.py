@@ -30,7 +30,7 @@ def run_pytest(folder: Path, *arguments: str, **environ: str) -> subprocess.Comp
 
 
 def on_server(server: Server) -> dict[str, str]:
-    return {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.url)}
+    return {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.admin_url)}
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])

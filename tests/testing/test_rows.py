@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from momentum import DailyMomentumScore
 from momentum.errors import AmbiguousTimeError, NotMigratedError
-from momentum.testing import add_scores, add_user
+from momentum.testing import Server, add_scores, add_user
 from tests.backfilling import Scores
 from tests.migrating import execute, fetch, run
 from tests.server import engine_of
@@ -34,29 +34,32 @@ def test_a_user_is_there_since_now_unless_the_test_says_otherwise(connection: sa
     assert (rows[ben].created_at, rows[ben].banned_until) == (NOON, NOON)
 
 
-@pytest.fixture
-def supabases_users(supabase_url: sa.URL) -> sa.URL:
-    """A database whose auth.users is more like Supabase's: it has no defaults, and columns that the stand-in lacks."""
-    run(
-        supabase_url,
-        """
-        alter table auth.users
-          alter id drop default, alter created_at drop default, alter updated_at drop default,
-          add aud varchar(255), add role varchar(255), add encrypted_password varchar(255)
-        """,
-    )
-    return supabase_url
-
-
-def test_a_user_is_made_as_supabases_auth_service_does(supabases_users: sa.URL) -> None:
-    with Session(engine_of(supabases_users)) as session:
+def test_a_user_is_made_as_supabases_auth_service_does(supabase_url: sa.URL) -> None:
+    with Session(engine_of(supabase_url)) as session:
         user = add_user(session, created_at=NOON)
         session.commit()
     made = fetch(
-        supabases_users,
-        "select array[id::text, aud, role, created_at::text, updated_at::text, encrypted_password] from auth.users",
+        supabase_url,
+        """
+        select array[
+          id::text, aud, role, created_at::text, updated_at::text, raw_app_meta_data::text, instance_id::text, email
+        ]
+        from auth.users
+        """,
     )
-    assert made == [[str(user), "authenticated", "authenticated", *2 * ["2024-02-29 12:00:00+00"], None]]
+    noon = "2024-02-29 12:00:00+00"
+    assert made == [[str(user), "authenticated", "authenticated", noon, noon, "{}", str(uuid.UUID(int=0)), None]]
+
+
+def test_a_user_is_made_where_the_users_table_has_fewer_columns(server: Server) -> None:
+    url = server.create_database()
+    try:
+        run(url, "create schema auth; create table auth.users (id uuid primary key, created_at timestamptz)")
+        with Session(engine_of(url)) as session:
+            user = add_user(session, created_at=NOON)
+            assert session.execute(sa.text("select * from auth.users")).all() == [(user, NOON)]
+    finally:
+        server.drop_database(url)
 
 
 def test_scores_are_read_through_the_view_whichever_layout_the_table_has(scores: Scores) -> None:

@@ -1,9 +1,11 @@
 """The servers of momentum.testing: real, isolated from each other, and gone without a trace."""
 
+import base64
+import hashlib
+import hmac
 import os
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -12,7 +14,7 @@ import sqlalchemy as sa
 
 from momentum.connect.url import as_text, parse_url
 from momentum.errors import ConfigurationError
-from momentum.testing import Server, install_pgtap, running_server, servers
+from momentum.testing import Server, add_user, install_pgtap, running_server, servers
 from momentum.testing.servers import MEMORY, apply_stand_in, default_backend, place_in_memory, start_embedded
 from tests import processes
 from tests.catalog import snapshot
@@ -180,19 +182,62 @@ def test_a_data_directory_of_another_version_is_an_error_of_one_sentence(tmp_pat
     assert str(data) in done.stderr
 
 
+@pytest.mark.parametrize("role", ["superuser", "owner of databases"])
 def test_on_somebody_elses_server_only_own_databases_are_dropped(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    url = as_text(server.url)
-    monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", url)
+    url = server.admin_url if role == "superuser" else server.url
+    monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", as_text(url))
     with server.database(migrated=False) as theirs:
         with running_server("url") as guest:
-            own = [guest.create_database(), guest.supabase_template()]
+            assert guest.url.username == server.url.username
+            own = [guest.create_database(), guest.migrated_template()]
             with guest.database(migrated=False) as third:
                 made = {str(url.database) for url in [*own, third]}
                 assert made <= names_of(server)
         assert not made & names_of(server)
         assert theirs.database in names_of(server)
+
+
+@pytest.fixture
+def of_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers whose superuser is called postgres, as most are, and as those of an earlier version were."""
+    monkeypatch.setattr(servers, "ADMIN", "postgres")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("of_postgres")
+def test_where_postgres_is_a_superuser_another_role_migrates(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server("embedded") as host:
+        assert (host.admin_url.username, host.url.username) == ("postgres", "momentum_postgres")
+        with host.database() as url, engine_of(url).connect() as connection:
+            assert current(url) == HISTORY[-1]
+            assert not connection.scalar(sa.text("select rolsuper from pg_roles where rolname = current_user"))
+        url = host.admin_url
+        # A second run finds the role, and says so where it can't use it.
+        with engine_of(url).begin() as connection:
+            connection.exec_driver_sql("alter role momentum_postgres nologin")
+        monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", as_text(url))
+        said = r"The tests run as the role momentum_postgres, which cannot log in at \S+/postgres with the password of"
+        with pytest.raises(ConfigurationError, match=said), running_server("url"):
+            pass
+
+
+def test_a_new_role_gets_the_password_of_the_servers_url(server: Server) -> None:
+    password = "it's \\ 100% secret"
+    with engine_of(server.admin_url).connect() as connection:
+        connection.exec_driver_sql("set local password_encryption = 'scram-sha-256'")
+        connection.exec_driver_sql(f"alter role {server.url.username} rename to momentum_test_password")
+        owner = servers.create_roles(connection, password)
+        asked = sa.text("select rolpassword from pg_catalog.pg_authid where rolname = :owner")
+        stored = str(connection.scalar(asked, {"owner": owner}))
+        connection.rollback()
+    # SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>
+    _, seed, keys = stored.split("$")
+    iterations, salt = seed.split(":")
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), int(iterations))
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    assert base64.b64decode(keys.split(":")[0]) == hashlib.sha256(client_key).digest()
 
 
 def test_a_database_in_use_is_dropped_all_the_same(server: Server) -> None:
@@ -225,10 +270,10 @@ def test_the_stand_in_never_touches_a_database_that_has_users(server: Server, fo
         if found:
             run(url, found)
         else:
-            apply_stand_in(url)
+            apply_stand_in(server.as_admin(url))
         before = snapshot(url)
         with pytest.raises(ConfigurationError, match=r"already has a table auth\.users"):
-            apply_stand_in(url)
+            apply_stand_in(server.as_admin(url))
         assert snapshot(url) == before
     finally:
         server.drop_database(url)
@@ -290,7 +335,9 @@ def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Pat
         status = ["git", "-C", str(tmp_path), "status", "--porcelain"]
         assert subprocess.run(status, capture_output=True, check=True).stdout == b"", "git sees what the server made"
         assert current(url) == HISTORY[-1]
-        run(url, f"insert into auth.users (id) values ('{uuid.uuid4()}')")
+        with engine_of(url).begin() as connection:
+            assert not connection.scalar(sa.text("select rolsuper from pg_roles where rolname = current_user"))
+            add_user(connection)
         assert local("start", tmp_path).stdout == started.stdout
         assert len(processes_of(data)) >= 1
 
@@ -303,6 +350,36 @@ def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Pat
         assert local("start", tmp_path).returncode == 0
         with engine_of(url).connect() as connection:
             assert connection.scalar(sa.text("select count(*) from auth.users")) == 1
+    finally:
+        local("stop", tmp_path)
+    assert processes_of(data) == []
+
+
+@pytest.mark.slow
+def test_a_local_database_of_an_earlier_version_is_served_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / ".momentum" / "postgres"
+    data.parent.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(servers, "ADMIN", "postgres")
+        handle = start_embedded(data, keep_running=True)
+    url = servers.admin_of(handle)
+    try:
+        with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("create database momentum template template0 encoding 'utf8'")
+        servers.prepare_roles(url)
+        url = url.set(database="momentum")
+        apply_stand_in(url)
+        servers.migrate(url)
+        with engine_of(url).begin() as connection:
+            user = add_user(connection)
+        started = local("start", tmp_path)
+        assert (started.returncode, started.stderr) == (0, "")
+        found = parse_url(started.stdout, "the command")
+        assert (found.username, current(found)) == ("postgres", HISTORY[-1])
+        with engine_of(found).connect() as connection:
+            assert connection.scalars(sa.text("select id from auth.users")).all() == [user]
     finally:
         local("stop", tmp_path)
     assert processes_of(data) == []

@@ -17,7 +17,7 @@ THIS = "this server"
 def kept(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the runs' output. One of the runs uses the server that is already running."""
     monkeypatch.setattr(matrix, "KEPT", tmp_path)
-    variables = {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.url)}
+    variables = {"MOMENTUM_TEST_BACKEND": "url", "MOMENTUM_TEST_DATABASE_URL": as_text(server.admin_url)}
     monkeypatch.setitem(matrix.RUNS, THIS, (lambda: nullcontext(variables), matrix.this_python))
     # One test file instead of all, in one process, whose coverage must not be measured twice.
     monkeypatch.setenv("PYTEST_ADDOPTS", "--numprocesses 0 --no-cov tests/backfill/test_display.py")

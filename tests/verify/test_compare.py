@@ -26,7 +26,7 @@ from tests import processes
 from tests.catalog import differences
 from tests.migrating import HISTORY, current, database_with_scores, execute, migrate_to, run
 from tests.pgtap.mutations import read_mutations
-from tests.server import engine_of
+from tests.server import as_owner, connect_as_owner, engine_of
 from tools.fingerprints import REVISIONS, fingerprints
 
 HEAD = HISTORY[-1]
@@ -36,7 +36,10 @@ SCORES_TABLE = "table legacy.daily_engagement_scores"
 VIEW = "view public.daily_momentum_scores"
 RECORD = "table momentum_internal.score_table"
 FUNCTION = "function momentum_internal.set_updated_at()"
-INVALIDATE = "update pg_index set indisvalid = false where indexrelid = '{}'::regclass"
+
+# The beginning of a change that the role which migrates can't make, but the platform's superuser can.
+AS_ADMIN = "reset session authorization; "
+INVALIDATE = f"{AS_ADMIN}update pg_index set indisvalid = false where indexrelid = '{{}}'::regclass"
 
 # Changes of a migrated database, each with the beginnings of the lines that name it.
 DRIFTS: dict[str, tuple[str, list[str]]] = {
@@ -162,7 +165,7 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
         [f"missing: {HABITS}, constraint pk_habit_index: PRIMARY KEY (id)"],
     ),
     "foreign keys are not checked": (
-        "alter table public.motivation_journal disable trigger all",
+        f"{AS_ADMIN}alter table public.motivation_journal disable trigger all",
         [
             "changed: table public.motivation_journal, constraint fk_motivation_journal_pillar_id_momentum_pillars: ",
             "changed: table public.motivation_journal, constraint fk_motivation_journal_user_id_users: found FOREIGN "
@@ -376,7 +379,7 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
         [f"unexpected: {HABITS}, index ix_habit_index_pillar_id, comment: Why?"],
     ),
     "a table belongs to somebody else": (
-        "alter table public.habit_index owner to anon",
+        f"{AS_ADMIN}alter table public.habit_index owner to anon",
         [f"changed: {HABITS}: found owned by anon, expected owned by the owner of momentum_internal"],
     ),
     "a function belongs to somebody else": (
@@ -386,7 +389,7 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
         [f"changed: {FUNCTION}: found owned by anon, expected owned by the owner of momentum_internal"],
     ),
     "the view belongs to somebody else": (
-        "alter view public.daily_momentum_scores owner to anon",
+        f"{AS_ADMIN}alter view public.daily_momentum_scores owner to anon",
         [f"changed: {VIEW}: found owned by anon, expected owned by the owner of momentum_internal"],
     ),
     "a table doesn't survive a crash": (
@@ -659,21 +662,22 @@ def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iter
 @pytest.fixture(scope="module")
 def seed(server: Server) -> Iterator[sa.Connection]:
     """The same where a score table in the seed's layout was adopted."""
-    with migrated(server, "legacy.seed") as url, connect(url) as connection:
+    with migrated(server, "legacy.seed") as url, connect_as_owner(server, url) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
 def production(server: Server) -> Iterator[sa.Connection]:
     """The same where it was one in the production layout, and the app had its own versions of our tables."""
-    with migrated(server, "public.production", predecessors=True) as url, connect(url) as connection:
+    with migrated(server, "public.production", predecessors=True) as url, connect_as_owner(server, url) as connection:
         yield connection
 
 
 def assert_named(connection: sa.Connection, drift: tuple[str, list[str]]) -> None:
     sql, expected = drift
     with connection.begin() as transaction:
-        execute_script(connection, sql)
+        migrates = connection.exec_driver_sql("select quote_ident(current_user)").scalar_one()
+        execute_script(connection, f"{sql}; set session authorization {migrates}")
         lines = verify.differences(connection)
         transaction.rollback()
     assert len(lines) == len(expected), f"this drift and no other is named: {lines}"
@@ -781,7 +785,7 @@ def test_each_change_of_a_fact_is_noticed(
     unnoticed = set()
     for mutation in mutations:
         with fresh.begin() as transaction:
-            driver_connection.execute(mutation.statement)
+            driver_connection.execute(f"{AS_ADMIN}{mutation.statement}; {as_owner(server)}")
             try:
                 if not verify.differences(fresh):
                     unnoticed.add(str(mutation))
@@ -804,7 +808,7 @@ def test_a_not_null_that_was_never_checked_is_named_where_there_can_be_one(
     return assert_named(fresh, (f"{alter}; alter table public.habit_index add not null user_id not valid", lines))
 
 
-def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
+def test_what_is_not_ours_makes_no_difference(server: Server, fresh: sa.Connection) -> None:
     with fresh.begin() as transaction:
         execute_script(
             fresh,
@@ -815,7 +819,6 @@ def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
             create function public.set_updated_at() returns trigger language plpgsql as 'begin return new; end';
             alter default privileges in schema public grant select on tables to anon;
             alter default privileges grant usage on schemas to anon;
-            grant anon to authenticated;
             create publication some_tables for table public.habit_index;
             alter table public.habit_index set (autovacuum_enabled = false);
             alter index public.ix_habit_index_pillar_id set (fillfactor = 50, deduplicate_items = off);
@@ -825,11 +828,14 @@ def test_what_is_not_ours_makes_no_difference(fresh: sa.Connection) -> None:
             create table momentum_internal.predecessor_of_old (like public.habit_index including all);
             create view momentum_internal.predecessor_daily_momentum_scores as select * from public.habit_index;
             create table momentum_internal.momentum_events (id uuid);
+            create table legacy.of_old (id integer);
+            reset session authorization;
+            grant anon to authenticated;
             create table auth.sessions (id uuid);
             comment on table auth.users is 'Users.';
             create index on auth.users (email);
-            create table legacy.of_old (id integer);
-            """,
+            """
+            + as_owner(server),
         )
         assert verify.differences(fresh) == []
         transaction.rollback()
@@ -898,6 +904,7 @@ create trigger touch before update on {table} for each row execute function mome
 comment on table {table} is 'Other scores.';
 comment on column {table}.user_id is 'Whose.';
 alter table {table} alter user_id drop not null;
+reset session authorization;
 alter table {table} owner to {owner};
 """
 
@@ -933,17 +940,19 @@ def test_an_adopted_column_may_be_wider(server: Server) -> None:
     [
         "grant usage on schema legacy to public",
         "grant all on schema legacy to service_role; comment on schema legacy is 'Old things.'",
-        "create role keeper; alter schema legacy owner to keeper",
+        f"create role keeper; {AS_ADMIN}alter schema legacy owner to keeper; "
+        "grant all on schema legacy to {owner} with grant option",
     ],
 )
 def test_a_schema_that_was_there_is_not_ours_but_service_role_must_get_in(server: Server, prepare: str) -> None:
     with server.database(migrated=False) as url:
-        run(url, f"create schema legacy; {prepare}")
+        prepare = prepare.format(owner=url.username)
+        run(server.as_admin(url), f"{as_owner(server)}; create schema legacy; {prepare}")
         migrate_to(url, HEAD)
         assert differences(url) == []
         run(url, "revoke all on schema legacy from public, service_role")
         assert differences(url) == ["missing: schema legacy, grant to service_role: USAGE"]
-    with connect(server.url) as connection, connection.begin():
+    with connect(server.admin_url) as connection, connection.begin():
         connection.exec_driver_sql("drop role if exists keeper")
 
 
@@ -974,7 +983,7 @@ def test_a_schema_into_which_only_its_owner_can_let_service_role_is_a_warning(
     with server.database(migrated=False) as url:
         role, keeper = f"{url.database}_migrator", keeper.format(url.database)
         own = url.set(username=role, password="secret")
-        run(url, MIGRATOR.format(role=role, database=url.database))
+        run(server.as_admin(url), MIGRATOR.format(role=role, database=url.database))
         run(
             url,
             f"""
@@ -1011,7 +1020,7 @@ def test_a_role_that_may_hand_on_usage_lets_service_role_in(server: Server, may:
     with server.database(migrated=False) as url:
         role, keeper = f"{url.database}_migrator", f"{url.database}_keeper"
         own = url.set(username=role, password="secret")
-        run(url, MIGRATOR.format(role=role, database=url.database))
+        run(server.as_admin(url), MIGRATOR.format(role=role, database=url.database))
         run(url, f"create role {keeper}; create schema legacy authorization {keeper}")
         run(url, f"grant usage, create on schema legacy to {role}; {may.format(role=role, keeper=keeper)}")
         migrate_to(own, HEAD)
@@ -1140,13 +1149,13 @@ def test_any_role_that_migrates_is_the_owner(server: Server) -> None:
     role = "momentum_migrator"
     with server.database(migrated=False) as url:
         own = url.set(username=role, password="secret")
-        run(url, MIGRATOR.format(role=role, database=url.database))
+        run(server.as_admin(url), MIGRATOR.format(role=role, database=url.database))
         migrate_to(own, HEAD)
         assert differences(own) == differences(url) == []
-        run(url, "alter table public.habit_index owner to current_user")
+        run(server.as_admin(url), f"alter table public.habit_index owner to {url.username}")
         [line] = differences(own)
         assert line.startswith(f"changed: {HABITS}: found owned by ")
-    run(server.url, f"drop role {role}")
+    run(server.admin_url, f"drop role {role}")
 
 
 @pytest.mark.slow
