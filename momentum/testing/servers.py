@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import alembic.command
+import psycopg
 import sqlalchemy as sa
 
 from momentum.connect.engine import create_engine, execute_script, without_secrets
@@ -141,10 +142,16 @@ def prepare_roles(admin_url: sa.URL) -> sa.URL:
         admin_url: The URL of a database of the server, with the password that a new role gets.
 
     Raises:
-        ConfigurationError: The role cannot log in with this password.
+        ConfigurationError: The role cannot log in with this password, or that of the URL may not create roles.
     """
-    with create_engine(admin_url, application_name="momentum-testing").begin() as connection:
-        owner = create_roles(connection, admin_url.password)
+    try:
+        with create_engine(admin_url, application_name="momentum-testing").begin() as connection:
+            owner = create_roles(connection, admin_url.password)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigurationError(
+            f"The server at {describe(admin_url)} lacks roles that every Supabase project has, and the role of its URL "
+            "may not create them; use the URL of a superuser."
+        ) from error
     url = admin_url.set(username=owner).difference_update_query(["user"])
     try:
         with create_engine(url, application_name="momentum-testing").connect():

@@ -213,14 +213,27 @@ def test_where_postgres_is_a_superuser_another_role_migrates(monkeypatch: pytest
         with host.database() as url, engine_of(url).connect() as connection:
             assert current(url) == HISTORY[-1]
             assert not connection.scalar(sa.text("select rolsuper from pg_roles where rolname = current_user"))
-        url = host.admin_url
-        # A second run finds the role, and says so where it can't use it.
-        with engine_of(url).begin() as connection:
-            connection.exec_driver_sql("alter role momentum_postgres nologin")
-        monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", as_text(url))
-        said = r"The tests run as the role momentum_postgres, which cannot log in at \S+/postgres with the password of"
-        with pytest.raises(ConfigurationError, match=said), running_server("url"):
-            pass
+        with engine_of(host.admin_url).begin() as connection:
+            connection.exec_driver_sql("create role guest login")
+            connection.exec_driver_sql("alter role anon rename to nobody")
+        # Each of these finds the server as it is now, and says what it can't use.
+        for change, role, said in (
+            (
+                "select",
+                "guest",
+                r"lacks roles that every Supabase project has, and the role of its URL may not create them",
+            ),
+            (
+                "alter role momentum_postgres nologin",
+                "postgres",
+                r"The tests run as the role momentum_postgres, which cannot log in at \S+/postgres with the password",
+            ),
+        ):
+            with engine_of(host.admin_url).begin() as connection:
+                connection.exec_driver_sql(change)
+            monkeypatch.setenv("MOMENTUM_TEST_DATABASE_URL", as_text(host.admin_url.set(username=role)))
+            with pytest.raises(ConfigurationError, match=said), running_server("url"):
+                pass
 
 
 def test_a_new_role_gets_the_password_of_the_servers_url(server: Server) -> None:
