@@ -11,7 +11,9 @@ from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
 from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, required_columns
+from momentum.migrate import rights
 from momentum.migrate.dependents import dependents_of
+from momentum.migrate.rights import Right, check_rights
 from momentum.models import Base
 from momentum.scores import (
     FRESH_LAYOUT,
@@ -86,15 +88,26 @@ def check_upgrade(
     """
     check_server(connection)
     check_supabase(connection)
-    check_collisions(
-        connection,
-        [name for module in pending for name in getattr(module, "creates", ())],
-        own_tables=[name for module in done for name in getattr(module, "creates", ())],
-        adopts_existing=adopts_existing,
-        obstacle=obstacle,
-    )
     scores = find_score_table(connection)
     adopts = layouts_of(pending, "adopts")
+    creates = [name for module in pending for name in getattr(module, "creates", ())]
+    created = [name for module in done for name in getattr(module, "creates", ())]
+    candidates = find_candidates(connection)
+    adopted = next(iter(candidates), None) if scores is None else None if scores.created else scores.relation
+    check_rights(
+        connection,
+        [
+            *rights.to_change([*created, *creates], scores),
+            *(Right("table", f"public.{name}", "owner") for name in created),
+            *rights.to_upgrade(
+                connection,
+                creates,
+                creates_scores=scores is None and not candidates and FRESH_LAYOUT.name in adopts,
+                adopted=adopted if adopts or layouts_of(pending, "indexes") else None,
+            ),
+        ],
+    )
+    check_collisions(connection, creates, own_tables=created, adopts_existing=adopts_existing, obstacle=obstacle)
     if scores is not None:
         check_recorded_table(scores)
     elif adopts:

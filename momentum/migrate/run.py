@@ -16,9 +16,10 @@ from momentum.connect import env_file
 from momentum.connect.engine import SEARCH_PATH
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
-from momentum.migrate import locks, operations, parking, preflight
+from momentum.migrate import locks, operations, parking, preflight, rights
 from momentum.migrate.environment import CREATING, LIMITS, MIGRATING, Environment
 from momentum.migrate.script import write_script
+from momentum.scores import find_score_table
 from momentum.verify import compare as verify
 from momentum.wording import counted
 
@@ -152,6 +153,7 @@ def check_before(
         PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
         ConfigurationError: An upgrade was asked to purge.
     """
+    rights.check_rights(connection, rights.TO_LOOK)
     steps = planned_steps(environment, connection, command)
     to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
     if environment.options.purge and command != "downgrade":
@@ -159,6 +161,10 @@ def check_before(
     parkable = parking.Parkable.of(context.script)
     pending = preflight.without_other_layouts(connection, [step.revision.module for step in steps])
     creates = [name for module in pending for name in getattr(module, "creates", ())]
+    scores = find_score_table(connection)
+    if command == "downgrade" and (steps or environment.options.purge):
+        ours = [*rights.to_change(parkable.tables, scores), *rights.to_downgrade(connection, creates, scores)]
+        rights.check_rights(connection, ours)
     if environment.options.purge:
         parking.check_purge(connection, parkable, creates, at_base=to_base)
     if not steps:
