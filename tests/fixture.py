@@ -67,6 +67,6 @@ def load_fixture(url: sa.URL, *, users: int = USERS, days: int = DAYS, last: dat
             ) as points
             where d.day >= (u.created_at at time zone 'UTC')::date and random() < 0.7;
 
-            analyze auth.users, legacy.daily_engagement_scores;
+            analyze legacy.daily_engagement_scores;
             """,
         )
