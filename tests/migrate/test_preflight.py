@@ -418,6 +418,15 @@ def test_duplicate_days_that_a_publication_keeps_from_being_moved_are_refused(su
     alembic.command.upgrade(alembic_config(supabase_url), "head")
 
 
+# All that a role needs besides the score table.
+RIGHTS = """
+grant create on database {database} to {role};
+grant usage, create on schema public, legacy to {role};
+grant usage on schema auth to {role};
+grant select, references on auth.users to {role};
+"""
+
+
 def test_a_score_table_of_another_owner_is_refused(server: Server, supabase_url: sa.URL) -> None:
     """Only the table's owner can make the unique key, and a role that migrates need not be a superuser."""
     run(supabase_url, scores())
@@ -425,7 +434,7 @@ def test_a_score_table_of_another_owner_is_refused(server: Server, supabase_url:
     admin_url = server.as_admin(supabase_url)
     run(admin_url, f"create role {role} login password '{role}'")
     try:
-        run(admin_url, f"grant usage on schema auth, legacy to {role}")
+        run(admin_url, RIGHTS.format(role=role, database=supabase_url.database))
         message = refusal_of(supabase_url.set(username=role, password=role))
         owner = supabase_url.username
         assert message == (
@@ -435,15 +444,15 @@ def test_a_score_table_of_another_owner_is_refused(server: Server, supabase_url:
         )
         assert not_begun(supabase_url)
         keeper = f"supabase_{supabase_url.database}"
-        run(supabase_url, f"create role {keeper}; alter table legacy.daily_engagement_scores owner to {keeper}")
+        run(admin_url, f"create role {keeper}; alter table legacy.daily_engagement_scores owner to {keeper}")
         message = refusal_of(supabase_url.set(username=role, password=role))
         assert f"; nobody outside of Supabase can be {keeper}, so ask its support to run `alter table " in message
-        run(supabase_url, f"grant {keeper} to {role}")
+        run(admin_url, f"grant {keeper} to {role}")
         with engine_of(supabase_url.set(username=role, password=role)).connect() as connection:
             preflight.check_owner(
                 connection, "legacy.daily_engagement_scores", "is a member of its owner and may do it"
             )
-        run(supabase_url, f"drop owned by {keeper} cascade; drop role {keeper}")
+        run(admin_url, f"drop owned by {keeper} cascade; drop role {keeper}")
     finally:
         with contextlib.suppress(sa.exc.DBAPIError):
             run(admin_url, f"drop owned by {role}; drop role {role}")
@@ -458,7 +467,7 @@ def test_an_owner_who_would_not_see_all_rows_is_refused(server: Server, supabase
     run(admin_url, f"create role {role} login password '{role}'")
     run(admin_url, f"alter table legacy.daily_engagement_scores owner to {role}")
     try:
-        run(admin_url, f"grant usage on schema auth, legacy to {role}")
+        run(admin_url, RIGHTS.format(role=role, database=supabase_url.database))
         message = refusal_of(supabase_url.set(username=role, password=role))
         assert message.startswith(f"Row-level security hides rows of legacy.daily_engagement_scores from {role}")
         assert not_begun(supabase_url)
