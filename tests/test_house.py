@@ -157,6 +157,44 @@ def test_every_way_to_rest_on_the_clock_is_found() -> None:
     assert list(clocks_in("def wait():\n  time.sleep(1)")) == [("wait", "line 2: time.sleep")]
 
 
+CHANGE = re.compile(r"\b(?:update\s+[\w.{}%]+\s+(?:as\s+\w+\s+)?set|delete\s+from)\s", re.IGNORECASE)
+# The end of a statement: of its text in the program, or of a line that ends a quotation.
+END = re.compile(r";|\"\"\"|\"\)|'[,)]*\n(?!\s*where)|\Z")
+
+
+def changes_without_a_condition(text: str) -> list[str]:
+    """Return the beginnings of the statements in a text that change or delete every row of a table."""
+    found = []
+    for change in CHANGE.finditer(text):
+        end = END.search(text, change.end())
+        assert end is not None
+        if not re.search(r"\b(where|using)\b", text[change.end() : end.start()], re.IGNORECASE):
+            found.append(change[0])
+    return found
+
+
+def test_no_statement_changes_every_row() -> None:
+    """Supabase's safeupdate, which a project may turn on, refuses UPDATE and DELETE without WHERE."""
+    files = [path for folder in ("momentum", "alembic", "sql", "supabase") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".sql")}
+    assert {path: found for path, text in texts.items() if (found := changes_without_a_condition(text))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("update a.b set c = 1;", ["update a.b set "]),
+        ("UPDATE a.b AS d SET c = 1 WHERE e", []),
+        ("'delete from a.b',\n'delete from a.b where true',", ["delete from "]),
+        ("update a.b\nset c = 'x'\nwhere d = 1;", []),
+        ("delete from {relation} as t using s;", []),
+        ("for update; on conflict do update set c = 1; after update on a", []),
+    ],
+)
+def test_a_statement_that_changes_every_row_is_found(text: str, found: list[str]) -> None:
+    assert changes_without_a_condition(text) == found
+
+
 @pytest.mark.parametrize("path", [*SOURCES, SCRIPTS / "env.py"], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_message_names_a_command_that_is_another_one_in_a_service(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

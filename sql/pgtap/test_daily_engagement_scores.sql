@@ -479,8 +479,8 @@ return next set_eq(
     from unnest(array[
       'select from legacy.daily_engagement_scores',
       'insert into legacy.daily_engagement_scores default values',
-      'update legacy.daily_engagement_scores set score = 1',
-      'delete from legacy.daily_engagement_scores',
+      'update legacy.daily_engagement_scores set score = 1 where true',
+      'delete from legacy.daily_engagement_scores where true',
       'truncate legacy.daily_engagement_scores'
     ]) as statement
   $$,
@@ -495,8 +495,8 @@ return next set_eq(
     cross join unnest(array[
       'select from legacy.daily_engagement_scores',
       'insert into legacy.daily_engagement_scores default values',
-      'update legacy.daily_engagement_scores set score = 1',
-      'delete from legacy.daily_engagement_scores',
+      'update legacy.daily_engagement_scores set score = 1 where true',
+      'delete from legacy.daily_engagement_scores where true',
       'truncate legacy.daily_engagement_scores'
     ]) as statement
   $$,
@@ -522,8 +522,8 @@ return next results_eq(
       'select from legacy.daily_engagement_scores where user_id <> coalesce((select auth.uid()), pg_temp.ann())',
       'select from legacy.daily_engagement_scores',
       'insert into legacy.daily_engagement_scores (user_id, score_ts) values (pg_temp.ann(), now())',
-      'update legacy.daily_engagement_scores set score = 1',
-      'delete from legacy.daily_engagement_scores',
+      'update legacy.daily_engagement_scores set score = 1 where true',
+      'delete from legacy.daily_engagement_scores where true',
       'truncate legacy.daily_engagement_scores'
     ]) with ordinality as statements (statement, place)
     group by actor, signed_in

@@ -138,8 +138,8 @@ return next results_eq(
     from unnest(array[
       'select from public.daily_momentum_scores',
       'insert into public.daily_momentum_scores default values',
-      'update public.daily_momentum_scores set score = 1',
-      'delete from public.daily_momentum_scores',
+      'update public.daily_momentum_scores set score = 1 where true',
+      'delete from public.daily_momentum_scores where true',
       'truncate public.daily_momentum_scores'
     ]) as statement
   $$,
@@ -194,8 +194,8 @@ return next results_eq(
     from unnest(array[
       'select from public.daily_momentum_scores where user_id in (pg_temp.ann(), pg_temp.ben())',
       'insert into public.daily_momentum_scores (user_id) values (pg_temp.ann())',
-      'update public.daily_momentum_scores set score = 1',
-      'delete from public.daily_momentum_scores',
+      'update public.daily_momentum_scores set score = 1 where true',
+      'delete from public.daily_momentum_scores where true',
       'truncate public.daily_momentum_scores'
     ]) as statement
   $$,

@@ -204,8 +204,8 @@ select set_eq(
     from unnest(array[
       'select from public.habit_index',
       'insert into public.habit_index default values',
-      'update public.habit_index set habit_score = 1',
-      'delete from public.habit_index',
+      'update public.habit_index set habit_score = 1 where true',
+      'delete from public.habit_index where true',
       'truncate public.habit_index'
     ]) as statement
   $$,
@@ -222,8 +222,8 @@ select set_eq(
     cross join unnest(array[
       'select from public.habit_index',
       'insert into public.habit_index (user_id, index_date, habit_score) values (pg_temp.ben(), ''2026-03-02'', 1)',
-      'update public.habit_index set habit_score = 1',
-      'delete from public.habit_index',
+      'update public.habit_index set habit_score = 1 where true',
+      'delete from public.habit_index where true',
       'truncate public.habit_index'
     ]) with ordinality as statements (statement, place)
     group by signed_in

@@ -164,8 +164,8 @@ select set_eq(
     from unnest(array[
       'select from public.momentum_events',
       'insert into public.momentum_events default values',
-      'update public.momentum_events set payload = null',
-      'delete from public.momentum_events',
+      'update public.momentum_events set payload = null where true',
+      'delete from public.momentum_events where true',
       'truncate public.momentum_events'
     ]) as statement
   $$,
@@ -182,8 +182,8 @@ select set_eq(
     cross join unnest(array[
       'select from public.momentum_events',
       'insert into public.momentum_events (user_id, event_type) values (pg_temp.ben(), ''x'')',
-      'update public.momentum_events set payload = null',
-      'delete from public.momentum_events',
+      'update public.momentum_events set payload = null where true',
+      'delete from public.momentum_events where true',
       'truncate public.momentum_events'
     ]) with ordinality as statements (statement, place)
     group by signed_in

@@ -58,13 +58,13 @@ select set_eq(
       unnest(array[
         'select from momentum_internal.alembic_version',
         'insert into momentum_internal.alembic_version values (''none'')',
-        'update momentum_internal.alembic_version set version_num = ''none''',
-        'delete from momentum_internal.alembic_version',
+        'update momentum_internal.alembic_version set version_num = ''none'' where true',
+        'delete from momentum_internal.alembic_version where true',
         'truncate momentum_internal.alembic_version',
         'select from momentum_internal.score_table',
         'insert into momentum_internal.score_table default values',
-        'update momentum_internal.score_table set layout = ''production''',
-        'delete from momentum_internal.score_table',
+        'update momentum_internal.score_table set layout = ''production'' where true',
+        'delete from momentum_internal.score_table where true',
         'truncate momentum_internal.score_table',
         'select momentum_internal.set_updated_at()',
         'create table momentum_internal.mine ()'
@@ -81,13 +81,13 @@ select results_eq(
     from unnest(array[
       'select from momentum_internal.alembic_version',
       'insert into momentum_internal.alembic_version values (''none'')',
-      'update momentum_internal.alembic_version set version_num = ''none''',
-      'delete from momentum_internal.alembic_version',
+      'update momentum_internal.alembic_version set version_num = ''none'' where true',
+      'delete from momentum_internal.alembic_version where true',
       'truncate momentum_internal.alembic_version',
       'select from momentum_internal.score_table',
       'insert into momentum_internal.score_table select * from momentum_internal.score_table',
-      'update momentum_internal.score_table set created_schema = false',
-      'delete from momentum_internal.score_table',
+      'update momentum_internal.score_table set created_schema = false where true',
+      'delete from momentum_internal.score_table where true',
       'truncate momentum_internal.score_table'
     ]) as statement
   $$,

@@ -109,8 +109,8 @@ select set_eq(
     from unnest(array[
       'select from public.momentum_pillars',
       'insert into public.momentum_pillars default values',
-      'update public.momentum_pillars set description = ''Rest.''',
-      'delete from public.momentum_pillars',
+      'update public.momentum_pillars set description = ''Rest.'' where true',
+      'delete from public.momentum_pillars where true',
       'truncate public.momentum_pillars'
     ]) as statement
   $$,
@@ -131,8 +131,8 @@ select set_eq(
     cross join unnest(array[
       'select from public.momentum_pillars',
       'insert into public.momentum_pillars (name) values (''pgTAP: food'')',
-      'update public.momentum_pillars set description = ''Rest.''',
-      'delete from public.momentum_pillars',
+      'update public.momentum_pillars set description = ''Rest.'' where true',
+      'delete from public.momentum_pillars where true',
       'truncate public.momentum_pillars'
     ]) with ordinality as statements (statement, place)
     group by signed_in

@@ -153,8 +153,8 @@ select set_eq(
     from unnest(array[
       'select from public.motivation_journal',
       'insert into public.motivation_journal default values',
-      'update public.motivation_journal set prompt = null',
-      'delete from public.motivation_journal',
+      'update public.motivation_journal set prompt = null where true',
+      'delete from public.motivation_journal where true',
       'truncate public.motivation_journal'
     ]) as statement
   $$,
@@ -171,8 +171,8 @@ select set_eq(
     cross join unnest(array[
       'select from public.motivation_journal',
       'insert into public.motivation_journal (user_id, date) values (pg_temp.ben(), ''2026-03-02'')',
-      'update public.motivation_journal set prompt = null',
-      'delete from public.motivation_journal',
+      'update public.motivation_journal set prompt = null where true',
+      'delete from public.motivation_journal where true',
       'truncate public.motivation_journal'
     ]) with ordinality as statements (statement, place)
     group by signed_in
