@@ -28,7 +28,7 @@ from momentum.migrate.config import SCRIPTS, alembic_config
 from momentum.migrate.locks import ADVISORY_LOCK, Patience, limited, lock_timeout
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
-from tests.catalog import snapshot
+from tests.catalog import differences, snapshot
 from tests.migrating import (
     HISTORY,
     JOURNAL,
@@ -715,6 +715,43 @@ def test_a_connection_that_is_lost_while_the_key_is_made_is_one_line(server: Ser
         assert "Traceback" not in stderr
         assert program("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url)).returncode == 0
         assert current(url) == HEAD
+    finally:
+        server.drop_database(url)
+
+
+def test_a_migration_that_has_lost_its_lock_stops_and_leaves_the_key_to_the_next_one(
+    server: Server, tmp_path: Path
+) -> None:
+    """Two that went on beside each other could drop each other's valid key, and head would stay without one."""
+    url = database_with_scores(server, "legacy.seed")
+    waiting = """
+        (
+          select count(*) from pg_stat_activity
+          where
+            datname = current_database() and application_name = 'momentum-migrations'
+            and wait_event_type = 'Lock' and query ~* 'index concurrently'
+        ) = {}
+    """
+    try:
+        with engine_of(url).connect() as writer:
+            writer.execute(sa.text("lock table legacy.daily_engagement_scores in row exclusive mode"))
+            first = start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
+            wait_until(url, waiting.format(1), process=first)
+            [keeper] = fetch(
+                url,
+                "select pid from pg_stat_activity where datname = current_database() "
+                "and application_name = 'momentum-migrations-lock'",
+            )
+            fetch(url, "select pg_terminate_backend(:pid)", pid=keeper)
+            second = start("upgrade", "head", home=tmp_path, DATABASE_URL=text_of(url))
+            wait_until(url, waiting.format(2), process=second)
+            writer.rollback()
+            _, of_first = first.communicate()
+            _, of_second = second.communicate()
+        assert (first.returncode, second.returncode) == (3, 0), of_first + of_second
+        assert of_first.splitlines()[-1] == "Error: The connection to the database was lost; run the command again."
+        assert current(url) == HEAD
+        assert differences(url) == []
     finally:
         server.drop_database(url)
 
