@@ -97,6 +97,9 @@ FACTS = (FOLDER / "facts.sql").read_text(encoding="utf-8")
 ADOPTED_FACTS = (FOLDER / "adopted.sql").read_text(encoding="utf-8")
 PLATFORM_FACTS = (FOLDER / "platform.sql").read_text(encoding="utf-8")
 
+SESSION = (FOLDER / "session.sql").read_text(encoding="utf-8")
+MEMBERSHIPS = (FOLDER / "memberships.sql").read_text(encoding="utf-8")
+
 AUTH_UID = f"{PLATFORM}, function auth.uid()"
 RIGHT_USER = "returns the user whom the token names"
 
@@ -122,16 +125,21 @@ class Session(NamedTuple):
 
     Attributes:
         role: The current role.
-        superuser: Whether it is a superuser.
         acts_as: The roles whose rights it has, its own included, as SQL writes their names.
+        alters: The roles of clients from which it may take the right to bypass row-level security.
+        memberships: The roles of clients that are members of service_role: each with the role that granted it, as SQL
+            writes its name, and whether the session may revoke it.
         owner: The owner of ``momentum_internal``, as SQL writes its name.
+        public: The same of the schema ``public``; None if there is none.
         server: The server's version, such as 180001.
     """
 
     role: str
-    superuser: bool
     acts_as: frozenset[str]
+    alters: frozenset[str]
+    memberships: list[tuple[str, str, bool]]
     owner: str
+    public: str | None
     server: int
 
 
@@ -256,24 +264,11 @@ def find_warnings(connection: "Connection", record: Mapping[str, Any], session: 
 
 def read_session(connection: "Connection") -> Session:
     """Return the role that compares, and what it may do."""
-    row = connection.execute(
-        text("""
-            select
-              current_user as role, rolsuper as superuser, current_setting('server_version_num')::integer as server,
-              (
-                select quote_ident(pg_get_userbyid(nspowner))
-                from pg_catalog.pg_namespace
-                where nspname = :schema
-              ) as owner,
-              array(
-                select quote_ident(r.rolname) from pg_catalog.pg_roles as r where pg_has_role(r.oid, 'usage')
-              ) as acts_as
-            from pg_catalog.pg_roles
-            where rolname = current_user
-        """),
-        {"schema": PRIVATE_SCHEMA},
-    ).one()
-    return Session(row.role, row.superuser, frozenset(row.acts_as), row.owner, row.server)
+    row = connection.execute(text(SESSION), {"schema": PRIVATE_SCHEMA}).one()
+    memberships = [tuple(row) for row in connection.execute(text(MEMBERSHIPS))]
+    return Session(
+        row.role, frozenset(row.acts_as), frozenset(row.alters), memberships, row.owner, row.public, row.server
+    )
 
 
 def check(connection: "Connection") -> None:

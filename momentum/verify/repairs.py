@@ -146,7 +146,9 @@ class Repairs:
         return lines
 
     def obstacle_to(self, sql: str) -> str | None:
-        """Return a table or column that a statement needs and that is missing, or of another type."""
+        """Return a schema, table or column that a statement needs and that is missing, or of another type."""
+        if self.session.public is None and "public." in sql:
+            return "the schema public"
         for key, found, _ in self.differences:
             parts = parts_of(key)
             kind, _, name = parts[-1].partition(" ")
@@ -172,21 +174,30 @@ class Repairs:
                 "Only a backup or its author knows what this record was; nothing else can be told from it."
             )
         elif parts_of(key)[0] == PLATFORM:
-            yield from self.of_platform(key, str(found))
+            yield from self.of_platform(key, found)
         elif len(parts_of(key)) == 1:
             yield from self.of_object(key, found, expected)
         else:
             yield from self.of_part(key, found, expected)
 
-    def of_platform(self, key: str, found: str) -> Iterator[str]:
+    def of_platform(self, key: str, found: str | None) -> Iterator[str]:
         """Yield the lines for a fact about the platform."""
         words = key.split(" ")
+        if found is None:
+            yield from by_hand("The role or the schema does not exist; on Supabase, ask its support to put it back.")
+            return
         if " schema public" in key:
-            role = words[3]
+            role, owner = words[3], str(self.session.public)
+            statements = []
             if "CREATE" in found:
-                yield f"revoke create on schema public from {'public' if 'as everybody' in found else role};"
+                statements.append(f"revoke create on schema public from {'public' if 'everybody' in found else role}")
             if "USAGE" not in found:
-                yield f"grant usage on schema public to {role};"
+                statements.append(f"grant usage on schema public to {role}")
+            for statement in statements:
+                if owner in self.session.acts_as:
+                    yield f"{statement};"
+                else:
+                    yield from by_hand(f"The schema public belongs to {owner}: {advise(owner, statement)}")
             return
         if key == AUTH_UID:
             yield from by_hand(
@@ -195,19 +206,26 @@ class Repairs:
             yield from by_hand("its support to put its own function back.")
             return
         role = words[-1]
-        statements = []
         if "superuser" in found or "bypasses" in found:
-            statements.append(f"alter role {role} nosuperuser nobypassrls;")
-        if "superuser" in found or "member" in found:
-            statements.append(f"revoke service_role from {role};")
-        if self.session.superuser:
-            yield from statements
-        else:
-            yield from by_hand(f"A superuser can run this; on Supabase, ask its support: {' '.join(statements)}")
+            attributes = "nosuperuser nobypassrls" if "superuser" in found else "nobypassrls"
+            yield from self.of_role(f"alter role {role} {attributes};", may=role in self.session.alters)
+        for member, grantor, may in self.session.memberships:
+            if member == role:
+                # Otherwise it would revoke nothing but what the role that runs it has granted itself.
+                by = f" granted by {grantor}" if self.session.server >= 160000 else ""
+                yield from self.of_role(f"revoke service_role from {role}{by} cascade;", may=may)
         if "member" in found:
             yield from by_hand(
-                f"If {role} is a member by way of another role, revoke that role from it, or from service_role."
+                f"If {role} is a member by way of another role, revoke that role from it, or service_role from that "
+                "role."
             )
+
+    def of_role(self, statement: str, *, may: bool) -> Iterator[str]:
+        """Yield a statement about a role, or a comment if the role that compares may not run it."""
+        if may:
+            yield statement
+        else:
+            yield from by_hand(f"A superuser can run this; on Supabase, ask its support: {statement}")
 
     def of_object(self, key: str, found: str | None, expected: str | None) -> Iterator[str]:
         """Yield the lines for a schema, a table, the view or a function as a whole."""

@@ -435,7 +435,7 @@ DRIFTS: dict[str, tuple[str, list[str]]] = {
 }
 
 # The rights that the platform gives its roles, and its function, on which ours rely.
-UID = "create or replace function auth.uid() returns uuid language sql stable as $$select {}$$"
+UID = AS_ADMIN + "create or replace function auth.uid() returns uuid language sql stable as $$select {}$$"
 ANON_USER = "'10000000-0000-4000-8000-00000000000a'::uuid"
 SUB = "(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid"
 WRONG_USER = ["changed: platform, function auth.uid(): found returns somebody else than the user whom the token names"]
@@ -454,26 +454,26 @@ PLATFORM_DRIFTS: dict[str, tuple[str, list[str]]] = {
         ["changed: platform, function auth.uid(): found fails: DivisionByZero, expected returns the user"],
     ),
     "anon passes row level security": (
-        "alter role anon bypassrls",
+        f"{AS_ADMIN}alter role anon bypassrls",
         ["changed: platform, role anon: found bypasses row level security, expected subject to row level security"],
     ),
     "anon is a superuser": (
-        "alter role anon superuser",
+        f"{AS_ADMIN}alter role anon superuser",
         ["changed: platform, role anon: found superuser, expected subject to row level security"],
     ),
     "users pass row level security": (
-        "alter role authenticated bypassrls",
+        f"{AS_ADMIN}alter role authenticated bypassrls",
         ["changed: platform, role authenticated: found bypasses row level security, expected"],
     ),
     "users may become the service": (
-        "grant service_role to authenticated",
+        f"{AS_ADMIN}grant service_role to authenticated",
         [
             "changed: platform, role authenticated: found subject to row level security, member of service_role, "
             "expected subject to row level security"
         ],
     ),
     "users may become the service by way of another role": (
-        "create role between; grant service_role to between; grant between to authenticated",
+        f"{AS_ADMIN}create role between; grant service_role to between; grant between to authenticated",
         ["changed: platform, role authenticated: found subject to row level security, member of service_role"],
     ),
     "everybody may create tables": (
@@ -985,7 +985,7 @@ def test_a_schema_into_which_only_its_owner_can_let_service_role_is_a_warning(
         own = url.set(username=role, password="secret")
         run(server.as_admin(url), MIGRATOR.format(role=role, database=url.database))
         run(
-            url,
+            server.as_admin(url),
             f"""
             create role {keeper};
             create schema legacy authorization {keeper};
@@ -1003,14 +1003,16 @@ def test_a_schema_into_which_only_its_owner_can_let_service_role_is_a_warning(
         assert done.returncode == 0, "it is no difference"
         assert f"Warning: {warning}\n" in done.stderr
         assert done.stdout.endswith(f"matches revision {HEAD}.\n")
-        assert differences(url) == ["missing: schema legacy, grant to service_role: USAGE"], "a superuser can grant it"
-        run(url, "grant usage on schema legacy to service_role")
+        admin_url = server.as_admin(url)
+        line = "missing: schema legacy, grant to service_role: USAGE"
+        assert differences(admin_url) == [line], "a superuser can grant it"
+        run(admin_url, "grant usage on schema legacy to service_role")
         assert command(url=own).stderr.count("\n") == 1
         # The grant is not ours, and so a downgrade leaves it.
         migrate_to(own, "base")
         assert execute(url, "select has_schema_privilege('service_role', 'legacy', 'usage')")
-        run(url, f"drop owned by {role}; drop owned by {keeper}")
-    run(server.url, f"drop role {role}; drop role {keeper}")
+        run(admin_url, f"drop owned by {role}; drop owned by {keeper}")
+    run(server.admin_url, f"drop role {role}; drop role {keeper}")
 
 
 @pytest.mark.parametrize(
@@ -1020,18 +1022,19 @@ def test_a_role_that_may_hand_on_usage_lets_service_role_in(server: Server, may:
     with server.database(migrated=False) as url:
         role, keeper = f"{url.database}_migrator", f"{url.database}_keeper"
         own = url.set(username=role, password="secret")
-        run(server.as_admin(url), MIGRATOR.format(role=role, database=url.database))
-        run(url, f"create role {keeper}; create schema legacy authorization {keeper}")
-        run(url, f"grant usage, create on schema legacy to {role}; {may.format(role=role, keeper=keeper)}")
+        admin_url = server.as_admin(url)
+        run(admin_url, MIGRATOR.format(role=role, database=url.database))
+        run(admin_url, f"create role {keeper}; create schema legacy authorization {keeper}")
+        run(admin_url, f"grant usage, create on schema legacy to {role}; {may.format(role=role, keeper=keeper)}")
         migrate_to(own, HEAD)
         assert differences(own) == []
         assert execute(url, "select granted_usage from momentum_internal.score_table")
         run(
-            url,
+            admin_url,
             "revoke usage on schema legacy from service_role cascade; revoke all on schema legacy from service_role",
         )
-        run(url, f"drop owned by {role}; drop owned by {keeper}")
-    run(server.url, f"drop role {role}; drop role {keeper}")
+        run(admin_url, f"drop owned by {role}; drop owned by {keeper}")
+    run(server.admin_url, f"drop role {role}; drop role {keeper}")
 
 
 HABITS_OF_SESSIONS = """
@@ -1108,11 +1111,12 @@ def test_an_upgrade_passes_with_a_warning_of_what_is_not_ours(server: Server, ca
     url = database_with_scores(server, "legacy.seed")
     try:
         run(
-            url,
+            server.as_admin(url),
             f"""
+            {as_owner(server)};
             grant create on schema public to anon;
-            {UID.format("null::uuid")};
             create table public.heirs () inherits (legacy.daily_engagement_scores);
+            {UID.format("null::uuid")};
             """,
         )
         with caplog.at_level(logging.WARNING):

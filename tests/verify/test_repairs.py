@@ -15,8 +15,8 @@ from momentum.verify.repairs import write_script
 from tests.catalog import differences
 from tests.migrating import HISTORY, current, database_with_scores, migrate_to, rows_of, run
 from tests.samples import add_users, write_rows
-from tests.server import engine_of, find_program
-from tests.verify.test_compare import DRIFTS, PLATFORM_DRIFTS, PRODUCTION_DRIFTS, SEED_DRIFTS, command
+from tests.server import as_owner, engine_of, find_program
+from tests.verify.test_compare import AS_ADMIN, DRIFTS, OPEN, PLATFORM_DRIFTS, PRODUCTION_DRIFTS, SEED_DRIFTS, command
 
 HEAD = HISTORY[-1]
 
@@ -122,7 +122,7 @@ def drifted(drifting: Callable[[str], sa.URL], server: Server) -> Iterator[Calla
 
     def create(kind: str, sql: str) -> sa.URL:
         urls.append(drifting(kind))
-        run(urls[-1], sql)
+        run(server.as_admin(urls[-1]), f"{as_owner(server)}; {sql}")
         return urls[-1]
 
     yield create
@@ -176,19 +176,73 @@ def test_a_dump_restored_into_another_project_is_repaired(server: Server, scores
     server.drop_database(source)
 
 
-@pytest.mark.parametrize("drift", PLATFORM_DRIFTS)
-def test_a_drift_of_the_platform_is_repaired_where_a_statement_can(fresh: sa.Connection, drift: str) -> None:
-    with fresh.begin() as transaction:
-        execute_script(fresh, PLATFORM_DRIFTS[drift][0])
-        before = verify.compare_database(fresh)
-        script = write_script(before)
-        execute_script(fresh, script)
-        left = verify.differences(fresh)
+def repair_platform(connection: sa.Connection, drift: str, role: str) -> tuple[str, list[str], list[str]]:
+    """Plant a drift as the platform and repair it as a role.
+
+    Returns:
+        The script, and the differences before and after it.
+    """
+    with connection.begin() as transaction:
+        execute_script(connection, f"{drift}; {role}")
+        comparison = verify.compare_database(connection)
+        script = write_script(comparison)
+        execute_script(connection, script)
+        left = verify.differences(connection)
         # Roles belong to the whole server.
         transaction.rollback()
-    needs_support = "function auth.uid()" in script or "by way of another role" in drift
-    assert left == (list(map(str, before.differences)) if needs_support else [])
+    return script, list(map(str, comparison.differences)), left
+
+
+@pytest.mark.parametrize("platform", [False, True], ids=["owner", "platform"])
+@pytest.mark.parametrize("drift", PLATFORM_DRIFTS)
+def test_a_drift_of_the_platform_is_repaired_where_a_statement_can(
+    server: Server, fresh: sa.Connection, drift: str, platform: bool
+) -> None:
+    role = AS_ADMIN if platform else as_owner(server)
+    script, before, left = repair_platform(fresh, PLATFORM_DRIFTS[drift][0], role)
+    of_role = ": platform, role " in before[0]
+    needs_support = "function auth.uid()" in script or "by way of another role" in drift or (of_role and not platform)
+    assert left == (before if needs_support else [])
     assert ("-- By hand: " in script) == (needs_support or drift == "users may become the service")
+    assert ("-- By hand: A superuser can run this" in script) == (
+        of_role and not platform and "by way of another role" not in drift
+    )
+
+
+@pytest.mark.parametrize("platform", [False, True], ids=["owner", "platform"])
+def test_what_the_owner_of_a_project_may_change_of_roles_is_a_statement(
+    server: Server, fresh: sa.Connection, platform: bool
+) -> None:
+    owner = as_owner(server).rpartition(" ")[2]
+    drift = f"""
+    {AS_ADMIN} grant anon, service_role to {owner} with admin option; alter role anon bypassrls; {as_owner(server)};
+    grant service_role to authenticated with admin option;
+    """
+    _, before, left = repair_platform(fresh, drift, AS_ADMIN if platform else "")
+    assert len(before) == 2
+    # Until PostgreSQL 15 only superusers decide who bypasses row-level security.
+    assert left == (before[:1] if server.version.startswith("15.") and not platform else [])
+
+
+@pytest.mark.parametrize("drift", ["alter role anon rename to visitor", "drop schema public cascade"])
+def test_a_role_or_a_schema_of_the_platform_that_is_gone_is_left_by_hand(
+    server: Server, fresh: sa.Connection, drift: str
+) -> None:
+    script, before, left = repair_platform(fresh, AS_ADMIN + drift, as_owner(server))
+    gone = [line for line in before if line.startswith("missing: platform, ")]
+    assert gone
+    assert set(gone) <= set(left)
+    assert set(gone) <= set(left_by_hand(script))
+
+
+def test_rights_in_a_schema_public_of_the_platform_are_asked_for(server: Server, fresh: sa.Connection) -> None:
+    drift = f"{AS_ADMIN} alter schema public owner to supabase_admin; grant create on schema public to anon"
+    script, before, left = repair_platform(fresh, drift, as_owner(server))
+    assert left == before == [f"changed: platform, rights of anon in schema public: {OPEN.format('')}"]
+    assert (
+        "-- By hand: The schema public belongs to supabase_admin: nobody outside of Supabase can be supabase_admin, so "
+        "ask its support to run `revoke create on schema public from anon`\n"
+    ) in f"{script}\n"
 
 
 def test_a_version_that_was_set_back_is_set_to_head(drifted: Callable[[str, str], sa.URL]) -> None:
@@ -265,10 +319,10 @@ def test_statements_that_only_another_role_may_run_are_comments(
 ) -> None:
     url = drifted("fresh", "select")
     migrator, keeper = f"{url.database}_migrator", f"supabase_{url.database}"
-    run(url, f"create role {migrator} login password 'secret'; create role {keeper}")
+    run(server.admin_url, f"create role {migrator} login password 'secret'; create role {keeper}")
     try:
         run(
-            url,
+            server.as_admin(url),
             f"""
             alter schema momentum_internal owner to {migrator};
             alter schema legacy owner to {migrator};
@@ -290,7 +344,7 @@ def test_statements_that_only_another_role_may_run_are_comments(
         assert f"-- By hand: public.others belongs to {keeper}: nobody outside of Supabase" in script
     finally:
         server.drop_database(url)
-        run(server.url, f"drop role {migrator}; drop role {keeper}")
+        run(server.admin_url, f"drop role {migrator}; drop role {keeper}")
 
 
 def test_the_command_prints_the_script_and_nothing_else(url: sa.URL) -> None:
