@@ -35,6 +35,9 @@ PAUSE = 0.5
 # The seconds that cleaning up after a failure may take, even if the run's deadline is nearer.
 CLEANING_UP = 10
 
+# The bytes of a table that even a slow server indexes, or moves aside, in a second.
+BYTES_PER_SECOND = 2**20
+
 # With named parameters a per cent sign is written as itself.
 DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
@@ -50,6 +53,11 @@ SESSION = sa.text("""
     select a.pid, a.backend_start, s.reset_val as time_limit
     from pg_catalog.pg_stat_activity as a, pg_catalog.pg_settings as s
     where a.pid = pg_catalog.pg_backend_pid() and s.name = 'statement_timeout'
+""")
+
+SIZE = sa.text("""
+    select size as bytes, pg_catalog.pg_size_pretty(size) as pretty
+    from coalesce(pg_catalog.pg_total_relation_size(pg_catalog.to_regclass(:relation)), 0) as size
 """)
 
 VALID_INDEX = sa.text("select indisvalid from pg_catalog.pg_index where indexrelid = to_regclass(:name)")
@@ -654,15 +662,23 @@ def try_patiently(operations: Operations, statement: sa.TextClause, patience: Pa
     return failure is None
 
 
-def obstacle_to_patience(connection: sa.Connection) -> str | None:
-    """Return why a statement could not take its time outside of a transaction, and what to do; None if it could."""
+def obstacle_to_patience(connection: sa.Connection, relation: str) -> str | None:
+    """Return why a relation is too large for statements outside of a transaction, and what to do; None if it is not.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        relation: The relation, with its schema.
+    """
     session = connection.execute(SESSION).one()
-    if session.time_limit == "0" or keeps_session(connection, session.pid):
-        return None
     seconds = int(session.time_limit) / 1000
+    if seconds == 0 or keeps_session(connection, session.pid):
+        return None
+    size = connection.execute(SIZE, {"relation": relation}).one()
+    if size.bytes <= seconds * BYTES_PER_SECOND:
+        return None
     return (
-        f"a pooler is in between, and the statement_timeout of its sessions ({seconds:g} s) can't be lifted outside of "
-        "a transaction; connect to the database itself, or through Supabase's session pooler"
+        f"with its {size.pretty} some of them may take longer than the statement_timeout of {seconds:g} s, which can't "
+        "be lifted because a pooler is in between; connect to the database itself, or through Supabase's session pooler"
     )
 
 
@@ -674,12 +690,10 @@ def unlimited(connection: sa.Connection, patience: Patience, at_least: float) ->
     statement, nothing is set.
 
     Raises:
-        MigrationError: The statements would have a time limit, or the session has changed.
+        MigrationError: The session has changed.
     """
     session = connection.execute(SESSION).one()
     if not keeps_session(connection, session.pid):
-        if obstacle := obstacle_to_patience(connection):
-            raise MigrationError(f"The statement was not executed: {obstacle}.")
         yield
         return
     names = (*TIMEOUTS, "search_path")

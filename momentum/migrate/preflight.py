@@ -28,6 +28,9 @@ from momentum.scores import (
 )
 from momentum.wording import advise, counted
 
+# Returns why a relation can't be migrated in steps that commit, and what to do; None if it can.
+Obstacle = Callable[[str], str | None]
+
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
 
@@ -71,7 +74,7 @@ def check_upgrade(
     done: Collection[ModuleType],
     *,
     adopts_existing: bool,
-    obstacle: str | None,
+    obstacle: Obstacle,
 ) -> None:
     """Refuse a database that the pending revisions could not migrate completely.
 
@@ -81,7 +84,7 @@ def check_upgrade(
         ahead: The modules of all revisions after the one that the database is at: the pending ones and later ones.
         done: The modules of the revisions up to the one that the database is at.
         adopts_existing: Whether existing tables under our names are to be parked and their rows copied.
-        obstacle: Why nothing can commit in between, and what to do; None if it can.
+        obstacle: Returns why a relation can't be migrated in steps that commit, and what to do; None if it can.
 
     Raises:
         PreflightError: The migration is refused; the message names the first thing that is wrong.
@@ -116,12 +119,12 @@ def check_upgrade(
         check_score_key(connection, scores, indexes, obstacle=obstacle)
 
 
-def check_downgrade(connection: Connection, *, obstacle: str | None) -> None:
+def check_downgrade(connection: Connection, *, obstacle: Obstacle) -> None:
     """Refuse a database in which a downgrade past the score table's unique key could not be completed.
 
     Args:
         connection: A connection; nothing is written through it.
-        obstacle: Why nothing can commit in between, and what to do; None if it can.
+        obstacle: Returns why a relation can't be migrated in steps that commit, and what to do; None if it can.
 
     Raises:
         PreflightError: The migration is refused; the message names the first thing that is wrong.
@@ -139,8 +142,8 @@ def check_downgrade(connection: Connection, *, obstacle: str | None) -> None:
                 "name back, then try again."
             )
         return
-    if obstacle and scores.created_index:
-        raise PreflightError(uncommittable(scores.relation, obstacle))
+    if scores.created_index:
+        check_committable(scores.relation, obstacle)
     if rows:
         check_columns_fit(connection, scores.relation)
         check_rows_can_move(connection, scores.relation)
@@ -187,7 +190,7 @@ def check_collisions(
     *,
     own_tables: Collection[str] = (),
     adopts_existing: bool = False,
-    obstacle: str | None = None,
+    obstacle: Obstacle = lambda _: None,
 ) -> None:
     """Refuse names that are taken, typically by earlier versions of our own tables in public.
 
@@ -197,7 +200,7 @@ def check_collisions(
         schema: Their schema.
         own_tables: Tables that the migrations have created. An index of one of them was left by an interrupted run.
         adopts_existing: Whether existing tables under our names are to be parked and their rows copied.
-        obstacle: Why nothing can commit in between, and what to do; None if it can.
+        obstacle: Returns why a relation can't be migrated in steps that commit, and what to do; None if it can.
 
     Raises:
         PreflightError: A name is taken.
@@ -246,7 +249,7 @@ def check_collisions(
         )
 
 
-def check_predecessor(connection: Connection, name: str, *, obstacle: str | None) -> None:
+def check_predecessor(connection: Connection, name: str, *, obstacle: Obstacle) -> None:
     """Refuse an earlier version of one of our tables if its rows could not be copied."""
     relation = f"public.{name}"
     found = read_columns(connection, relation)
@@ -280,8 +283,7 @@ def check_predecessor(connection: Connection, name: str, *, obstacle: str | None
             "try again."
         )
     check_owner(connection, relation, "could not park it")
-    if obstacle:
-        raise PreflightError(uncommittable(relation, obstacle))
+    check_committable(relation, obstacle)
 
 
 def read_columns(connection: Connection, relation: str) -> dict[str, str]:
@@ -297,9 +299,10 @@ def read_columns(connection: Connection, relation: str) -> dict[str, str]:
     return {row.name: row.type for row in rows}
 
 
-def uncommittable(relation: str, obstacle: str) -> str:
-    """Return why a relation cannot be migrated where nothing can commit in between."""
-    return f"{relation} is migrated in steps that commit, and {obstacle}."
+def check_committable(relation: str, obstacle: Obstacle) -> None:
+    """Refuse a relation that is migrated in steps that commit, where something prevents that."""
+    if reason := obstacle(relation):
+        raise PreflightError(f"{relation} is migrated in steps that commit, and {reason}.")
 
 
 def check_score_table(connection: Connection, adopts: Collection[str], adoptable: Collection[str]) -> None:
@@ -385,7 +388,7 @@ def check_recorded_table(scores: ScoreTable) -> None:
 
 
 def check_score_key(
-    connection: Connection, scores: ScoreTable | None, indexes: Collection[str], *, obstacle: str | None
+    connection: Connection, scores: ScoreTable | None, indexes: Collection[str], *, obstacle: Obstacle
 ) -> None:
     """Refuse an adopted score table whose unique key could not be created.
 
@@ -393,7 +396,7 @@ def check_score_key(
         connection: A connection; nothing is written through it.
         scores: The score table that the migrations recorded.
         indexes: The names of the layouts that the pending revisions index.
-        obstacle: Why nothing can commit in between, and what to do; None if it can.
+        obstacle: Returns why a relation can't be migrated in steps that commit, and what to do; None if it can.
     """
     if scores is not None and scores.created:
         return
@@ -411,8 +414,7 @@ def check_score_key(
     if scores is None or not scores.created_index:
         check_collisions(connection, [layout.key], schema=relation.partition(".")[0])
     check_owner(connection, relation, "could not create its unique key")
-    if obstacle:
-        raise PreflightError(uncommittable(relation, obstacle))
+    check_committable(relation, obstacle)
     hidden_from = connection.scalar(
         text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
     )

@@ -139,7 +139,7 @@ def planned_steps(environment: Environment, connection: sa.Connection, command: 
 
 
 def check_before(
-    environment: Environment, connection: sa.Connection, command: str, *, obstacle: str | None
+    environment: Environment, connection: sa.Connection, command: str, *, obstacle: preflight.Obstacle
 ) -> list[RevisionStep]:
     """Check the database before anything is created or changed in it, and return the steps to run.
 
@@ -147,7 +147,7 @@ def check_before(
         environment: The run.
         connection: A connection; nothing is written through it.
         command: ``upgrade`` or ``downgrade``.
-        obstacle: Why nothing can commit in between, and what to do; None if it can.
+        obstacle: Returns why a relation can't be migrated in steps that commit, and what to do; None if it can.
 
     Raises:
         PreflightError: The pending revisions could not all be applied, or a purge would stop halfway.
@@ -298,7 +298,9 @@ def run_inside_transaction(environment: Environment, connection: sa.Connection, 
                 locks.take_turn(connection)
             except locks.HeldError:
                 raise locks.another_is_running(connection, "holds the lock") from None
-        plan = check_before(environment, connection, command, obstacle=HANDED_IN) if command in MIGRATING else []
+        plan = (
+            check_before(environment, connection, command, obstacle=lambda _: HANDED_IN) if command in MIGRATING else []
+        )
         if command in CREATING:
             connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
         migrate(environment, connection, command, plan)
@@ -316,7 +318,7 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
         context.get_context()._ensure_version_table()
 
     def look() -> None:
-        obstacle = operations.obstacle_to_patience(connection)
+        obstacle = functools.partial(operations.obstacle_to_patience, connection)
         plan[:] = check_before(environment, connection, command, obstacle=obstacle)
 
     plan: list[RevisionStep] = []

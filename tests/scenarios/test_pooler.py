@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -233,15 +234,23 @@ def test_a_lock_that_a_client_of_the_pool_holds_is_waited_for_and_its_session_is
         assert current(pooler.direct) == "base"
 
 
-def test_a_statement_that_may_take_longer_than_the_pools_limit_is_refused_before_anything_has_changed(
-    server: Server, tmp_path: Path
+@pytest.mark.parametrize("step", ["upgrade", "downgrade"])
+def test_a_table_that_is_too_large_for_the_pools_time_limit_is_refused_before_anything_has_changed(
+    server: Server, tmp_path: Path, step: str
 ) -> None:
     url = database_with_rows(server, "legacy.seed")
-    run(url, f"alter database {url.database} set statement_timeout = '2min'")
+    if step == "downgrade":
+        migrate_to(url, HEAD)
+    run(url, f"alter role {url.username} in database {url.database} set statement_timeout = '50ms'")
     before = snapshot(url)
     with pooler_to(url, tmp_path) as pooler:
-        done = program("upgrade", "head", home=tmp_path, DATABASE_URL=as_text(pooler.url))
-    assert "the statement_timeout of its sessions (120 s) can't be lifted" in error_of(done, 1)
+        target = "head" if step == "upgrade" else "base"
+        done = program("-x", f"url={as_text(pooler.url)}", step, target, home=tmp_path)
+    message = error_of(done, 1)
+    assert re.search(
+        r"legacy\.daily_engagement_scores is migrated in steps that commit, and with its \d+ kB some", message
+    )
+    assert "the statement_timeout of 0.05 s, which can't be lifted because a pooler is in between" in message
     assert snapshot(url) == before
     server.drop_database(url)
 
