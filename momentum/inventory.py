@@ -22,6 +22,9 @@ TRIGGER_FUNCTION = "set_updated_at"
 PRIVATE_TABLES = (VERSION_TABLE, SCORE_RECORD, SUPERSEDED, PREDECESSOR_ROWS)
 PRIVATE_FUNCTIONS = (TRIGGER_FUNCTION,)
 
+# Also in the private schema, but only after an upgrade with access=keep: the record of what it has carried over.
+KEPT_ACCESS = "kept_access"
+
 # Prefixes of the names of parked columns, and of parked predecessors of tables and views.
 PARKED_PREFIX = "parked_"
 PREDECESSOR_PREFIX = "predecessor_"

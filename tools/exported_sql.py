@@ -14,7 +14,7 @@ from momentum.migrate.config import SCORES, MigrationOptions, alembic_config
 PATHS: dict[str, MigrationOptions] = {
     # Of the schemas of a layout the last one.
     **{scores.partition(".")[2] or scores: {"scores": scores} for scores in SCORES},
-    "existing": {"existing": "adopt"},
+    "existing": {"existing": "adopt", "access": "close"},
 }
 
 # Linters don't look into a DO block, and tables are created in one, after the check for a parked table.

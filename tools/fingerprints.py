@@ -16,7 +16,7 @@ def facts_at(revision: str, server: Server, scores: str, *, predecessors: bool =
     """Migrate a database to a revision, and return its fingerprint's name and its facts."""
     url = database_with_scores(server, scores, predecessors=predecessors)
     try:
-        migrate_to(url, revision, existing="adopt", verify="no")
+        migrate_to(url, revision, existing="adopt", access="close", verify="no")
         with engine_of(url).connect() as connection, verify.pinned(connection):
             record = verify.read_record(connection)
             return verify.fingerprint_name(revision, record), verify.read_facts(connection, record)

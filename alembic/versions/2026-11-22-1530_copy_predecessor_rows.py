@@ -42,9 +42,17 @@ declare
   page uuid[];
   row_id uuid;
   last_id uuid;
+  disable text;
+  enable text;
 begin
   if source is null then
     return;
+  end if;
+  -- The preflight refuses this, but a script has no preflight.
+  if row_security_active(source) then
+    raise exception
+      'row-level security hides rows of % from %, so that they would not be copied; migrate as a role with bypassrls',
+      source, current_user;
   end if;
 
   -- The columns that both tables have. Where ours is narrower, a value that would be rounded is not copied.
@@ -107,6 +115,26 @@ begin
       'from (select id from %s where $1 is null or id > $1 order by id limit 500) as page', source
     ) into page using last_id;
     exit when page is null;
+    -- A constraint that was carried over may be deferred, and would stop the commit instead of refusing its row.
+    set constraints all immediate;
+    -- Triggers that were carried over must not fire for copied rows, but must for those of clients: they are disabled
+    -- within the page's transaction, whose lock lets nobody else write meanwhile.
+    select
+      string_agg(format('disable trigger %I', tgname), ', '),
+      string_agg(
+        format(
+          'enable %s trigger %I', case tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, tgname
+        ),
+        ', '
+      )
+    into disable, enable
+    from pg_catalog.pg_trigger
+    where
+      tgrelid = 'public.{table}'::regclass and not tgisinternal and tgenabled <> 'D' and tgname <> 'set_updated_at'
+      and tgname in (select tgname from pg_catalog.pg_trigger where tgrelid = source);
+    if disable is not null then
+      execute 'alter table public.{table} ' || disable;
+    end if;
     begin
       execute merge using page;
     exception when integrity_constraint_violation or data_exception then
@@ -123,6 +151,9 @@ begin
         end;
       end loop;
     end;
+    if enable is not null then
+      execute 'alter table public.{table} ' || enable;
+    end if;
     commit;
     last_id := page[cardinality(page)];
   end loop;

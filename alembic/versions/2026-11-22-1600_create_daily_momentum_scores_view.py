@@ -63,10 +63,12 @@ from %s as s
   grant select on table public.daily_momentum_scores to authenticated, service_role;
 end
 $create_view$""")
+    op.keep_access("daily_momentum_scores")
 
 
 def downgrade() -> None:
     """Drop the view, which holds no rows of its own."""
+    op.take_back_access("daily_momentum_scores")
     op.execute(f"""
 do $drop_view$
 begin

@@ -14,6 +14,7 @@ from momentum.migrate.locks import ATTEMPTS, SECONDS
 from momentum.scores import ScoresOption
 
 Existing = Literal["refuse", "adopt"]
+Access = Literal["refuse", "keep", "close"]
 SCORES: tuple[ScoresOption, ...] = get_args(ScoresOption)
 
 
@@ -21,6 +22,7 @@ class MigrationOptions(TypedDict, total=False):
     """The keywords of ``alembic_config``; see ``Options`` for their meaning."""
 
     existing: Existing
+    access: Access
     scores: ScoresOption
     verify: bool
     purge: bool
@@ -35,6 +37,8 @@ class Options:
     Attributes:
         url: The database; see ``momentum.migrate.run`` for where else it may come from.
         existing: ``refuse`` or ``adopt`` tables that the app's earlier migrations created under our names.
+        access: Whether to ``refuse`` an adoption that would take something from clients, to ``keep`` what they have, or
+            to ``close`` the tables to them.
         scores: Where the score table is, for scripts made with ``--sql``: one of SCORES.
         verify: Whether an upgrade ends with the comparison that ``python -m momentum.verify`` makes.
         purge: Whether a downgrade also drops the parked tables and columns.
@@ -44,6 +48,7 @@ class Options:
 
     url: str | None = None
     existing: Existing = "refuse"
+    access: Access = "refuse"
     scores: ScoresOption = "fresh"
     verify: bool = True
     purge: bool = False
@@ -64,6 +69,7 @@ def read_options(given: Mapping[str, str]) -> Options:
         elif (
             name == "url"
             or (name == "existing" and value in get_args(Existing))
+            or (name == "access" and value in get_args(Access))
             or (name == "scores" and value in SCORES)
         ):
             values[name] = value
@@ -71,6 +77,10 @@ def read_options(given: Mapping[str, str]) -> Options:
             values[name] = int(value)
         else:
             raise wrong_option(name)
+    if "access" in values and values.get("existing") != "adopt":
+        raise ConfigurationError(
+            "The option access= says what happens to clients of tables that existing=adopt replaces."
+        )
     return Options(**values)  # type: ignore[arg-type]
 
 
@@ -78,6 +88,7 @@ def wrong_option(name: str) -> ConfigurationError:
     """Return the error for an option; it doesn't repeat the value, which may hold a password."""
     expected = {
         "existing": " or ".join(get_args(Existing)),
+        "access": "refuse, keep or close",
         "scores": f"{', '.join(SCORES[:-1])} or {SCORES[-1]}",
         "verify": "yes or no",
         "purge": "yes or no",

@@ -80,6 +80,7 @@ class Environment:
             "on_version_apply": [*(callbacks if isinstance(callbacks, Iterable) else [callbacks]), finish_downgrade],
             # For the revisions and their operations.
             "existing": self.options.existing,
+            "access": self.options.access,
             "scores": self.options.scores,
             "patience": self.patience,
             "timeouts": operations.timeouts(*LIMITS.values(), local=True),

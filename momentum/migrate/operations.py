@@ -23,7 +23,7 @@ from sqlalchemy.schema import CreateIndex
 from momentum.connect.engine import SEARCH_PATH, keeps_session
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
-from momentum.migrate import locks
+from momentum.migrate import access, locks
 from momentum.migrate.locks import Patience, can_be_retried
 from momentum.retries import milliseconds
 
@@ -198,6 +198,8 @@ begin
 end
 $take_back_or_create$"""
     execute_text(operations, sql)
+    if schema == "public":
+        operations.invoke(KeepAccess(name))
 
 
 @Operations.register_operation("park_table")
@@ -223,6 +225,8 @@ class ParkTable(MigrateOperation):
 @Operations.implementation_for(ParkTable)
 def park_table(operations: Operations, operation: ParkTable) -> None:
     """Carry out the operation."""
+    if operation.schema == "public":
+        operations.invoke(TakeBackAccess(operation.name))
     operations.execute(f"alter table {operation.schema}.{operation.name} set schema {PRIVATE_SCHEMA}")
     if operation.schema == "public":
         operations.invoke(RestorePredecessor(operation.name))
@@ -576,6 +580,58 @@ begin
   end if;
 end
 $restore_predecessor$""")
+
+
+@Operations.register_operation("keep_access")
+class KeepAccess(MigrateOperation):
+    """Carry over what clients had on a parked predecessor."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @classmethod
+    def keep_access(cls, operations: Operations, name: str) -> None:
+        """Give our table or view the grants, policies, triggers and so on of its predecessor, if the run was asked to.
+
+        Args:
+            operations: Alembic's ``op``.
+            name: The name of the table or view in public, which has been created. ``take_back_or_create_table`` does
+                the same for a table.
+        """
+        operations.invoke(cls(name))
+
+
+@Operations.implementation_for(KeepAccess)
+def keep_access(operations: Operations, operation: KeepAccess) -> None:
+    """Carry out the operation."""
+    options = operations.get_context().opts
+    if options.get("existing") == "adopt" and options.get("access") == "keep" and operation.name in access.ADOPTED:
+        execute_block(operations, "keep_access", access.keep(operation.name))
+
+
+@Operations.register_operation("take_back_access")
+class TakeBackAccess(MigrateOperation):
+    """Take back from our table or view what was carried over to it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @classmethod
+    def take_back_access(cls, operations: Operations, name: str) -> None:
+        """Undo ``keep_access``; nothing happens if nothing was carried over.
+
+        Args:
+            operations: Alembic's ``op``.
+            name: The name of the table or view in public. ``park_table`` does the same for a table.
+        """
+        operations.invoke(cls(name))
+
+
+@Operations.implementation_for(TakeBackAccess)
+def take_back_access(operations: Operations, operation: TakeBackAccess) -> None:
+    """Carry out the operation."""
+    if operation.name in access.ADOPTED:
+        execute_block(operations, "take_back_access", access.take_back(operation.name))
 
 
 @Operations.register_operation("execute_patiently")

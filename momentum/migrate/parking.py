@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from momentum.base import NAMING_CONVENTION
 from momentum.errors import PreflightError
 from momentum.inventory import (
+    KEPT_ACCESS,
     PARKED_PREFIX,
     PREDECESSOR_ROWS,
     PRIVATE_SCHEMA,
@@ -28,7 +29,7 @@ from momentum.scores import TABLE_NAME, find_score_table
 from momentum.wording import counted
 
 # The records of the migrations, which are dropped when nothing else is left.
-RECORDS = (PREDECESSOR_ROWS, SUPERSEDED)
+RECORDS = (PREDECESSOR_ROWS, KEPT_ACCESS, SUPERSEDED)
 
 log = logging.getLogger("momentum.migrations")
 

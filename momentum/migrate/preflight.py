@@ -283,6 +283,7 @@ def check_predecessor(connection: Connection, name: str, *, obstacle: Obstacle) 
             "try again."
         )
     check_owner(connection, relation, "could not park it")
+    check_all_rows_visible(connection, relation, "its rows would not all be copied")
     check_committable(relation, obstacle)
 
 
@@ -355,6 +356,18 @@ def check_owner(connection: Connection, relation: str, consequence: str) -> None
         )
 
 
+def check_all_rows_visible(connection: Connection, relation: str, consequence: str) -> None:
+    """Refuse a table of which the migrating role may not see every row."""
+    hidden_from = connection.scalar(
+        text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
+    )
+    if hidden_from:
+        raise PreflightError(
+            f"Row-level security hides rows of {relation} from {hidden_from}, so {consequence}; migrate as a role with "
+            f"bypassrls, or as the owner after: alter table {relation} no force row level security."
+        )
+
+
 def find_warnings(connection: Connection) -> Iterator[str]:
     """Yield warnings for the owner of a score table that will be adopted; they don't keep it from being adopted.
 
@@ -415,14 +428,7 @@ def check_score_key(
         check_collisions(connection, [layout.key], schema=relation.partition(".")[0])
     check_owner(connection, relation, "could not create its unique key")
     check_committable(relation, obstacle)
-    hidden_from = connection.scalar(
-        text("select current_user where row_security_active(cast(:relation as text))"), {"relation": relation}
-    )
-    if hidden_from:
-        raise PreflightError(
-            f"Row-level security hides rows of {relation} from {hidden_from}, who could not see duplicate days; "
-            "migrate as a role with bypassrls."
-        )
+    check_all_rows_visible(connection, relation, "duplicate days could not be seen")
     if layout.moves_superseded:
         check_rows_can_move(connection, relation, lambda: count_duplicate_days(connection, relation, layout) > 0)
         check_users_exist(connection, relation, layout)

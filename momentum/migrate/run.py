@@ -16,7 +16,7 @@ from momentum.connect import env_file
 from momentum.connect.engine import SEARCH_PATH
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
-from momentum.migrate import locks, operations, parking, preflight, rights
+from momentum.migrate import access, locks, operations, parking, preflight, rights
 from momentum.migrate.environment import CREATING, LIMITS, MIGRATING, Environment
 from momentum.migrate.script import write_script
 from momentum.scores import find_score_table
@@ -186,6 +186,9 @@ def check_before(
         adopts_existing=environment.options.existing == "adopt",
         obstacle=obstacle,
     )
+    if environment.options.existing == "adopt":
+        for warning in access.check_access(connection, creates, environment.options.access):
+            log.warning(warning)
     if preflight.layouts_of(pending, "adopts"):
         for warning in preflight.find_warnings(connection):
             log.warning(warning)

@@ -8,7 +8,7 @@ from alembic.runtime.migration import RevisionStep
 
 from momentum import inventory
 from momentum.errors import ConfigurationError
-from momentum.migrate import operations
+from momentum.migrate import access, operations
 from momentum.migrate.environment import LIMITS, Environment
 
 # The session setting with which a script made with --sql notes that it may continue.
@@ -30,15 +30,19 @@ def write_script(environment: Environment) -> None:
         dialect_name="postgresql", fn=lambda *heads: [guarded(step, environment) for step in steps(*heads)], **given
     )
     revision = context.script.get_revision(start) if isinstance(start, str) else None
+    lower = revision.revision if revision else None
+    checks = ""
+    if environment.options.existing == "adopt" and steps.__name__ == "upgrade":
+        pending = context.script.iterate_revisions(context.get_revision_argument(), lower)
+        created = {name for step in pending for name in getattr(step.module, "creates", ())}
+        checks = access.check_on_server(created, environment.options.access)
     # Alembic creates the version table in a script that starts at base; an online downgrade leaves an empty one.
     remove = "" if revision else f"drop table if exists {inventory.PRIVATE_SCHEMA}.alembic_version;\n  "
     for setting in operations.timeouts(*LIMITS.values()):
         context.execute(setting)
     # Withdrawn first: an earlier script of the same session may have been accepted.
     context.execute(f"do $withdraw$ begin perform set_config('{ACCEPTED}', 'no', false); end $withdraw$")
-    context.execute(
-        guard(revision.revision if revision else None, f"{remove}perform set_config('{ACCEPTED}', 'yes', false);")
-    )
+    context.execute(guard(lower, f"{checks}{remove}perform set_config('{ACCEPTED}', 'yes', false);"))
     if revision is None:
         context.execute(f"create schema if not exists {inventory.PRIVATE_SCHEMA}")
     with context.begin_transaction():

@@ -12,6 +12,7 @@ from momentum.connect.env_file import find_url
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.connect.url import describe
 from momentum.verify.compare import compare_database
+from momentum.verify.kept import describe_kept
 from momentum.verify.repairs import write_script
 
 COMMAND = "python -m momentum.verify"
@@ -59,6 +60,8 @@ def verify(
             comparison = compare_database(connection)
     except KeyboardInterrupt:
         return complain("Interrupted.", 130)
+    for line in describe_kept(comparison.kept):
+        print(line, file=sys.stderr)
     for warning in comparison.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     if sql and comparison.differences:

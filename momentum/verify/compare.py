@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from momentum.inventory import (
     private,
 )
 from momentum.scores import LAYOUTS, TABLE_NAME
+from momentum.verify.kept import Kept, expect_kept, read_kept
 from momentum.wording import advise, counted
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class Comparison:
         record: The row that the migrations recorded about the score table.
         expected: The facts that its fingerprint has.
         found: The facts in the database.
+        kept: What ``-x access=keep`` carried over to it, which the expected facts include.
         differences: The facts that are not as expected.
         warnings: Sentences about what is not as it should be, and can't be changed by the role that compares.
         session: The role that compares, and the server.
@@ -161,6 +163,7 @@ class Comparison:
     record: Mapping[str, Any]
     expected: Mapping[str, str]
     found: Mapping[str, str]
+    kept: Sequence[Kept]
     differences: list[Difference]
     warnings: list[str]
     session: Session
@@ -204,6 +207,8 @@ def compare_database(connection: "Connection") -> Comparison:
         name = fingerprint_name(compared, record)
         is_recorded = name in names and record.keys() >= set(RECORDED)
         found = read_facts(connection, record) if is_recorded else {}
+        kept = read_kept(connection)
+        theirs = read_facts_of(connection, [private(f"{PREDECESSOR_PREFIX}{name}") for name in {each.name for each in kept}])
         session = read_session(connection)
         has_predecessors = any(relation_exists(connection, f"{PREDECESSOR_PREFIX}{table}") for table in PREDECESSORS)
         warnings = list(find_warnings(connection, record, session)) if is_recorded else []
@@ -212,7 +217,7 @@ def compare_database(connection: "Connection") -> Comparison:
             raise NotMigratedError(not_compared(revision, known))
         recorded = ", ".join(f"{column} {value}" for column, value in record.items()) or "none"
         lost = Difference(RECORD, recorded, f"{', '.join(RECORDED)} of the score table")
-        return Comparison(revision, record, {}, {}, [lost], warnings, session)
+        return Comparison(revision, record, {}, {}, [], [lost], warnings, session)
     expected = read_fingerprint(name)
     if record.get("created_table") and not record.get("created_schema"):
         # The schema existed before and is somebody else's; all that we need is that service_role may use it.
@@ -223,12 +228,13 @@ def compare_database(connection: "Connection") -> Comparison:
     if not has_predecessors:
         # The record of their rows is compared only as long as they are parked.
         expected = {k: v for k, v in expected.items() if object_of(k) != f"table {private(PREDECESSOR_ROWS)}"}
+    expected = expect_kept(kept, expected, found, theirs)
     lines = compare(expected, found)
     if compared != revision:
         if not all(NOT_OURS.match(line.key) for line in lines):
             raise NotMigratedError(not_compared(revision, known))
         lines.insert(0, Difference(VERSION, revision, compared))
-    return Comparison(compared, record, expected, found, lines, warnings, session)
+    return Comparison(compared, record, expected, found, kept, lines, warnings, session)
 
 
 def not_compared(revision: str, known: list[str]) -> str:
@@ -420,14 +426,11 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
         record: The row that the migrations recorded about the score table.
     """
     fresh = bool(record.get("created_table"))
-    facts = read(
+    facts = read_facts_of(
         connection,
-        FACTS,
+        [*RELATIONS, FRESH_TABLE] if fresh else RELATIONS,
         schemas=[PRIVATE_SCHEMA, FRESH_SCHEMA] if record.get("created_schema") else [PRIVATE_SCHEMA],
         functions=list(map(private, PRIVATE_FUNCTIONS)),
-        relations=[*RELATIONS, FRESH_TABLE] if fresh else list(RELATIONS),
-        superseded=private(SUPERSEDED),
-        parked_prefix=PARKED_PREFIX,
         shared_schema=FRESH_SCHEMA if fresh and not record.get("created_schema") else None,
     )
     if fresh:
@@ -474,6 +477,35 @@ def try_auth_uid(connection: "Connection") -> str:
         if called != user:
             return "returns somebody else than the user whom the token names"
     return RIGHT_USER
+
+
+def read_facts_of(
+    connection: "Connection",
+    relations: Sequence[str],
+    *,
+    schemas: Sequence[str] = (),
+    functions: Sequence[str] = (),
+    shared_schema: str | None = None,
+) -> dict[str, str]:
+    """Return the facts about some relations, schemas and functions.
+
+    Args:
+        connection: A connection with the settings pinned.
+        relations: The relations with their schemas.
+        schemas: The schemas.
+        functions: The functions with their schemas.
+        shared_schema: A schema of others that service_role must be able to use.
+    """
+    return read(
+        connection,
+        FACTS,
+        schemas=list(schemas),
+        functions=list(functions),
+        relations=list(relations),
+        superseded=private(SUPERSEDED),
+        parked_prefix=PARKED_PREFIX,
+        shared_schema=shared_schema,
+    )
 
 
 def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:

@@ -94,10 +94,12 @@ def upgrade() -> None:
     )
     op.execute("revoke all on table public.daily_momentum_scores from public, anon, authenticated, service_role")
     op.execute("grant select on table public.daily_momentum_scores to authenticated, service_role")
+    op.keep_access("daily_momentum_scores")
 
 
 def downgrade() -> None:
     """Drop the view and forget the key, which is dropped after that; a view over another layout stays."""
+    op.take_back_access("daily_momentum_scores")
     op.execute(f"""
 do $drop_view$
 begin

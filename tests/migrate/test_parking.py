@@ -70,7 +70,7 @@ def full_url(server: Server, request: pytest.FixtureRequest) -> Iterator[sa.URL]
 
 
 def test_a_downgrade_to_base_names_what_it_leaves_and_how_to_remove_it(full_url: sa.URL, tmp_path: Path) -> None:
-    migrate_to(full_url, HEAD, existing="adopt")
+    migrate_to(full_url, HEAD, existing="adopt", access="close")
     done = program("downgrade", "base", home=tmp_path, MOMENTUM_DATABASE_URL=text_of(full_url))
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
@@ -89,7 +89,7 @@ def test_a_downgrade_to_another_revision_says_nothing_of_it(url: sa.URL, tmp_pat
 @pytest.mark.parametrize("at", ["head", "base"])
 def test_purge_removes_what_was_parked_and_nothing_else(full_url: sa.URL, tmp_path: Path, at: str) -> None:
     before = (visible(snapshot(full_url)), rows_of(full_url)) if current(full_url) == "base" else None
-    migrate_to(full_url, HEAD, existing="adopt")
+    migrate_to(full_url, HEAD, existing="adopt", access="close")
     counts = {name: len(rows) for name, rows in rows_of(full_url).items()}
     if at == "base":
         migrate_to(full_url, "base")
@@ -107,7 +107,7 @@ def test_purge_removes_what_was_parked_and_nothing_else(full_url: sa.URL, tmp_pa
         # The app's own tables are back, and are not ours to drop.
         assert visible(snapshot(full_url)) == before[0]
         assert rows_of(full_url) == before[1]
-    migrate_to(full_url, HEAD, existing="adopt")
+    migrate_to(full_url, HEAD, existing="adopt", access="close")
     if before is None:
         assert all(rows == [] for rows in rows_of(full_url).values())
 
@@ -151,7 +151,7 @@ def test_a_purge_on_the_way_keeps_what_the_rest_of_the_way_needs(server: Server)
         user = add_user(connection)
         write_rows(connection, user, 0)
     before, kept = snapshot(url), rows_of(url)["daily_engagement_scores"]
-    migrate_to(url, HEAD, existing="adopt")
+    migrate_to(url, HEAD, existing="adopt", access="close")
     alembic.command.downgrade(alembic_config(url, purge=True), "a3b86e04c17d")
     private = "select relname from pg_class where relnamespace = to_regnamespace('momentum_internal') and relkind = 'r'"
     assert not {"habit_index", "motivation_journal"} & set(fetch(url, private))
@@ -339,7 +339,7 @@ def places(url: sa.URL) -> dict[str, str]:
 def test_purge_is_refused_before_anything_changes_as_long_as_others_depend_on_what_it_drops(
     full_url: sa.URL, tmp_path: Path, at: str
 ) -> None:
-    migrate_to(full_url, HEAD, existing="adopt")
+    migrate_to(full_url, HEAD, existing="adopt", access="close")
     migrate_to(full_url, at)
     names = places(full_url)
     run(

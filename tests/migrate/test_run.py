@@ -327,9 +327,11 @@ def test_a_transaction_pooler_is_refused_of_an_engine_too() -> None:
     [
         (
             "exsting=adopt",
-            "have no option exsting; the options are url, existing, scores, verify, purge, attempts, deadline",
+            "have no option exsting; the options are url, existing, access, scores, verify, purge, attempts, deadline",
         ),
         ("existing=yes", "existing= takes refuse or adopt"),
+        ("access=open", "access= takes refuse, keep or close"),
+        ("access=keep", "access= says what happens to clients of tables that existing=adopt replaces"),
         ("verify=0", "verify= takes yes or no"),
         ("purge", "purge= takes yes or no"),
         ("attempts=many", "attempts= takes a whole number"),
@@ -349,8 +351,9 @@ def test_an_option_that_is_misspelt_is_not_passed_over(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"exsting": "adopt"}, "The migrations have no option exsting; the options are url, existing, scores, "),
+        ({"exsting": "adopt"}, "The migrations have no option exsting; the options are url, existing, access, "),
         ({"existing": True}, "The option existing= takes refuse or adopt."),
+        ({"existing": "adopt", "access": "yes"}, "The option access= takes refuse, keep or close."),
         ({"purge": "true"}, "The option purge= takes yes or no."),
         ({"attempts": 0}, "The option attempts= takes a whole number."),
     ],

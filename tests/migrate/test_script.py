@@ -197,7 +197,7 @@ def test_a_script_for_the_way_back_from_other_scores_is_refused(server: Server, 
 def test_the_apps_own_tables_are_adopted_through_psql(server: Server) -> None:
     url = database_with_scores(server, "public.production", predecessors=True)
     online = database_with_scores(server, "public.production", predecessors=True)
-    options = {"scores": "public.production", "existing": "adopt"}
+    options = {"scores": "public.production", "existing": "adopt", "access": "close"}
     try:
         run(
             url,
@@ -209,7 +209,7 @@ def test_the_apps_own_tables_are_adopted_through_psql(server: Server) -> None:
             """,
         )
         before, rows = visible(snapshot(url)), rows_of(url)
-        migrate_to(online, HEAD, existing="adopt")
+        migrate_to(online, HEAD, existing="adopt", access="close")
         for _ in range(2):
             up(url, **options)
             assert snapshot(url) == snapshot(online)

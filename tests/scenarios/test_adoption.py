@@ -113,7 +113,7 @@ def test_production_goes_up_fills_goes_down_and_up_with_nothing_else_changed(pro
     pushes = execute(production, count_pushes)
     assert pushes == 3
 
-    migrate_to(production, HEAD, existing="adopt")
+    migrate_to(production, HEAD, existing="adopt", access="close")
     at_head = snapshot(production)
     assert foreign(at_head) == foreign(before)
     assert scores_of(production) == rows["daily_engagement_scores"]
@@ -131,7 +131,7 @@ def test_production_goes_up_fills_goes_down_and_up_with_nothing_else_changed(pro
     assert visible(snapshot(production)) == before
     assert rows_of(production) == {**rows, **left_to_ours(production), "daily_engagement_scores": after}
 
-    migrate_to(production, HEAD, existing="adopt")
+    migrate_to(production, HEAD, existing="adopt", access="close")
     assert snapshot(production) == at_head
     assert scores_of(production) == after
     assert backfill(production) == 0

@@ -123,7 +123,7 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(
     server: Server, scores: str, predecessors: bool
 ) -> None:
     url = database_with_scores(server, scores, predecessors=predecessors)
-    options = {"existing": "adopt", "verify": "no"}
+    options = {"existing": "adopt", "access": "close", "verify": "no"}
     try:
         dumps, facts = [dump(url, *DUMPED)], snapshot(url)
         assert "CREATE TABLE auth.users" in dumps[0]

@@ -135,7 +135,7 @@ def prepare(server: Server, layout: str) -> sa.URL:
 def start(url: sa.URL, direction: str, *, ini: str = "alembic.ini", target: str | None = None) -> Process:
     """Start the real program."""
     command = {"up": "upgrade", "down": "downgrade"}[direction]
-    arguments = ("-c", ini, "-x", "existing=adopt", command, target or TARGETS[direction])
+    arguments = ("-c", ini, "-x", "existing=adopt", "-x", "access=close", command, target or TARGETS[direction])
     return Process("alembic", *arguments, env={**os.environ, "MOMENTUM_DATABASE_URL": as_text(url)})
 
 
@@ -201,12 +201,12 @@ def test_a_migration_may_be_killed_at_any_moment(
             assert tries < 4 * wanted + 4, "most moments came too late to interrupt anything"
             moment = f"message {message} of {reference.messages[direction]}{'' if forwarded else ', lost'}"
             what = f"{direction}, killed at {moment} (MOMENTUM_KILLS_SEED={SEED})"
-            migrate_to(url, "base" if direction == "up" else HEAD, existing="adopt")
+            migrate_to(url, "base" if direction == "up" else HEAD, existing="adopt", access="close")
             if not kill(url, direction, message, forwarded=forwarded):
                 continue
             stops.append(f"{direction} at {current(url)}, {moment}")
 
-            migrate_to(url, HEAD, existing="adopt")
+            migrate_to(url, HEAD, existing="adopt", access="close")
             assert current(url) == HEAD, what
             assert snapshot(url) == reference.head, what
             assert not execute(url, "select exists (select from pg_index where not indisvalid)"), what

@@ -218,11 +218,11 @@ def test_each_revision_goes_up_and_down_and_leaves_everything_as_it_was(points_u
     rows = rows_of(points_url)[TABLE_NAME]
     facts = [snapshot(points_url)]
     for below, revision in pairwise(STOPS):
-        up(points_url, revision, existing="adopt", verify=False)
+        up(points_url, revision, existing="adopt", access="close", verify=False)
         after = snapshot(points_url)
         down(points_url, below)
         assert visible(snapshot(points_url)) == visible(facts[-1]), f"{revision} leaves something behind"
-        up(points_url, revision, existing="adopt", verify=False)
+        up(points_url, revision, existing="adopt", access="close", verify=False)
         assert snapshot(points_url) == after, f"the second upgrade to {revision} makes something else than the first"
         facts.append(after)
         assert rows_of(points_url)[TABLE_NAME] == rows

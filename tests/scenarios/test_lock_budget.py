@@ -161,7 +161,7 @@ class Recorder:
 
     def step(self, direction: str, target: str) -> None:
         """Carry out one revision."""
-        config = self.config(self.url, existing="adopt", verify=False)
+        config = self.config(self.url, existing="adopt", access="close", verify=False)
         config.attributes["on_version_apply"] = self.before_commit
         getattr(alembic.command, direction)(config, target)
 

@@ -48,7 +48,7 @@ def backfill(url: sa.URL) -> int:
 @pytest.mark.slow
 def test_a_project_is_migrated_and_filled_and_comes_back(project: sa.URL) -> None:
     facts, rows = visible(snapshot(project)), rows_of(project)
-    migrate_to(project, HISTORY[-1], existing="adopt")
+    migrate_to(project, HISTORY[-1], existing="adopt", access="close")
     assert differences(project) == []
     assert backfill(project) == 2 * len(DAYS)
     migrate_to(project, "base")
@@ -56,7 +56,7 @@ def test_a_project_is_migrated_and_filled_and_comes_back(project: sa.URL) -> Non
     assert {name: set(rows_of(project)[name]) >= set(found) for name, found in rows.items()} == dict.fromkeys(
         rows, True
     )
-    migrate_to(project, HISTORY[-1], existing="adopt")
+    migrate_to(project, HISTORY[-1], existing="adopt", access="close")
     assert differences(project) == []
     assert backfill(project) == 0
     migrate_to(project, "base", purge=True)

@@ -186,7 +186,7 @@ def pooled(server: Server, scores: str, folder: Path, *, predecessors: bool = Fa
 def test_a_migration_is_exact_and_leaves_nothing_in_the_sessions_of_others(
     server: Server, tmp_path: Path, scores: str, predecessors: bool
 ) -> None:
-    options = {"existing": "adopt"} if predecessors else {}
+    options = {"existing": "adopt", "access": "close"} if predecessors else {}
     with pooled(server, scores, tmp_path, predecessors=predecessors) as pooler:
         before, rows = snapshot(pooler.direct), rows_of(pooler.direct)
         with pooler.clients() as found:

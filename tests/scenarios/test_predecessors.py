@@ -55,7 +55,7 @@ def url(server: Server) -> Iterator[sa.URL]:
 
 
 def up(url: sa.URL) -> None:
-    migrate_to(url, HEAD, existing="adopt")
+    migrate_to(url, HEAD, existing="adopt", access="close")
 
 
 def down(url: sa.URL) -> None:
@@ -146,7 +146,7 @@ def test_the_parked_tables_are_private(url: sa.URL) -> None:
 
 
 def test_adopting_is_no_matter_where_there_is_nothing_to_adopt(supabase_url: sa.URL, server: Server) -> None:
-    migrate_to(supabase_url, HEAD, existing="adopt")
+    migrate_to(supabase_url, HEAD, existing="adopt", access="close")
     with server.database() as plain:
         assert snapshot(supabase_url) == snapshot(plain)
 
@@ -204,7 +204,7 @@ def test_what_is_no_version_of_ours_is_refused_all_the_same(supabase_url: sa.URL
     run(supabase_url, like + foreign.format("habit_index").replace("momentum_like", "public.momentum_like"))
     before = snapshot(supabase_url)
     with pytest.raises(PreflightError, match=r"public\.habit_index"):
-        migrate_to(supabase_url, HEAD, existing="adopt")
+        migrate_to(supabase_url, HEAD, existing="adopt", access="close")
     assert snapshot(supabase_url) == before
 
 
@@ -212,7 +212,7 @@ def test_inside_a_transaction_nothing_can_be_copied_in_pages(url: sa.URL) -> Non
     before = snapshot(url)
     with engine_of(url).connect() as connection:
         connection.execute(sa.text("select 1"))
-        config = alembic_config("", existing="adopt")
+        config = alembic_config("", existing="adopt", access="close")
         config.attributes["connection"] = connection
         with pytest.raises(PreflightError, match=r"public\.\w+ is migrated in steps that commit"):
             alembic.command.upgrade(config, "head")
@@ -253,7 +253,7 @@ def test_the_apps_tables_may_depend_on_each_other_in_whatever_order_they_are_ado
         """,
     )
     before = visible(snapshot(url))
-    migrate_to(url, HISTORY[2], existing="adopt")
+    migrate_to(url, HISTORY[2], existing="adopt", access="close")
     up(url)
     down(url)
     assert visible(snapshot(url)) == before
@@ -467,11 +467,11 @@ def test_adopting_goes_on_from_any_revision_and_back(url: sa.URL, stop: str) -> 
     run(url, "insert into public.momentum_pillars (name) values ('sleep')")
     run(url, f"insert into public.habit_index (user_id, index_date, habit_score) values ('{A}', '2024-03-01', 7)")
     before, rows = visible(snapshot(url)), all_rows(url)
-    migrate_to(url, stop, existing="adopt")
+    migrate_to(url, stop, existing="adopt", access="close")
     migrate_to(url, "base")
     assert visible(snapshot(url)) == before
     assert all_rows(url) == rows
-    migrate_to(url, stop, existing="adopt")
+    migrate_to(url, stop, existing="adopt", access="close")
     up(url)
     assert fetch(url, "select name from public.momentum_pillars") == ["sleep"]
     assert execute(url, "select count(*) from public.habit_index") == 1

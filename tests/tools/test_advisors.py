@@ -106,7 +106,7 @@ def test_they_object_to_nothing_new_where_scores_are_adopted(server: Server, sco
     url = database_with_scores(server, scores, predecessors=predecessors)
     try:
         before = set(objections(url))
-        migrate_to(url, HEAD, existing="adopt")
+        migrate_to(url, HEAD, existing="adopt", access="close")
         after = {finding for finding in objections(url) if "momentum_internal.predecessor_" not in finding.detail}
         assert after < before, "existing objects are unchanged, except for the tables that were replaced"
         migrate_to(url, "base")

@@ -29,7 +29,7 @@ NOON = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
 def configure(url: sa.URL) -> list[Config]:
     return [
         alembic_config(url),
-        alembic_config("postgresql://localhost/app", existing="adopt", verify=False),
+        alembic_config("postgresql://localhost/app", existing="adopt", access="keep", verify=False),
         alembic_config(url, scores="legacy.seed", purge=True, attempts=5, deadline=60),
     ]
 

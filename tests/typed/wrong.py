@@ -23,6 +23,8 @@ DAY = datetime.date(2024, 2, 29)
 alembic_config(URL, exsting="adopt")  # wrong
 alembic_config(URL, existing="adpot")  # wrong
 alembic_config(URL, existing=True)  # wrong
+alembic_config(URL, existing="adopt", access="kepe")  # wrong
+alembic_config(URL, existing="adopt", access=True)  # wrong
 alembic_config(URL, scores="seed")  # wrong
 alembic_config(URL, verify="no")  # wrong
 alembic_config(URL, purge="yes")  # wrong

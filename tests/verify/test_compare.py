@@ -654,7 +654,7 @@ def connect(url: sa.URL) -> sa.Connection:
 def migrated(server: Server, scores: str, *, predecessors: bool = False) -> Iterator[sa.URL]:
     """Yield the URL of a database of ``database_with_scores`` that has been migrated."""
     url = database_with_scores(server, scores, predecessors=predecessors)
-    migrate_to(url, HEAD, existing="adopt")
+    migrate_to(url, HEAD, existing="adopt", access="close")
     yield url
     server.drop_database(url)
 

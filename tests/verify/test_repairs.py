@@ -100,7 +100,7 @@ def drifting(server: Server) -> Callable[[str], sa.URL]:
         scores, predecessors, _ = KINDS[kind]
 
         def prepare(url: sa.URL) -> None:
-            migrate_to(url, HEAD, existing="adopt")
+            migrate_to(url, HEAD, existing="adopt", access="close")
             with engine_of(url).begin() as connection:
                 for ordinal, user in enumerate(add_users(engine_of(url), 2)):
                     write_rows(connection, user, ordinal)
