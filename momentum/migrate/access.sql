@@ -320,6 +320,12 @@ items (oid, step, name, keys, make, undo, loss, obstacle) as (
         where each.oid = g.oid
         union
         select jsonb_object_keys(g.ours -> 'clients')
+        union
+        -- Where ours is there, default privileges may have granted more.
+        select case granted.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(granted.grantee)) end
+        from pg_catalog.pg_class as t
+        cross join lateral aclexplode(t.relacl) as granted
+        where to_regclass(g.relation) = t.oid and granted.grantee <> t.relowner
       ) as named
       left join grants as a on g.oid = a.oid and named.who = a.who and a.attname is null
       group by named.who
@@ -601,8 +607,21 @@ items (oid, step, name, keys, make, undo, loss, obstacle) as (
     || coalesce('; alter view ' || g.relation || ' set (' || array_to_string(g.reloptions, ', ') || ')', ''),
     format('alter view %s set (security_invoker = true)', g.relation),
     'rows that readers see by the rights of its owner',
-    null
+    -- With any other query ours would show them rows or values that the app's view withholds.
+    case
+      when q.query not in (
+        'SELECT user_id, final_score AS score, score_date, breakdown AS pillar_breakdown FROM daily_engagement_scores;',
+        'SELECT user_id, score, ((score_ts AT TIME ZONE ''UTC''::text))::date AS score_date, pillar_breakdown '
+        'FROM daily_engagement_scores;'
+      ) then 'its query is not that of the new view: set security_invoker = true on it'
+    end
   from given as g
+  -- Before PostgreSQL 16 every column is written with its table.
+  cross join
+    regexp_replace(
+      regexp_replace(btrim(pg_get_viewdef(g.oid)), '\s+', ' ', 'g'),
+      '\m(public|legacy|daily_engagement_scores)\.', '', 'g'
+    ) as q (query)
   where
     g.relkind = 'v'
     and not exists (

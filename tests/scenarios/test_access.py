@@ -85,9 +85,9 @@ def closed_url(url: sa.URL) -> sa.URL:
     return url
 
 
-def up(url: sa.URL, access: str | None, revision: str = HEAD) -> None:
+def up(url: sa.URL, access: str | None, revision: str = HEAD, **more: Any) -> None:
     options = {"access": access} if access else {}
-    migrate_to(url, revision, existing="adopt", **options)
+    migrate_to(url, revision, existing="adopt", **options, **more)
 
 
 def down(url: sa.URL) -> None:
@@ -262,6 +262,11 @@ KEPT = {
     "row-level security that is off": (
         "alter table public.habit_index disable row level security",
         ["rights of authenticated (select, insert, update, delete)"],
+    ),
+    "row-level security that binds the owner": (
+        "alter table public.habit_index force row level security; "
+        "create policy p on public.habit_index to authenticated using (true)",
+        ["policy p"],
     ),
     "fewer rights": (
         "revoke delete, update on public.habit_index from authenticated; "
@@ -514,6 +519,59 @@ def test_with_keep_the_view_of_the_app_shows_what_it_showed(server: Server) -> N
         )
         up(url, None)
         assert as_client(url, A, count) == [1]
+    finally:
+        server.drop_database(url)
+
+
+def test_with_keep_default_privileges_open_nothing(closed_url: sa.URL) -> None:
+    run(
+        closed_url,
+        """
+        alter table public.habit_index disable row level security;
+        alter default privileges in schema public grant select on tables to pg_monitor;
+        """,
+    )
+    up(closed_url, "keep", verify=False)
+    assert not execute(closed_url, "select has_table_privilege('pg_monitor', 'public.habit_index', 'select')")
+    assert [line for line in differences(closed_url) if "habit_index" in line] == []
+    down(closed_url)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select user_id, final_score as score, score_date, breakdown as pillar_breakdown "
+        "from public.daily_engagement_scores where user_id = auth.uid()",
+        "select user_id, final_score as score, score_date, null::jsonb as pillar_breakdown "
+        "from public.daily_engagement_scores",
+        "select user_id, max(final_score) as score, score_date, breakdown as pillar_breakdown "
+        "from public.daily_engagement_scores group by user_id, score_date, breakdown",
+    ],
+)
+def test_with_keep_no_client_sees_more_than_the_view_of_the_app_showed(server: Server, query: str) -> None:
+    """With the rights of its owner, our view would show all rows to anybody who could read some of them."""
+    url = database_with_scores(server, "public.production")
+    try:
+        run(url, f"create view public.daily_momentum_scores as {query}")
+        run(
+            url,
+            f"""
+            insert into auth.users (id) values ('{A}'), ('{B}');
+            insert into public.daily_engagement_scores (user_id, score_date, momentum_state)
+            select id, '2024-03-01', 'Steady' from auth.users;
+            """,
+        )
+        assert (
+            "public.daily_momentum_scores: rows that readers see by the rights of its owner (its query is not that of "
+            "the new view: set security_invoker = true on it)"
+        ) in refusal_of(url, "keep")
+        run(url, "alter view public.daily_momentum_scores set (security_invoker = true)")
+        up(url, "keep")
+        count = "select count(*) from public.daily_momentum_scores"
+        assert as_client(url, A, count) == [1]
+        assert as_client(url, None, count) == [0]
+        assert differences(url) == []
+        down(url)
     finally:
         server.drop_database(url)
 
