@@ -8,6 +8,21 @@ select plan({count});
 -- The model as a temporary {kind}, so that the server, whichever version it is, spells the facts of both alike.
 {model}
 
+-- Whether access=keep has carried something over from the app's own {kind}. Such things are left out on both sides:
+-- python -m momentum.verify compares them with the app's.
+create function pg_temp.kept(thing text) returns boolean language plpgsql stable
+as $$
+begin
+  if to_regclass('momentum_internal.kept_access') is null then
+    return false;
+  end if;
+  return exists (
+    select from momentum_internal.kept_access
+    where 'public.' || relation = '{relation}' and thing = any(keys)
+  );
+end
+$$;
+
 -- An unlogged table would lose its rows in a crash; without row-level security every client would see every row. A
 -- temporary table is neither lost nor another role's.
 create function pg_temp.properties(relation regclass) returns setof text language sql stable
@@ -29,7 +44,9 @@ as $$
     'owned by the migrations'' role', c.relpersistence = 't' or c.relowner = n.nspowner,
     'comment', obj_description(c.oid, 'pg_class')
   )) as p
-  where c.oid = relation
+  where
+    c.oid = relation
+    and not pg_temp.kept(case when starts_with(p.key, 'row security') then 'row level security' else p.key end)
   order by 1
 $$;
 
@@ -53,7 +70,9 @@ as $$
       'collate ' || l.collname,
       case when a.attnotnull then 'not null' end,
       'identity ' || nullif(a.attidentity::text, ''),
-      case a.attgenerated when '' then 'default ' else 'generated as ' end || pg_get_expr(d.adbin, d.adrelid),
+      case when not pg_temp.kept('column ' || quote_ident(a.attname)) then
+        case a.attgenerated when '' then 'default ' else 'generated as ' end || pg_get_expr(d.adbin, d.adrelid)
+      end,
       '-- ' || col_description(a.attrelid, a.attnum)
     )
   from pg_catalog.pg_attribute as a
@@ -89,7 +108,7 @@ create function pg_temp.triggers(relation regclass) returns setof text language 
 as $$
   select regexp_replace(pg_get_triggerdef(oid), ' ON \S+', '') || ' ' || tgenabled::text
   from pg_catalog.pg_trigger
-  where tgrelid = relation and not tgisinternal
+  where tgrelid = relation and not tgisinternal and not pg_temp.kept('trigger ' || quote_ident(tgname))
   order by 1
 $$;
 
@@ -118,7 +137,12 @@ as $$
     select a.attname, a.attacl from pg_catalog.pg_attribute as a where a.attrelid = c.oid
   ) as g
   cross join lateral aclexplode(g.acl) as p
-  where c.oid = relation
+  where
+    c.oid = relation
+    and not pg_temp.kept(
+      coalesce('column ' || quote_ident(g.attname) || ', ', '') || 'grant to '
+      || case p.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(p.grantee)) end
+    )
   order by 1
 $$;
 
@@ -140,6 +164,7 @@ as $$
     conrelid = relation
     and contype <> 'f'
     and (contype <> 'n' or not convalidated)
+    and not pg_temp.kept('constraint ' || quote_ident(conname))
     and strpos(pg_get_constraintdef(oid), '{parked}') = 0
   order by 1
 $$;
@@ -158,6 +183,7 @@ select results_eq(
     where
       conrelid = '{relation}'::regclass
       and contype = 'f'
+      and not pg_temp.kept('constraint ' || quote_ident(conname))
       and strpos(pg_get_constraintdef(oid), '{parked}') = 0
     order by conname
   $$,
@@ -172,7 +198,10 @@ select is_empty(
   $$
     select tgname
     from pg_catalog.pg_trigger
-    where '{relation}'::regclass in (tgrelid, tgconstrrelid) and tgenabled <> 'O'
+    where
+      '{relation}'::regclass in (tgrelid, tgconstrrelid)
+      and tgenabled <> 'O'
+      and not pg_temp.kept('trigger ' || quote_ident(tgname))
   $$,
   'no trigger of {relation} or of its keys is disabled'
 );
@@ -188,7 +217,12 @@ as $$
       '-- ' || obj_description(indexrelid, 'pg_class')
     )
   from pg_catalog.pg_index
-  where indrelid = relation and strpos(pg_get_indexdef(indexrelid), '{parked}') = 0
+  inner join pg_catalog.pg_class on indexrelid = oid
+  where
+    indrelid = relation
+    and strpos(pg_get_indexdef(indexrelid), '{parked}') = 0
+    and not pg_temp.kept('index ' || quote_ident(relname))
+    and not pg_temp.kept('constraint ' || quote_ident(relname))
   order by 1
 $$;
 
@@ -212,7 +246,7 @@ as $$
       'with check ' || pg_get_expr(polwithcheck, polrelid)
     )
   from pg_catalog.pg_policy
-  where polrelid = relation
+  where polrelid = relation and not pg_temp.kept('policy ' || quote_ident(polname))
   order by 1
 $$;
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from momentum.errors import PreflightError
 from momentum.inventory import (
     FRESH_SCHEMA,
+    KEPT_ACCESS,
     PREDECESSOR_PREFIX,
     PRIVATE_FUNCTIONS,
     PRIVATE_SCHEMA,
@@ -74,7 +75,7 @@ def to_change(names: Collection[str], scores: ScoreTable | None) -> Iterator[Rig
     yield Right("schema", PRIVATE_SCHEMA, "create")
     for name in PRIVATE_FUNCTIONS:
         yield Right("function", f"{private(name)}()", "owner")
-    for name in (*PRIVATE_TABLES, TABLE_NAME, *names, *(f"{PREDECESSOR_PREFIX}{name}" for name in names)):
+    for name in (*PRIVATE_TABLES, KEPT_ACCESS, TABLE_NAME, *names, *(f"{PREDECESSOR_PREFIX}{name}" for name in names)):
         yield Right("view" if name.endswith(VIEW) else "table", private(name), "owner")
     if scores is not None and scores.created:
         yield Right("table", scores.relation, "owner")

@@ -208,7 +208,9 @@ def compare_database(connection: "Connection") -> Comparison:
         is_recorded = name in names and record.keys() >= set(RECORDED)
         found = read_facts(connection, record) if is_recorded else {}
         kept = read_kept(connection)
-        theirs = read_facts_of(connection, [private(f"{PREDECESSOR_PREFIX}{name}") for name in {each.name for each in kept}])
+        theirs = read_facts_of(
+            connection, [private(f"{PREDECESSOR_PREFIX}{name}") for name in {each.name for each in kept}]
+        )
         session = read_session(connection)
         has_predecessors = any(relation_exists(connection, f"{PREDECESSOR_PREFIX}{table}") for table in PREDECESSORS)
         warnings = list(find_warnings(connection, record, session)) if is_recorded else []

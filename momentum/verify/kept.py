@@ -83,7 +83,7 @@ def expect_kept(
                 value = value.replace("PRIMARY KEY", "UNIQUE", 1)
                 value = value.removesuffix(", its triggers disabled") + (", its triggers disabled" if state else "")
             if part.startswith("trigger "):
-                value = value.removesuffix(", disabled") + state
+                value = re.sub(", (disabled|on replicas (only|too))$", "", value) + state
         if value is None:
             facts.pop(key, None)
         else:

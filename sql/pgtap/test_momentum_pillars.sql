@@ -1,7 +1,21 @@
 -- public.momentum_pillars: areas of life in which users earn momentum points.
 begin;
 
-select plan(14);
+-- These are facts about clients who have what our table gives. Where access=keep has carried over what they had on the
+-- app's, the plan says so and skips them. ts_stat runs no query where nothing was ever carried over.
+select
+  case
+    when
+      exists (
+        select from
+          ts_stat(
+            'select array_to_tsvector(array[relation]) from ' || to_regclass('momentum_internal.kept_access')
+          )
+        where word = 'momentum_pillars'
+      )
+      then '1..0 # SKIP access=keep carried over what clients had: python -m momentum.verify compares it'
+    else plan(14)
+  end;
 
 -- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
 -- as the session's own user only, so the role is set around the statement alone; the exception rolls back the role
@@ -26,13 +40,26 @@ $$;
 create function pg_temp.owner() returns text language sql stable
 as $$select pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'momentum_internal'$$;
 
+-- In a function, so that it can end before the first assertion.
+create function pg_temp.tests() returns setof text language plpgsql
+as $tests$
+begin
+if exists (
+  select from ts_stat(
+    'select array_to_tsvector(array[relation]) from ' || to_regclass('momentum_internal.kept_access')
+  )
+  where word = 'momentum_pillars'
+) then
+  return;
+end if;
+
 -- A client that sends the minimum must get a complete row.
-select lives_ok(
+return next lives_ok(
   $$insert into public.momentum_pillars (name) values ('pgTAP: sleep')$$,
   'a row needs no more than name'
 );
 
-select results_eq(
+return next results_eq(
   $$
     select id is not null, created_at = now(), updated_at = now(), deleted_at is null
     from public.momentum_pillars
@@ -43,56 +70,56 @@ select results_eq(
 );
 
 -- Each constraint is proved by a refusal: one that is misspelt and has no effect would still read well.
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (id, name) values (null, 'pgTAP: food')$$,
   '23502',
   'null value in column "id" of relation "momentum_pillars" violates not-null constraint',
   'a pillar has a key'
 );
 
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (description) values ('Eating well.')$$,
   '23502',
   'null value in column "name" of relation "momentum_pillars" violates not-null constraint',
   'a pillar has a name'
 );
 
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (name, created_at) values ('pgTAP: food', null)$$,
   '23502',
   'null value in column "created_at" of relation "momentum_pillars" violates not-null constraint',
   'a pillar has a time of creation'
 );
 
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (name, updated_at) values ('pgTAP: food', null)$$,
   '23502',
   'null value in column "updated_at" of relation "momentum_pillars" violates not-null constraint',
   'a pillar has a time of its last change'
 );
 
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (name) values ('')$$,
   '23514',
   'new row for relation "momentum_pillars" violates check constraint "ck_momentum_pillars_name_not_blank"',
   'a name is not empty'
 );
 
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (name) values (e' \t\n')$$,
   '23514',
   'new row for relation "momentum_pillars" violates check constraint "ck_momentum_pillars_name_not_blank"',
   'a name is more than white space'
 );
 
-select throws_ok(
+return next throws_ok(
   $$insert into public.momentum_pillars (name, deleted_at) values ('pgTAP: sleep', now())$$,
   '23505',
   'duplicate key value violates unique constraint "uq_momentum_pillars_name"',
   'two pillars never share a name, deleted or not'
 );
 
-select throws_ok(
+return next throws_ok(
   $$
     insert into public.momentum_pillars (id, name)
     select id, 'pgTAP: food' from public.momentum_pillars where name = 'pgTAP: sleep'
@@ -103,7 +130,7 @@ select throws_ok(
 );
 
 -- Anyone who holds the public key must get nowhere, and TRUNCATE is the action that row-level security does not stop.
-select set_eq(
+return next set_eq(
   $$
     select pg_temp.attempt('anon', statement)
     from unnest(array[
@@ -120,7 +147,7 @@ select set_eq(
 
 -- Signed-in users have the privileges that later policies will need; until then row security shows them no row,
 -- not even their own.
-select set_eq(
+return next set_eq(
   $$
     select array_agg(pg_temp.attempt('authenticated', statement, signed_in) order by place)
     from unnest(array[
@@ -150,7 +177,7 @@ select set_eq(
 );
 
 -- The backend works with the service role's key; the tables that refer to pillars keep even it from emptying this one.
-select set_eq(
+return next set_eq(
   $$
     select array_agg(pg_temp.attempt(actor, statement) order by place)
     from unnest(array['service_role', pg_temp.owner()]) as actor
@@ -176,7 +203,7 @@ select set_eq(
 );
 
 -- The app writes through PostgREST too, and may send a time of its own.
-select results_eq(
+return next results_eq(
   $$
     with told as (
       update public.momentum_pillars
@@ -191,6 +218,10 @@ select results_eq(
   'an update sets updated_at, whatever the writer says, and nothing else'
 );
 
-select * from finish();
+return query select * from finish();
+end
+$tests$;
+
+select * from pg_temp.tests();
 
 rollback;
