@@ -2,8 +2,8 @@
 begin;
 
 -- These are facts about the table that the migrations create, and about clients who have what ours gives. Where one was
--- adopted, or access=keep has carried over more, the plan says so and skips them. ts_stat runs no query where nothing was
--- ever carried over.
+-- adopted, or access=keep has carried over more, the plan says so and skips them. ts_stat runs no query where nothing
+-- was ever carried over.
 select
   case
     when (select not created_table from momentum_internal.score_table)
