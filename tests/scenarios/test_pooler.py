@@ -1,6 +1,7 @@
 """A real PgBouncer in between: the next transaction gets another session of the server, on a port that says nothing."""
 
 import contextlib
+import datetime
 import os
 import pwd
 import re
@@ -19,6 +20,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from momentum.backfill import DayRange, Settings, run_backfill
+from momentum.connect.engine import create_engine
 from momentum.connect.url import as_text
 from momentum.migrate.locks import ADVISORY_LOCK
 from momentum.testing import Server
@@ -272,3 +275,26 @@ def test_a_backfill_is_exact_and_leaves_nothing_in_the_sessions_of_others(
         assert scores.count() == 30 * len(users)
         assert len(set(scores.filled())) == 30 * len(users)
         assert pooler.leftovers() == []
+
+
+def test_a_backfill_goes_on_without_prepared_statements_once_an_error_says_so(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler that passes on the process id of a session of the server looks like the server itself."""
+    monkeypatch.setattr("momentum.backfill.session.keeps_session", lambda *_: True)
+    refused: list[str] = []
+    with scores_in(server, "fresh") as scores, pooler_to(scores.url, tmp_path) as pooler:
+        users = add_users(scores.engine, 100)
+        engine = create_engine(pooler.url.update_query_dict({"prepare_threshold": "0"}), "momentum-tests")
+
+        @sa.event.listens_for(engine, "handle_error")
+        def note(context: sa.ExceptionContext) -> None:
+            refused.append(getattr(context.original_exception, "sqlstate", ""))
+
+        today = datetime.datetime.now(datetime.UTC).date()
+        days = DayRange(today - datetime.timedelta(days=20), today - datetime.timedelta(days=1))
+        report = run_backfill(engine, Settings(days, page_size=50, commit_every=100))
+        assert report.inserted == scores.count() == 20 * len(users)
+        assert report.failed == 0
+    assert refused, "no statement was prepared"
+    assert set(refused) <= {"26000", "42P05"}
