@@ -252,6 +252,8 @@ def copy_repository(target: Path) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    # What npm has installed, pgTAP's SQL among it.
+    (target / "node_modules").symlink_to(ROOT / "node_modules")
     return target
 
 

@@ -2,13 +2,17 @@
 
 import datetime
 import io
+import logging
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from momentum.backfill import DayRange, Report, Settings, display
 from momentum.backfill.display import Display, print_report
 from momentum.backfill.fill import Progress
+from momentum.backfill.undo import UndoReport
 
 DAYS = DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 5))
 
@@ -57,3 +61,37 @@ def test_an_interrupted_run_says_so_and_how_to_go_on(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert shown.startswith("Backfill of 2026-03-01 to 2026-03-05 (UTC), interrupted:\n")
     assert shown.endswith("To resume: momentum-backfill --from 2026-03-01\n")
+
+
+def test_a_display_shows_what_the_job_logs_only_while_it_is_open(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("momentum.backfill")
+    before = (list(logger.handlers), logger.level)
+    with Display.open(quiet=False, verbose=False, as_json=False):
+        logger.info("while it is open")
+    assert (logger.handlers, logger.level) == before
+    logger.warning("afterwards")
+    assert capsys.readouterr().err == "while it is open\n"
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, "warning: take care\n"), (True, "")])
+def test_a_warning_is_shown_unless_only_errors_are_wanted(quiet: bool, shown: str) -> None:
+    stream = io.StringIO()
+    Display(stream, quiet=quiet, verbose=False).warn("take care")
+    assert stream.getvalue() == shown
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Return whether it is one."""
+        return True
+
+
+def test_an_undo_has_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Display.open(quiet=False, verbose=False, as_json=False) as shown:
+        shown.undo_progress(UndoReport(Path("rows"), dry_run=False, listed=1200, deleted=1200))
+    assert "Undo" in terminal.getvalue()
+    assert "1,200 rows looked at" in terminal.getvalue()

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, run_backfill
-from momentum.backfill.preflight import compare_revision
+from momentum.backfill.preflight import Need, check_needs, compare_revision
 from momentum.backfill.run import look_before
 from momentum.connect.engine import create_engine
 from momentum.errors import ConfigurationError, MomentumError, NotMigratedError
@@ -322,3 +322,12 @@ def test_a_role_that_lacks_a_right_is_refused_before_any_row_is_read(
         )
         if right == "insert":
             run_backfill(engine_of(url), Settings(ONE_DAY, dry_run=True))
+
+
+def test_of_several_missing_columns_those_of_the_first_table_are_named(url: sa.URL) -> None:
+    needs = [Need("auth.users", "rank", "select"), Need("public.habit_index", "mood", "select")]
+    with engine_of(url).connect() as connection:
+        with pytest.raises(NotMigratedError, match=r"^auth\.users has no rank, which"):
+            check_needs(connection, needs)
+        with pytest.raises(NotMigratedError, match=r"^public\.habit_index has no mood, which"):
+            check_needs(connection, needs[::-1])

@@ -5,6 +5,7 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -790,3 +791,26 @@ def test_scores_of_users_who_are_gone_are_compared_however_many_they_are(
         assert run_backfill(engine_of(url), Settings(DAYS)).discrepancies == 50
     finally:
         server.drop_database(url)
+
+
+def test_a_count_for_the_display_may_be_missing_for_want_of_time_only(url: sa.URL) -> None:
+    settings = Settings(DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 2)))
+
+    class Counting:
+        """Pages whose count is another statement."""
+
+        def __init__(self, sql: str) -> None:
+            self.sql = sql
+
+        def count_candidates(self, connection: sa.Connection) -> int:
+            return int(connection.exec_driver_sql(self.sql).scalar_one())
+
+    def count(sql: str) -> int | None:
+        pages: Any = Counting(sql)
+        return run_module.count_candidates(engine_of(url), settings, pages)
+
+    assert count("select 7") == 7
+    run_out = "do $$ begin raise query_canceled; end $$"
+    assert count(run_out) is None
+    with pytest.raises(sa.exc.ProgrammingError, match="nowhere"):
+        count("select count(*) from nowhere")

@@ -1,10 +1,14 @@
-"""How a session sleeps; no database, and no time passes."""
+"""How a session sleeps, where no time passes, and when it tries again."""
 
 import time
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from momentum.backfill.session import sleep_until
+from momentum.backfill.session import Session, sleep_until
+from momentum.backfill.settings import Limits
+from momentum.connect.engine import create_engine
 
 
 @pytest.fixture
@@ -30,3 +34,33 @@ def test_no_sleep_begins_after_the_run_or_for_no_time(slept: list[float]) -> Non
     sleep_until(lambda: True, 60)
     sleep_until(lambda: False, 0)
     assert slept == []
+
+
+def test_a_session_pauses_a_little_longer_after_each_attempt() -> None:
+    engine = create_engine(sa.make_url("postgresql+psycopg://me@127.0.0.1:1/nowhere"), "momentum-tests")
+    pauses: list[float] = []
+    with Session(engine, Limits(attempts=4), read_only=True, sleep=pauses.append) as session:
+        with pytest.raises(sa.exc.OperationalError):
+            session.read(lambda _: None)
+        assert session.retried == 3
+    assert [0.05 / 2 <= pauses[0] <= 0.05, 0.1 / 2 <= pauses[1] <= 0.1, 0.2 / 2 <= pauses[2] <= 0.2] == [True] * 3
+    assert len(pauses) == 3
+
+
+def test_an_error_about_a_prepared_statement_ends_preparing_and_costs_no_attempt(url: sa.URL) -> None:
+    thresholds: list[Any] = []
+
+    def work(connection: sa.Connection) -> str:
+        driver: Any = connection.connection.driver_connection
+        thresholds.append(driver.prepare_threshold)
+        if len(thresholds) == 1:
+            connection.exec_driver_sql("execute never_prepared")
+        return "done"
+
+    engine = create_engine(url, "momentum-tests")
+    with Session(engine, Limits(attempts=1), read_only=True, sleep=lambda _: None) as session:
+        assert session.read(work) == "done"
+        session.close()
+        assert session.read(work) == "done", "on another connection"
+        assert session.retried == 0
+    assert thresholds == [5, None, None]

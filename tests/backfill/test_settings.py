@@ -133,3 +133,13 @@ def test_a_run_stops_above_the_error_rate_but_not_before_a_thousand_rows(
 
 def test_a_run_that_allows_every_row_to_fail_never_stops() -> None:
     assert not is_too_many(5000, 5000, 1.0)
+
+
+def test_a_page_and_a_commit_have_at_most_500_and_1000_rows() -> None:
+    assert (module.MOST_ROWS_PER_PAGE, module.MOST_ROWS_PER_COMMIT) == (500, 1000)
+
+
+def test_the_rate_for_machines_has_one_decimal() -> None:
+    days = DayRange.choose(None, None, 1, today())
+    report = Report(days, dry_run=False, inserted=1000, phases={"fill": 3.0})
+    assert report.as_json(None)["rows_per_s"] == 333.3
