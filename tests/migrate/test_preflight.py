@@ -520,3 +520,7 @@ def test_a_score_table_that_is_not_open_is_no_reason_to_warn(
     run(supabase_url, sql)
     alembic.command.upgrade(alembic_config(supabase_url), "head")
     assert [record for record in caplog.records if record.name == "momentum.migrations"] == []
+
+
+def test_the_oldest_server_is_the_first_whose_views_ask_for_their_readers_rights() -> None:
+    assert preflight.OLDEST_SERVER == 15

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from momentum.errors import PreflightError
 from momentum.testing import Server
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, JOURNAL, migrate_to, run
+from tests.migrating import HISTORY, JOURNAL, database_with_scores, migrate_to, run
 from tests.samples import SCORE_TABLES
 
 HEAD = HISTORY[-1]
@@ -128,6 +128,15 @@ def test_what_belongs_to_somebody_else_is_named_before_a_downgrade(
             message = refusal(url, "base", **options)
             assert message.startswith(f"The {kind} {name} belongs to {keeper}, and you are {url.username}; ")
         run(server.as_admin(url), f"reassign owned by {keeper} to {url.username}; drop owned by {keeper}")
+
+
+def test_a_predecessor_that_belongs_to_somebody_else_is_named(server: Server, keeper: str) -> None:
+    url = database_with_scores(server, "fresh", predecessors=True)
+    run(server.as_admin(url), f"alter table public.habit_index owner to {keeper}")
+    message = refusal(url, HEAD, existing="adopt", access="close")
+    assert message.startswith(f"public.habit_index belongs to {keeper}, and you are {url.username}, who could not park")
+    run(server.as_admin(url), f"reassign owned by {keeper} to {url.username}; drop owned by {keeper}")
+    server.drop_database(url)
 
 
 @pytest.mark.parametrize("name", ["momentum_internal.habit_index", "public.momentum_events"])

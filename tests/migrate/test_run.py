@@ -286,6 +286,13 @@ def test_who_holds_the_lock_of_a_migration_is_named(supabase_url: sa.URL, tmp_pa
     assert snapshot(supabase_url) == before
 
 
+def test_the_advisory_lock_is_waited_for_until_the_deadline(supabase_url: sa.URL) -> None:
+    with engine_of(supabase_url).connect() as connection:
+        Patience(seconds=60).wait_for_holder(connection)
+        with pytest.raises(MigrationError, match="Another migration is running: another session has held the lock for"):
+            Patience(seconds=0).wait_for_holder(connection)
+
+
 @pytest.mark.parametrize("count", [2, 5])
 def test_several_upgrades_at_once_all_end_well_and_each_revision_runs_once(
     supabase_url: sa.URL, url: sa.URL, tmp_path: Path, count: int
@@ -545,6 +552,22 @@ def test_a_connection_in_a_transaction_is_neither_committed_nor_changed(supabase
         connection.rollback()
     engine.dispose()
     assert snapshot(supabase_url) == before
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_inside_a_transaction_an_upgrade_is_verified_unless_told_otherwise(
+    supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch, verified: bool
+) -> None:
+    checked: list[sa.Connection] = []
+    monkeypatch.setattr("momentum.verify.compare.check", checked.append)
+    with engine_of(supabase_url).connect() as connection:
+        connection.execute(sa.text("select 1"))
+        config = alembic_config("", verify=verified)
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+        alembic.command.downgrade(config, "base")
+        connection.rollback()
+    assert checked == ([connection] if verified else [])
 
 
 @pytest.mark.parametrize("handed_in", ["engine", "connection"])
