@@ -23,6 +23,7 @@ ROWS = {
         "user_id": ":user",
         "pillar_id": "(select id from {pillars} limit 1)",
         "event_type": "'walk'",
+        "event_ts": "timestamptz '2020-02-28 12:34:56.789012+00'",
         "payload": """'{{"steps": 1.50, "é": null}}'""",
         "deleted_at": "now()",
     },

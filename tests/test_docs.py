@@ -51,9 +51,9 @@ def test_what_other_services_are_shown_is_quoted_from_files_that_run(quoted: str
 
 def test_other_services_are_told_of_everything_they_can_import() -> None:
     table = SERVICES.split("| name |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`", table)) - {"metadata", "include_object"} == set(momentum.__all__) - {
-        "__version__"
-    }
+    told = set(re.findall(r"`(\w+)`", table)) - {"metadata", "include_object"}
+    offered = set(momentum.__all__) - {"__version__"}
+    assert told == offered, f"the table of names in docs/services.md and momentum/__init__.py differ: {told ^ offered}"
 
 
 def test_other_services_are_told_of_every_exception_and_its_exit_code() -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,12 +21,20 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import momentum.connect
-from momentum import Base, DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal
+from momentum import (
+    Base,
+    DailyMomentumScore,
+    HabitIndex,
+    MomentumEvent,
+    MomentumPillar,
+    MotivationJournal,
+    models,
+)
 from momentum.base import identifying_columns
 from momentum.errors import ReadOnlyError
 from momentum.testing import Server
 from tests.catalog import snapshot
-from tests.samples import add_user
+from tests.samples import ROWS, add_user
 from tests.server import engine_of
 
 DAY = datetime.date(2024, 2, 29)
@@ -525,3 +534,20 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'momentum' has no attribute 'Momentum'"):
         momentum.Momentum  # noqa: B018
     assert set(momentum.__all__) == set(dir(momentum))
+
+
+@pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=lambda table: table.name)
+def test_every_column_has_a_sample(table: sa.Table) -> None:
+    """By these rows the journeys up and down tell that nothing is lost."""
+    columns = {column.name for column in table.columns} - {"id", "created_at", "updated_at", "deleted_at"}
+    missing = sorted(columns - ROWS.get(table.name, {}).keys())
+    assert not missing, f"give {table.name} values for {', '.join(missing)} in ROWS of tests/samples.py"
+
+
+def test_every_model_is_imported() -> None:
+    folder = Path(models.__file__).parent
+    imported = {found.__module__.rpartition(".")[2] for found in vars(models).values() if isinstance(found, type)}
+    forgotten = sorted({path.stem for path in folder.glob("[!_]*.py")} - imported)
+    assert not forgotten, (
+        f"import {', '.join(forgotten)} in momentum/models/__init__.py: autogenerate sees no other model"
+    )
