@@ -285,6 +285,8 @@ def test_a_backfill_goes_on_without_prepared_statements_once_an_error_says_so(
     refused: list[str] = []
     with scores_in(server, "fresh") as scores, pooler_to(scores.url, tmp_path) as pooler:
         users = add_users(scores.engine, 100)
+        # Now there are several sessions, which take turns.
+        assert pooler.leftovers() == []
         engine = create_engine(pooler.url.update_query_dict({"prepare_threshold": "0"}), "momentum-tests")
 
         @sa.event.listens_for(engine, "handle_error")
