@@ -1,6 +1,6 @@
 """The connection to a database, and the translation of the driver's errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,21 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
     )
 
 
-def set_locally(connection: "Connection", settings: Mapping[str, str]) -> None:
-    """Change settings until the end of the transaction.
+def read_settings(connection: "Connection", names: Iterable[str]) -> dict[str, str]:
+    """Return settings as the server shows them, which is also how it takes them back."""
+    return {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in names}
+
+
+def change_settings(connection: "Connection", settings: Mapping[str, str], *, local: bool = True) -> None:
+    """Change settings, in one statement.
 
     Args:
         connection: A connection.
-        settings: Names and values of our own, which need no quoting.
+        settings: The values by name.
+        local: Whether they end with the transaction; if not, they stay for the session.
     """
-    calls = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in settings.items())
-    connection.exec_driver_sql(f"select {calls}")
+    set_config = sqlalchemy.func.pg_catalog.set_config
+    connection.execute(sqlalchemy.select(*(set_config(name, value, local) for name, value in settings.items())))
 
 
 def keeps_session(connection: "Connection", pid: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import SEARCH_PATH, set_locally, stop_preparing
+from momentum.connect.engine import SEARCH_PATH, change_settings, stop_preparing
 from momentum.errors import MigrationError
 from momentum.inventory import VERSION_TABLE, private
 from momentum.retries import Backoff, Fault, fault_of, jittered, milliseconds
@@ -207,7 +207,7 @@ def limited(connection: sa.Connection, patience: Patience) -> Iterator[None]:
     """
 
     def begin(connection: sa.Connection) -> None:
-        set_locally(connection, patience.settings)
+        change_settings(connection, patience.settings)
 
     driver_connection: Any = connection.connection.driver_connection
     threshold = getattr(driver_connection, "prepare_threshold", None)
@@ -269,14 +269,14 @@ def turn_kept(connection: sa.Connection, patience: Patience, heads: Collection[s
     try:
         with own.connect().execution_options(isolation_level="READ COMMITTED") as keeper:
             stop_preparing(keeper)
-            set_locally(keeper, {**patience.settings, "application_name": "momentum-migrations-lock"})
+            change_settings(keeper, {**patience.settings, "application_name": "momentum-migrations-lock"})
             # It is idle for as long as the other connection works.
             unlimited = ["idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout"]
             known = keeper.scalars(
                 sa.text("select name from pg_catalog.pg_settings where name = any(cast(:names as text[]))"),
                 {"names": unlimited},
             )
-            set_locally(keeper, dict.fromkeys(known.all(), "0"))
+            change_settings(keeper, dict.fromkeys(known.all(), "0"))
             wait_for_turn(keeper, patience, heads)
             yield
             # Fails if the lock was lost: then another migration may have begun.

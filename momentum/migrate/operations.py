@@ -20,7 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
-from momentum.connect.engine import SEARCH_PATH, keeps_session
+from momentum.connect.engine import SEARCH_PATH, change_settings, keeps_session, read_settings
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
 from momentum.migrate import access, locks
@@ -752,25 +752,20 @@ def unlimited(connection: sa.Connection, patience: Patience, at_least: float) ->
     if not keeps_session(connection, session.pid):
         yield
         return
-    names = (*TIMEOUTS, "search_path")
-    before = [connection.exec_driver_sql(f"show {name}").scalar_one() for name in names]
-    set_all(connection, names, (milliseconds(max(patience.remaining, at_least)), "0", SEARCH_PATH))
+    values = (milliseconds(max(patience.remaining, at_least)), "0")
+    ours = {**dict(zip(TIMEOUTS, values, strict=True)), "search_path": SEARCH_PATH}
+    before = read_settings(connection, ours)
+    change_settings(connection, ours, local=False)
     try:
         yield
     finally:
         if not connection.invalidated:
-            set_all(connection, names, before)
+            change_settings(connection, before, local=False)
     if connection.execute(SESSION).one() != session:
         raise MigrationError(
             "The server's session behind the connection has changed, so a pooler does not keep sessions; connect to "
             "the database itself."
         )
-
-
-def set_all(connection: sa.Connection, names: Sequence[str], values: Sequence[str]) -> None:
-    """Change settings of the session."""
-    pairs = zip(names, values, strict=True)
-    connection.execute(sa.select(*(sa.func.pg_catalog.set_config(name, value, False) for name, value in pairs)))
 
 
 def timeouts(lock_timeout: str, statement_timeout: str, *, local: bool = False) -> list[str]:

@@ -3,7 +3,7 @@
 import functools
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from momentum import inventory
 from momentum.connect import engine as database
 from momentum.connect import env_file
-from momentum.connect.engine import SEARCH_PATH
+from momentum.connect.engine import SEARCH_PATH, change_settings, read_settings
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import access, locks, operations, parking, preflight, rights
@@ -273,22 +273,17 @@ def run_online(environment: Environment) -> None:
 @contextmanager
 def settings_of_caller(connection: sa.Connection) -> Iterator[None]:
     """Change settings in a caller's transaction, timeouts where the caller has set none, and restore them."""
-    names = (*LIMITS, "search_path")
-    before = {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in names}
+    before = read_settings(connection, (*LIMITS, "search_path"))
     ours = {name: limit for name, limit in LIMITS.items() if before[name] == "0"} | {"search_path": SEARCH_PATH}
-
-    def change(values: Mapping[str, str]) -> None:
-        calls = (sa.func.pg_catalog.set_config(name, value, True) for name, value in values.items())
-        connection.execute(sa.select(*calls))
-
-    change(ours)
+    theirs = {name: before[name] for name in ours}
+    change_settings(connection, ours)
     try:
         yield
     except MomentumError:
-        change({name: before[name] for name in ours})
+        change_settings(connection, theirs)
         raise
     # After a server error, the rollback restores them; until then the transaction can do nothing more.
-    change({name: before[name] for name in ours})
+    change_settings(connection, theirs)
 
 
 def run_inside_transaction(environment: Environment, connection: sa.Connection, command: str) -> None:
