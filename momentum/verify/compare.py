@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from momentum.connect.engine import change_settings
 from momentum.errors import NotMigratedError, VerificationError
 from momentum.history import read_history
 from momentum.inventory import (
@@ -347,10 +348,7 @@ def pinned(connection: "Connection") -> Iterator[None]:
     owned = not connection.in_transaction()
     savepoint = connection.begin_nested()
     try:
-        for name, value in PINNED.items():
-            connection.execute(
-                text("select pg_catalog.set_config(:name, :value, true)"), {"name": name, "value": value}
-            )
+        change_settings(connection, PINNED)
         yield
     finally:
         if not connection.invalidated:
@@ -461,10 +459,7 @@ def try_auth_uid(connection: "Connection") -> str:
         settings = {"request.jwt.claims": json.dumps(claims), "request.jwt.claim.sub": user or ""}
         savepoint = connection.begin_nested()
         try:
-            for name, value in settings.items():
-                connection.execute(
-                    text("select pg_catalog.set_config(:name, :value, true)"), {"name": name, "value": value}
-                )
+            change_settings(connection, settings)
             called = connection.scalar(text("select auth.uid()::text"))
         except DBAPIError as error:
             if connection.invalidated:
