@@ -7,6 +7,7 @@ Nothing of this outlives a transaction, because a pooler may give each transacti
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import SEARCH_PATH, change_settings, stop_preparing
+from momentum.connect.engine import SEARCH_PATH, change_settings, reason, stop_preparing
 from momentum.errors import MigrationError
 from momentum.inventory import VERSION_TABLE, private
 from momentum.retries import Backoff, Fault, fault_of, jittered, milliseconds
@@ -37,6 +38,9 @@ PAUSES = Backoff(first=0.15, factor=1.5, longest=5.0)
 
 # Seconds between two looks at the advisory lock while another migration holds it.
 LOOKS = (0.05, 0.2)
+
+# Seconds to wait for the second session that keeps the advisory lock: a pool may be busy for a moment.
+SECOND_SESSION = 5
 
 # The key of the advisory lock, the same in every release, so that two releases can't migrate a database at once.
 ADVISORY_LOCK = 7_266_308_621_054_313
@@ -251,6 +255,39 @@ def read_heads(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(sa.text(f"select version_num from {table}")))
 
 
+def engine_beside(connection: sa.Connection) -> sa.Engine:
+    """Return an engine that connects in the same way, because the connection's own may have no second one available."""
+    engine = connection.engine
+    return sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
+
+
+def obstacle_to_second_session(connection: sa.Connection, seconds: float = SECOND_SESSION) -> str | None:
+    """Return why the server or a pooler gives no second session beside a connection's, and None if it does.
+
+    Args:
+        connection: A connection, in a transaction, so that it has a session of its own.
+        seconds: How long to wait; a pooler with too few sessions lets clients wait for minutes.
+    """
+    reasons: list[str | None] = []
+
+    def ask() -> None:
+        own = engine_beside(connection)
+        try:
+            with own.connect() as second:
+                second.exec_driver_sql("select")
+            reasons.append(None)
+        except sa.exc.DBAPIError as error:
+            reasons.append(reason(error, connection.engine.url))
+        finally:
+            own.dispose()
+
+    # Connecting and asking may both wait, so both are left behind when the time is up.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return reasons[0] if reasons else f"none was free within {counted(round(seconds), 'second')}"
+
+
 @contextmanager
 def turn_kept(connection: sa.Connection, patience: Patience, heads: Collection[str]) -> Iterator[None]:
     """Keep the advisory lock while the connection does something outside of its transactions.
@@ -263,9 +300,7 @@ def turn_kept(connection: sa.Connection, patience: Patience, heads: Collection[s
         OvertakenError: Another migration has changed the revision.
         sqlalchemy.exc.DBAPIError: The lock was lost with its connection.
     """
-    engine = connection.engine
-    # A new pool that connects in the same way, because the engine's own may have no second connection available.
-    own = sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
+    own = engine_beside(connection)
     try:
         with own.connect().execution_options(isolation_level="READ COMMITTED") as keeper:
             stop_preparing(keeper)

@@ -719,12 +719,19 @@ def try_patiently(operations: Operations, statement: sa.TextClause, patience: Pa
 
 
 def obstacle_to_patience(connection: sa.Connection, relation: str) -> str | None:
-    """Return why a relation is too large for statements outside of a transaction, and what to do; None if it is not.
+    """Return why statements outside of a transaction can't change a relation, and what to do; None if they can.
+
+    They need a second session, and time for a relation of that size.
 
     Args:
-        connection: A connection; nothing is written through it.
+        connection: A connection, in a transaction; nothing is written through it.
         relation: The relation, with its schema.
     """
+    if reason := locks.obstacle_to_second_session(connection):
+        return (
+            f"they need a second session, which keeps other migrations out meanwhile, but there is none: {reason}; let "
+            "the role, or the pooler that is in between, have two sessions or more, or connect to the database itself"
+        )
     session = connection.execute(SESSION).one()
     seconds = int(session.time_limit) / 1000
     if seconds == 0 or keeps_session(connection, session.pid):

@@ -9,9 +9,9 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,6 +255,84 @@ def test_a_table_that_is_too_large_for_the_pools_time_limit_is_refused_before_an
     )
     assert "the statement_timeout of 0.05 s, which can't be lifted because a pooler is in between" in message
     assert snapshot(url) == before
+    server.drop_database(url)
+
+
+def one_session_of_the_pool(url: sa.URL, folder: Path) -> AbstractContextManager[Pooler]:
+    return pooler_to(url, folder, default_pool_size=1, min_pool_size=1)
+
+
+def one_session_of_the_pool_that_is_not_waited_for(url: sa.URL, folder: Path) -> AbstractContextManager[Pooler]:
+    return pooler_to(url, folder, default_pool_size=1, min_pool_size=1, query_wait_timeout=1)
+
+
+@contextmanager
+def one_session_of_the_database(url: sa.URL, _: Path) -> Iterator[Pooler]:
+    run(url, f"alter database {url.database} connection limit 1")
+    try:
+        yield Pooler(url, url)
+    finally:
+        run(url, f"alter database {url.database} connection limit -1")
+
+
+@pytest.mark.parametrize("step", ["upgrade", "downgrade"])
+@pytest.mark.parametrize(
+    ("ground", "reason"),
+    [
+        (one_session_of_the_pool, "none was free within 5 seconds"),
+        (one_session_of_the_pool_that_is_not_waited_for, "query_wait_timeout"),
+        (one_session_of_the_database, "too many connections for database"),
+    ],
+)
+def test_ground_with_one_session_only_is_refused_before_anything_has_changed(
+    server: Server, tmp_path: Path, step: str, ground: Callable[..., AbstractContextManager[Pooler]], reason: str
+) -> None:
+    url = database_with_rows(server, "legacy.seed")
+    if step == "downgrade":
+        migrate_to(url, HEAD)
+    before, rows = snapshot(url), rows_of(url)
+    with ground(url, tmp_path) as pooler:
+        target = "head" if step == "upgrade" else "base"
+        done = program("-x", f"url={as_text(pooler.url)}", step, target, home=tmp_path)
+    message = error_of(done, 1)
+    assert "legacy.daily_engagement_scores is migrated in steps that commit, and they need a second session" in message
+    assert reason in message
+    assert (snapshot(url), rows_of(url)) == (before, rows)
+    server.drop_database(url)
+
+
+def test_a_pool_of_one_session_is_enough_for_what_needs_no_second_one(server: Server, tmp_path: Path) -> None:
+    url = database_with_rows(server, "fresh")
+    with one_session_of_the_pool(url, tmp_path) as pooler:
+        migrate_to(pooler.url, HEAD)
+        assert current(url) == HEAD
+        filled = backfill("--days", "3", url=pooler.url)
+        assert filled.returncode == 0, filled.stderr
+        migrate_to(pooler.url, "base", purge=True)
+    assert current(url) == "base"
+    server.drop_database(url)
+
+
+def test_a_pooler_that_bears_no_transaction_is_refused_before_anything_has_changed(
+    server: Server, tmp_path: Path
+) -> None:
+    url = database_with_rows(server, "legacy.seed")
+    before, rows = snapshot(url), rows_of(url)
+    with pooler_to(url, tmp_path, pool_mode="statement") as pooler:
+        done = program("-x", f"url={as_text(pooler.url)}", "upgrade", "head", home=tmp_path)
+    assert "transaction blocks not allowed in statement pooling mode" in error_of(done, 3)
+    assert (snapshot(url), rows_of(url)) == (before, rows)
+    server.drop_database(url)
+
+
+def test_a_pooler_that_keeps_sessions_serves_everything(server: Server, tmp_path: Path) -> None:
+    url = database_with_rows(server, "legacy.seed")
+    before, rows = snapshot(url), rows_of(url)
+    with pooler_to(url, tmp_path, pool_mode="session") as pooler:
+        migrate_to(pooler.url, HEAD)
+        assert current(url) == HEAD
+        migrate_to(pooler.url, "base", purge=True)
+    assert (snapshot(url), rows_of(url)) == (before, rows)
     server.drop_database(url)
 
 
