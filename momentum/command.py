@@ -4,10 +4,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from typer import Option
 from typer.exceptions import TyperException
 
+from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import MomentumError
 
 if TYPE_CHECKING:
@@ -16,6 +18,23 @@ if TYPE_CHECKING:
 
 # The option for the database's URL, in every command.
 URL_OPTION = "--database-url"
+
+Url = Annotated[
+    str | None,
+    Option(
+        URL_OPTION,
+        metavar="URL",
+        help=f"The database. Default: {' or '.join(URL_VARIABLES)} in the environment, then the env file.",
+    ),
+]
+EnvFile = Annotated[
+    str | None,
+    Option(
+        metavar="PATH",
+        help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment takes precedence. "
+        f"Default: {DEFAULT_ENV_FILE}.",
+    ),
+]
 
 
 @dataclass
@@ -36,7 +55,14 @@ def complain(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def run_app(app: "Typer", name: str, arguments: list[str], complain: Callable[[str, int], int] = complain) -> int:
+def run_app(
+    app: "Typer",
+    name: str,
+    arguments: list[str],
+    complain: Callable[[str, int], int] = complain,
+    *,
+    repeated: list[str] | None = None,
+) -> int:
     """Run a command with some arguments and return its exit code; every error is one line on standard error.
 
     Args:
@@ -44,15 +70,18 @@ def run_app(app: "Typer", name: str, arguments: list[str], complain: Callable[[s
         name: The command as a person types it.
         arguments: The arguments after that name.
         complain: Prints an error and returns its exit code.
+        repeated: The arguments that a message may repeat; all by default.
     """
     run = Run()
-    if misplaced_url(arguments):
+    if misplaced_url(arguments if repeated is None else repeated):
         # The messages below would repeat it, with its password.
         return complain(f"A URL belongs after {URL_OPTION} only; see {name} --help.", 2)
     try:
         return app(arguments, prog_name=name, standalone_mode=False, obj=run) or 0
     except TyperException as error:
-        return complain(f"{error.format_message().rstrip('.')}; see {name} --help.", error.exit_code)
+        if not (message := error.format_message().rstrip(".")):
+            return error.exit_code  # The help has been printed instead.
+        return complain(f"{message}; see {name} --help.", error.exit_code)
     except MomentumError as error:
         return complain(str(error), error.exit_code)
     except Exception as error:  # A traceback could show a password.

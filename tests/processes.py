@@ -20,6 +20,7 @@ from typing import TextIO
 # The functions that the scripts of the package and of Alembic call, and those of the modules that `python -m` runs.
 PROGRAMS = {
     "alembic": "alembic.config:main",
+    "momentum": "momentum.cli:main",
     "momentum-backfill": "momentum.backfill.cli:main",
     "momentum.testing": "momentum.testing.__main__:main",
     "momentum.verify": "momentum.verify.__main__:main",

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapper
 
 import momentum
 from momentum import errors
-from momentum.backfill.cli import app
+from momentum.cli import app
 from momentum.errors import MomentumError
 from momentum.migrate.config import Options
 from momentum.models import Base
@@ -107,12 +107,13 @@ def test_the_page_of_the_backfill_lists_every_option_and_no_other() -> None:
     assert exist == documented, "the table in docs/backfill.md and --help name the same options"
 
 
-def options_of_the_backfill() -> set[str]:
-    return {
-        name
-        for parameter in typer.main.get_command(app).params
-        for name in (*parameter.opts, *parameter.secondary_opts)
-    } | {"--help"}
+def options_of(command: Any) -> set[str]:
+    """Return the options of a command and of its subcommands."""
+    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    return own.union(*map(options_of, getattr(command, "commands", {}).values()))
+
+
+OPTIONS = options_of(typer.main.get_command(app))
 
 
 # Options of other programs that the documents name alone.
@@ -129,8 +130,8 @@ def options_named_in(document: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
-def test_the_options_of_the_backfill_that_the_documents_name_exist(path: Path) -> None:
-    assert options_named_in(path.read_text(encoding="utf-8")) <= options_of_the_backfill()
+def test_the_options_that_the_documents_name_exist(path: Path) -> None:
+    assert options_named_in(path.read_text(encoding="utf-8")) <= OPTIONS
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ LAYERS = [
     {"migrate"},
     {"backfill"},
     {"testing"},
+    {"status"},
+    {"cli"},
 ]
 
 # The same for the modules of a wing. The wing's own `__init__` offers some of them, and is imported by none.

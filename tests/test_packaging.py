@@ -214,6 +214,33 @@ def test_an_empty_environment_migrates_fills_and_verifies_without_the_repository
 
 
 @pytest.mark.slow
+def test_the_wheel_alone_is_enough_for_an_operator(installed: Path, supabase_url: sa.URL, tmp_path: Path) -> None:
+    run(supabase_url, "insert into auth.users (id, created_at) values (gen_random_uuid(), '2020-01-01')")
+
+    def momentum(*arguments: str) -> tuple[int, str]:
+        done = call(installed / "momentum", *arguments, folder=tmp_path, url=supabase_url)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout
+
+    assert momentum("upgrade") == (0, "")
+    code, filled = momentum("backfill", "--days", "7", "--json")
+    assert (code, json.loads(filled)["inserted"]) == (0, 7)
+    code, told = momentum("status")
+    assert (code, told.splitlines()[-1]) == (0, "Everything is alright.")
+    run(supabase_url, "delete from legacy.daily_engagement_scores where score_ts < now() - interval '5 days'")
+    code, told = momentum("status")
+    assert (code, told.split()[-4:]) == (1, ["momentum", "backfill", "--days", "7"])
+    run(supabase_url, "alter table public.habit_index disable row level security")
+    code, told = momentum("status")
+    assert code == 1
+    assert "To do: 1 difference from what the migrations make: momentum verify" in told
+    assert momentum("verify")[0] == 1
+    assert momentum("downgrade", "base") == (0, "")
+    assert momentum("purge") == (0, "")
+    assert fetch(supabase_url, "select count(*) from pg_namespace where nspname = 'momentum_internal'") == [0]
+
+
+@pytest.mark.slow
 def test_an_empty_environment_has_neither_pytest_nor_a_server_and_says_so(
     installed: Path, supabase_url: sa.URL, tmp_path: Path
 ) -> None:

@@ -63,10 +63,15 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command and return its exit code; every error is one line on standard error."""
+def run(arguments: list[str], name: str = COMMAND) -> int:
+    """Run the command and return its exit code; every error is one line on standard error.
+
+    Args:
+        arguments: The arguments after the command's name.
+        name: The name by which it was called.
+    """
     display = Display(sys.stderr, quiet=False, verbose=False, as_json=asks_for_json_log(arguments))
-    return run_app(app, COMMAND, arguments, display.complain)
+    return run_app(app, name, arguments, display.complain)
 
 
 def asks_for_json_log(arguments: list[str]) -> bool:
@@ -99,10 +104,13 @@ class LogFormat(enum.StrEnum):
 Option = typer.Option
 
 
-@app.command(
-    epilog="Exit codes: 0 done; 1 too many rows failed, or the recount disagrees; 2 usage or configuration; "
-    "3 database unreachable or not migrated; 130 interrupted; 143 terminated."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 too many rows failed, or the recount disagrees; 2 usage or configuration; 3 database "
+    "unreachable or not migrated; 130 interrupted; 143 terminated."
 )
+
+
+@app.command(epilog=EXIT_CODES)
 def backfill(
     context: typer.Context,
     database_url: Annotated[

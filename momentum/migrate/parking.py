@@ -118,13 +118,24 @@ def count_parked(
 
     def count() -> None:
         for name, statement in find_parked(connection, parkable, at_base=at_base).items():
-            table, column = (name, "*") if "drop table" in statement else name.rsplit(".", 1)
-            quoted_column = column if column == "*" else quoted(column)
-            held: int = connection.execute(text(f"select count({quoted_column}) from {table}")).scalar_one()
-            found[name] = (counted(held, "row" if column == "*" else "value"), statement)
+            found[name] = (count_held(connection, name, statement), statement)
 
     patience.run(connection, count, statement_timeout=READING_TIMEOUT)
     return found
+
+
+def count_held(connection: Connection, name: str, statement: str) -> str:
+    """Return in words how much a parked table or column holds.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        name: The table or column.
+        statement: The statement that drops it.
+    """
+    table, column = (name, "*") if "drop table" in statement else name.rsplit(".", 1)
+    quoted_column = column if column == "*" else quoted(column)
+    held: int = connection.execute(text(f"select count({quoted_column}) from {table}")).scalar_one()
+    return counted(held, "row" if column == "*" else "value")
 
 
 def log_parked(connection: Connection, parkable: Parkable, patience: Patience) -> None:

@@ -341,5 +341,14 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
         elif at_base:
             with explained("The parked rows and values could not be counted", "The downgrade is done."):
                 parking.log_parked(connection, parkable, patience)
-    if command == "upgrade" and environment.options.verify:
-        patience.run(connection, lambda: verify.check(connection))
+    if command == "upgrade":
+        verified = False
+
+        def compare() -> None:
+            nonlocal verified
+            verified = verify.check(connection)
+
+        if environment.options.verify:
+            patience.run(connection, compare)
+        here = ", ".join(current_heads()) or "base"
+        log.info("At revision %s, %sverified, after %.1f seconds.", here, "" if verified else "not ", patience.spent)

@@ -1,14 +1,19 @@
-"""Databases for development: ``python -m momentum.testing start``, ``stop`` and ``run COMMAND...``."""
+"""Databases for development: ``python -m momentum.testing start``, ``stop``, ``url``, ``status``, ``run COMMAND``."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import sqlalchemy as sa
+import typer
+
+from momentum.command import run_app
 from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
-from momentum.errors import ConfigurationError, MomentumError
+from momentum.errors import ConfigurationError, DatabaseUnreachableError
 from momentum.testing.servers import (
     admin_of,
     apply_stand_in,
@@ -18,16 +23,21 @@ from momentum.testing.servers import (
     start_embedded,
 )
 
+COMMAND = "python -m momentum.testing"
 DIRECTORY = Path.cwd() / ".momentum" / "postgres"
 NAME = "momentum"
+NOT_RUNNING = "No local database is running."
+
+app = typer.Typer(
+    help="Databases for development, on a server in .momentum/postgres of the current folder.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 
 
-def start() -> str:
-    """Start the server if it is not running, upgrade its database to head and return the URL."""
-    DIRECTORY.parent.mkdir(exist_ok=True)
-    # The folder ignores itself, in case the repository's own .gitignore doesn't list it.
-    (DIRECTORY.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    admin_url = admin_of(start_embedded(DIRECTORY, keep_running=True))
+def owned_database(admin_url: sa.URL) -> sa.URL:
+    """Return the URL of the local database as its owner; create it if there is none yet."""
     owner = prepare_roles(admin_url).username
     asked = f"select pg_get_userbyid(datdba) from pg_catalog.pg_database where datname = '{NAME}'"
     with create_engine(admin_url, "momentum-testing").connect() as connection:
@@ -42,21 +52,71 @@ def start() -> str:
         empty = connection.exec_driver_sql("select to_regclass('auth.users') is null").scalar_one()
     if empty:
         apply_stand_in(admin_url)
-    url = admin_url.set(username=owner)
-    migrate(url)
+    return admin_url.set(username=owner)
+
+
+def is_running() -> bool:
+    """Return whether the local server has been started and not been stopped."""
+    return (DIRECTORY / "postmaster.pid").exists()
+
+
+def url_of_running() -> str:
+    """Return the URL of the local database.
+
+    Raises:
+        DatabaseUnreachableError: Its server is not running.
+    """
+    if not is_running():
+        raise DatabaseUnreachableError(f"{NOT_RUNNING[:-1]}; start it first.")
+    return readable(owned_database(admin_of(start_embedded(DIRECTORY, keep_running=True))))
+
+
+def readable(url: sa.URL) -> str:
+    """Return a URL as text, with a socket's folder as people write it."""
     return as_text(url).replace("%2F", "/")
 
 
-def stop() -> str:
+@app.command()
+def start() -> None:
+    """Start the server if it is not running, upgrade its database to head and print the URL."""
+    DIRECTORY.parent.mkdir(exist_ok=True)
+    # The folder ignores itself, in case the repository's own .gitignore doesn't list it.
+    (DIRECTORY.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+    url = owned_database(admin_of(start_embedded(DIRECTORY, keep_running=True)))
+    migrate(url)
+    print(readable(url))
+
+
+@app.command()
+def stop() -> None:
     """Stop the server; its data is kept for the next start."""
-    if not (DIRECTORY / "postmaster.pid").exists():
-        return "No local database is running."
+    if not is_running():
+        print(NOT_RUNNING)
+        return
     start_embedded(DIRECTORY, keep_running=True).stop()
-    return f"Stopped. The data is kept in {DIRECTORY}."
+    print(f"Stopped. The data is kept in {DIRECTORY}.")
 
 
-def run(command: list[str]) -> int:
-    """Run a command with the URL of its own migrated database in the environment, and return its exit code."""
+@app.command()
+def url() -> None:
+    """Print the URL of the running database."""
+    print(url_of_running())
+
+
+@app.command()
+def status() -> int:
+    """Say whether the server is running: exit code 0 if it is, and 3 if not."""
+    if not is_running():
+        print(NOT_RUNNING)
+        return DatabaseUnreachableError.exit_code
+    print(f"Running: {url_of_running()}")
+    return 0
+
+
+# The options after the command are its own.
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def run(command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command and its arguments.")]) -> int:
+    """Run a command with the URL of a migrated database in the environment, and drop the database afterwards."""
     with running_server() as server, server.database() as url:
         # Every variable that may be read, so that no part of the command uses another database.
         env = {**os.environ, **dict.fromkeys(URL_VARIABLES, as_text(url))}
@@ -66,23 +126,16 @@ def run(command: list[str]) -> int:
             raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from error
 
 
-def main() -> int:
-    """Run the command given by the program's arguments and return the exit code."""
-    try:
-        match sys.argv[1:]:
-            case ["start"]:
-                print(start())
-            case ["stop"]:
-                print(stop())
-            case ["run", *command] if command:
-                return run(command)
-            case _:
-                raise ConfigurationError("Say python -m momentum.testing start, stop or run COMMAND...")
-    except MomentumError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+def before_run(arguments: list[str]) -> list[str]:
+    """Return the arguments without the command that ``run`` runs, in which there may be a URL."""
+    return arguments[: arguments.index("run")] if "run" in arguments else arguments
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    arguments = sys.argv[1:]
+    sys.exit(run_app(app, COMMAND, arguments, repeated=before_run(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 from sqlalchemy import text
 
-from momentum.command import complain, run_app
+from momentum.command import URL_OPTION, EnvFile, Url, complain, run_app
 from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
-from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.connect.url import describe
 from momentum.verify.compare import compare_database
 from momentum.verify.kept import describe_kept
@@ -20,26 +19,16 @@ COMMAND = "python -m momentum.verify"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(
-    epilog="Exit codes: 0 as expected; 1 something differs; 2 usage or configuration; 3 database unreachable, not "
-    "migrated, or at a revision that this version doesn't compare; 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 as expected; 1 something differs; 2 usage or configuration; 3 database unreachable, not migrated, "
+    "or at a revision that this version doesn't compare; 130 interrupted."
 )
+
+
+@app.command(epilog=EXIT_CODES)
 def verify(
-    database_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help=f"The database. Default: {' or '.join(URL_VARIABLES)} in the environment, then the env file.",
-        ),
-    ] = None,
-    env_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment takes precedence. "
-            f"Default: {DEFAULT_ENV_FILE}.",
-        ),
-    ] = None,
+    database_url: Url = None,
+    env_file: EnvFile = None,
     sql: Annotated[
         bool,
         typer.Option("--sql", help="Print the statements that remove the differences, as a script for psql."),
@@ -50,7 +39,7 @@ def verify(
     It is read-only. A fact is missing if it should be there, unexpected if not, and changed if it should be different.
     A warning names what the role that compares can't change, with the reason; it is no difference.
     """
-    url = find_url(database_url, option="--database-url", env_file=env_file)
+    url = find_url(database_url, option=URL_OPTION, env_file=env_file)
     print(f"Database: {describe(url)}", file=sys.stderr)
     try:
         with connection_errors(url), create_engine(url, application_name="momentum-verify").connect() as connection:

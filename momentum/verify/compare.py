@@ -280,8 +280,8 @@ def read_session(connection: "Connection") -> Session:
     )
 
 
-def check(connection: "Connection") -> None:
-    """Compare a database after an upgrade, and log each difference.
+def check(connection: "Connection") -> bool:
+    """Compare a database after an upgrade, log each difference, and return whether it could be compared.
 
     A revision without a fingerprint, such as one before head or one that is being written, passes with a warning.
 
@@ -295,7 +295,7 @@ def check(connection: "Connection") -> None:
         comparison = compare_database(connection)
     except NotMigratedError as error:
         log.warning("Not verified: %s", error)
-        return
+        return False
     for warning in comparison.warnings:
         log.warning(warning)
     ours = [line for line in comparison.differences if not NOT_OURS.match(line.key)]
@@ -307,6 +307,7 @@ def check(connection: "Connection") -> None:
             f"The database differs from what its revision makes, in {counted(len(ours), 'place')} that the log names; "
             "fix that (`python -m momentum.verify --sql` prints the statements), or migrate with verify=no."
         )
+    return True
 
 
 def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:

@@ -330,6 +330,9 @@ def test_pgtap_stands_in_a_schema_of_its_own_at_the_end_of_the_search_path(supab
     assert not snapshot(supabase_url, of="function | public.")
 
 
+NOT_RUNNING = "No local database is running; start it first.\n"
+
+
 def local(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run the local database's command in a directory, as `make db` does in the project's."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MOMENTUM_")}
@@ -352,6 +355,9 @@ def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Pat
             assert not connection.scalar(sa.text("select rolsuper from pg_roles where rolname = current_user"))
             add_user(connection)
         assert local("start", tmp_path).stdout == started.stdout
+        assert local("url", tmp_path).stdout == started.stdout
+        running = local("status", tmp_path)
+        assert (running.returncode, running.stdout) == (0, f"Running: {started.stdout}")
         assert len(processes_of(data)) >= 1
 
         stopped = local("stop", tmp_path)
@@ -359,6 +365,12 @@ def test_a_local_database_starts_once_answers_at_its_url_and_stops(tmp_path: Pat
         assert str(data) in stopped.stdout
         assert processes_of(data) == []
         assert local("stop", tmp_path).stdout == "No local database is running.\n"
+        for command, said in (
+            ("status", ("No local database is running.\n", "")),
+            ("url", ("", f"Error: {NOT_RUNNING}")),
+        ):
+            done = local(command, tmp_path)
+            assert (done.returncode, done.stdout, done.stderr) == (3, *said)
 
         assert local("start", tmp_path).returncode == 0
         with engine_of(url).connect() as connection:
@@ -398,12 +410,28 @@ def test_a_local_database_of_an_earlier_version_is_served_as_it_is(
     assert processes_of(data) == []
 
 
-@pytest.mark.parametrize("command", ["", "restart", "start now"])
-def test_anything_else_is_answered_with_the_usage(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("restart", "No such command 'restart'. Did you mean 'start', 'status'?; see"),
+        ("start now", "Got unexpected extra argument(s) (now); see"),
+        ("run", "Missing argument 'COMMAND'; see"),
+        ("stop postgresql://me:s3cret@host/db", "A URL belongs after --database-url only; see"),
+    ],
+)
+def test_anything_else_is_one_line_that_names_the_help(tmp_path: Path, command: str, message: str) -> None:
     done = local(command, tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: Say python -m momentum.testing start, stop or run")
+    assert done.stderr == f"Error: {message} python -m momentum.testing --help.\n"
     assert not (tmp_path / ".momentum").exists()
+
+
+def test_it_helps(tmp_path: Path) -> None:
+    helped = local("--help", tmp_path)
+    assert helped.returncode == 0
+    for command in ("start", "stop", "url", "status", "run"):
+        assert f"│ {command} " in helped.stdout
+    assert local("", tmp_path).stdout.rstrip() == helped.stdout.rstrip()
 
 
 @pytest.mark.slow
