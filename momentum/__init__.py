@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# The modules of the names that are not in momentum.models.
 _MODULES = {
-    "Base": "momentum.base",
-    "DailyMomentumScore": "momentum.models",
-    "HabitIndex": "momentum.models",
-    "MomentumEvent": "momentum.models",
-    "MomentumPillar": "momentum.models",
-    "MotivationJournal": "momentum.models",
     "alembic_config": "momentum.migrate.config",
     "hide_momentum_tables": "momentum.migrate.filters",
     "live": "momentum.deletion",
@@ -49,9 +44,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name of this package on first use (PEP 562)."""
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(_MODULES.get(name, "momentum.models")), name)
 
 
 def __dir__() -> list[str]:

@@ -47,7 +47,7 @@ class Promise(MappedAsDataclass, kw_only=True, eq=False, repr=False):
 
 
 class Base(Promise, DeclarativeBase):
-    """Base of the models.
+    """Base of the models; its ``metadata`` has exactly our tables.
 
     The tables carry no schema name: ``public`` is the first schema of the search path, and naming it would make
     ``alembic check`` see every table twice.

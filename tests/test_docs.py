@@ -13,7 +13,6 @@ import sqlalchemy as sa
 import typer
 from sqlalchemy.orm import Mapper
 
-import momentum
 from momentum import errors
 from momentum.cli import app
 from momentum.errors import MomentumError
@@ -47,13 +46,6 @@ def test_what_other_services_are_shown_is_quoted_from_files_that_run(quoted: str
     files = [path for folder in ("tests", "examples") for path in (ROOT / folder).rglob("*.py")]
     files.remove(Path(__file__))
     assert any(quoted in path.read_text(encoding="utf-8") for path in files), "no test runs this"
-
-
-def test_other_services_are_told_of_everything_they_can_import() -> None:
-    table = SERVICES.split("| name |")[1].split("\n\n")[0]
-    told = set(re.findall(r"`(\w+)`", table)) - {"metadata", "include_object"}
-    offered = set(momentum.__all__) - {"__version__"}
-    assert told == offered, f"the table of names in docs/services.md and momentum/__init__.py differ: {told ^ offered}"
 
 
 def test_other_services_are_told_of_every_exception_and_its_exit_code() -> None:

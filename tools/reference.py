@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that repeat the code: the schema, the rights of clients, and the revisions."""
+"""Writes the parts of docs/ that repeat the code: the schema, the rights of clients, revisions and public names."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, SchemaItem
 
+import momentum
 from momentum.base import Base, auth_users
 from momentum.grants import CLIENT_TABLE, CLIENT_VIEW, CLIENTS, POLICIES
 from momentum.inventory import PRIVATE_SCHEMA
@@ -141,13 +142,30 @@ def write_revisions() -> str:
     return "\n".join(lines)
 
 
+def write_names() -> str:
+    """Return the table of what other services import: the models, each with a link to its table, and the rest."""
+    sections = {mapper.class_: str(mapper.local_table) for mapper in Base.registry.mappers}
+    models, rest = [], []
+    for name in momentum.__all__:
+        found = getattr(momentum, name)
+        if name == "__version__":
+            continue
+        meaning = str(found.__doc__).partition("\n")[0].replace("``", "`")
+        if found in sections:
+            models.append(f"| [`{name}`](schema.md#{sections[found]}) | {meaning} |")
+        else:
+            rest.append(f"| `{name}` | {meaning} |")
+    return "\n".join(["| name | meaning |", "|---|---|", *models, *rest])
+
+
 def documents() -> dict[Path, str]:
     """Return the content of each page that has generated parts, by path."""
-    schema, migrations = DOCS / "schema.md", DOCS / "migrations.md"
+    schema, migrations, services = (DOCS / name for name in ("schema.md", "migrations.md", "services.md"))
     with_tables = marked.rewrite(schema.read_text(encoding="utf-8"), "TABLES", write_tables())
     return {
         schema: marked.rewrite(with_tables, "RIGHTS", write_rights()),
         migrations: marked.rewrite(migrations.read_text(encoding="utf-8"), "REVISIONS", write_revisions()),
+        services: marked.rewrite(services.read_text(encoding="utf-8"), "NAMES", write_names()),
     }
 
 
