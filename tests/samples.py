@@ -213,7 +213,7 @@ $unpin$;
 # A table of each layout.
 SCORE_TABLES = {"seed": LEGACY_SCORES, "production": PRODUCTION_SCORES}
 
-# Our four tables as the app's own earlier migrations made them, open to every client.
+# Our tables as the app's own earlier migrations made them, open to every client.
 PREDECESSORS = """
 create table public.momentum_pillars (
   id uuid primary key default gen_random_uuid(),
@@ -285,6 +285,22 @@ def tables(connection: Connection, names: Iterable[str] = ROWS) -> dict[str, str
         {"names": list(names)},
     )
     return {row[0]: row[1] for row in found}
+
+
+def write_values(table: sa.Table, user: str = "null", ordinal: int = 1) -> dict[str, str]:
+    """Return the samples of a table as SQL by column, those of its keys included."""
+    places = {"pillars": "public.momentum_pillars"}
+    return {
+        name: value.format(**places).replace(":user", user).replace(":ordinal", str(ordinal))
+        for name, value in ROWS[table.name].items()
+    }
+
+
+def read_values(connection: Connection, table: sa.Table, user: uuid.UUID) -> dict[str, Any]:
+    """Return the samples of a table as Python has them, by column."""
+    values = write_values(table, user=f"'{user}'")
+    casts = [sa.cast(sa.literal_column(value), table.columns[name].type).label(name) for name, value in values.items()]
+    return dict(connection.execute(sa.select(*casts)).one()._mapping)
 
 
 def write_rows(
