@@ -296,6 +296,18 @@ def write_values(table: sa.Table, user: str = "null", ordinal: int = 1) -> dict[
     }
 
 
+def needed_columns(table: sa.Table) -> list[str]:
+    """Return the columns without which a row can't be written."""
+    return [column.name for column in table.columns if not column.nullable and column.server_default is None]
+
+
+def insert_of(table: sa.Table, user: str, ordinal: int) -> str:
+    """Return the statement that inserts a sample row for a user, with the columns that it needs."""
+    values = write_values(table, f"'{user}'", ordinal)
+    row = {name: values[name] for name in needed_columns(table)}
+    return f"insert into public.{table.name} ({', '.join(row)}) values ({', '.join(row.values())})"
+
+
 def read_values(connection: Connection, table: sa.Table, user: uuid.UUID) -> dict[str, Any]:
     """Return the samples of a table as Python has them, by column."""
     values = write_values(table, user=f"'{user}'")

@@ -34,7 +34,7 @@ from momentum.base import identifying_columns
 from momentum.errors import ReadOnlyError
 from momentum.testing import Server
 from tests.catalog import snapshot
-from tests.samples import ROWS, add_user, read_values, write_values
+from tests.samples import ROWS, add_user, needed_columns, read_values, write_values
 from tests.server import engine_of
 
 DAY = datetime.date(2024, 2, 29)
@@ -47,11 +47,8 @@ OWNED = [model for model in MODELS if "user_id" in model.__table__.columns]
 
 def required_attributes(model: Any) -> list[str]:
     """Return the attributes without which a row can't be written."""
-    return [
-        attribute.key
-        for attribute in sa.inspect(model).column_attrs
-        if not attribute.columns[0].nullable and attribute.columns[0].server_default is None
-    ]
+    mapper = sa.inspect(model)
+    return [mapper.get_property_by_column(model.__table__.c[name]).key for name in needed_columns(model.__table__)]
 
 
 @pytest.fixture(scope="module")

@@ -172,14 +172,16 @@ USE = """
 import os
 import alembic.command
 import momentum
-from momentum import DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal, alembic_config
+from momentum import Base, alembic_config
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import Session
 
 url = os.environ["MOMENTUM_DATABASE_URL"]
 alembic.command.upgrade(alembic_config(url), "head")
 with Session(create_engine(url)) as session:
-    for model in (DailyMomentumScore, HabitIndex, MomentumEvent, MomentumPillar, MotivationJournal):
+    models = [mapper.class_ for mapper in Base.registry.mappers]
+    assert len(models) >= 5
+    for model in models:
         assert session.scalar(select(func.count()).select_from(model)) == 0
 print(momentum.__file__)
 """

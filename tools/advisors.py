@@ -11,7 +11,7 @@ from momentum.models import Base
 from momentum.testing import running_server
 from tests.supabase_cli import supabase
 
-FOUR = "|".join(Base.metadata.tables)
+OURS = "|".join(Base.metadata.tables)
 
 
 class Finding(NamedTuple):
@@ -39,12 +39,12 @@ class Allowance(NamedTuple):
 ALLOWED = (
     Allowance(
         "rls_enabled_no_policy",
-        rf"Table `(public|momentum_internal)\.({FOUR})` ",
+        rf"Table `(public|momentum_internal)\.({OURS})` ",
         "a later revision adds the policies; until then no client shall see a row",
     ),
     Allowance(
         "unused_index",
-        rf"Index `ix_({FOUR})_\w+` on table `(public|momentum_internal)\.({FOUR})` ",
+        rf"Index `ix_({OURS})_\w+` on table `(public|momentum_internal)\.({OURS})` ",
         "no query has run yet in a database that was just made",
     ),
     Allowance(

@@ -221,7 +221,7 @@ hide: [navigation, toc]
 
 `make erd` draws it from the models. [The picture alone](erd.svg) can be enlarged.
 
-![The four tables with their columns and keys, auth.users, and the view](erd.svg)
+![The tables with their columns and keys, auth.users, and the view](erd.svg)
 
 The same as Mermaid, to edit or to paste elsewhere:
 

@@ -57,7 +57,7 @@ FILL = ("momentum-backfill", "--no-discrepancies", "--quiet", "--days")
 SLACK = 0.25
 UNDEFINED_TABLE = "42P01"
 
-USERS, SCORES, VIEW, TABLES = KINDS = ("auth.users", "the score table", "the view", "the four tables")
+USERS, SCORES, VIEW, TABLES = KINDS = ("auth.users", "the score table", "the view", "our tables")
 # These are always there; the others come and go with the revisions.
 PERMANENT = (USERS, SCORES)
 

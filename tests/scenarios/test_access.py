@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from momentum.connect.url import as_text
 from momentum.errors import PreflightError
+from momentum.inventory import PREDECESSORS
 from momentum.testing import Server, install_pgtap
 from tests import processes
 from tests.catalog import differences, snapshot
@@ -28,7 +29,6 @@ from tests.verify.test_repairs import repair
 
 HEAD = HISTORY[-1]
 A, B = (uuid.UUID(int=n) for n in (1, 2))
-TABLES = ("momentum_pillars", "momentum_events", "motivation_journal", "habit_index")
 
 # The app's tables with the access that ours give, so that nobody loses anything.
 CLOSED = (
@@ -39,7 +39,7 @@ CLOSED = (
         grant select, insert, update, delete on table public.{name} to authenticated;
         grant all on table public.{name} to service_role;
         """
-        for name in TABLES
+        for name in PREDECESSORS
     )
     + "drop index public.idx_momentum_events_event_ts;"
 )
@@ -773,7 +773,7 @@ def forced_url(server: Server, url: sa.URL) -> Iterator[sa.URL]:
         server.as_admin(url),
         f"grant usage on schema auth to {role}; grant select, references on auth.users to {role}",
     )
-    tables = "".join(f"alter table public.{name} owner to {role};" for name in TABLES)
+    tables = "".join(f"alter table public.{name} owner to {role};" for name in PREDECESSORS)
     run(
         url,
         f"""
@@ -920,5 +920,5 @@ def test_verify_lists_what_was_kept(url: sa.URL) -> None:
 def test_what_was_kept_is_accepted_once_the_predecessors_are_gone(url: sa.URL) -> None:
     run(url, OWN_ROWS)
     up(url, "keep")
-    run(url, f"drop table {', '.join(f'momentum_internal.predecessor_{name}' for name in TABLES)} cascade")
+    run(url, f"drop table {', '.join(f'momentum_internal.predecessor_{name}' for name in PREDECESSORS)} cascade")
     assert differences(url) == []

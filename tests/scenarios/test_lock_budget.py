@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 
+from momentum.inventory import PREDECESSORS
 from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
 from tests.migrating import HISTORY, REVISIONS, WAITING_MIGRATION, database_with_scores, execute, run, until
@@ -117,7 +118,7 @@ select c.oid::regclass::text from pg_class as c
 where (
     c.relnamespace = to_regnamespace('momentum_internal') and c.relname in ('superseded_scores', 'predecessor_rows')
     or :copies and c.relnamespace = 'public'::regnamespace
-    and c.relname in ('momentum_pillars', 'momentum_events', 'motivation_journal', 'habit_index')
+    and c.relname = any(:predecessors)
   )
   and not exists (select from pg_trigger where tgrelid = c.oid and tgname = 'note_locks')
 """
@@ -171,7 +172,9 @@ class Recorder:
         with self.engine.connect() as connection:
             self.look(connection)
             before = dict(self.names)
-            watched = connection.scalars(sa.text(WATCHED), {"copies": revision == COPY}).all()
+            watched = connection.scalars(
+                sa.text(WATCHED), {"copies": revision == COPY, "predecessors": list(PREDECESSORS)}
+            ).all()
             scores = connection.scalars(
                 sa.text("select oid::regclass::text from pg_class where relname = 'daily_engagement_scores'")
             ).all()

@@ -10,7 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.connect.engine import execute_script
+from momentum.inventory import TABLES
+from momentum.models import Base
 from momentum.testing import Server
+from tests.samples import insert_of
 from tests.server import engine_of
 
 USERS, DAYS = 200, 120
@@ -136,7 +139,6 @@ def test_service_role_sees_every_row(connection: sa.Connection) -> None:
     assert connection.scalar(sa.text("select count(*) from public.daily_momentum_scores")) == USERS * DAYS
 
 
-TABLES = ["momentum_pillars", "momentum_events", "motivation_journal", "habit_index"]
 WRITES = {
     "insert": "insert into {} default values",
     "update": "update {} set user_id = null",
@@ -169,22 +171,15 @@ def test_nobody_writes_through_the_view(connection: sa.Connection, role: str, ac
         connection.execute(sa.text(WRITES[action].format("public.daily_momentum_scores")))
 
 
-@pytest.mark.parametrize("relation", [f"public.{name}" for name in TABLES])
-def test_without_a_policy_a_signed_in_user_meets_no_rows(connection: sa.Connection, relation: str) -> None:
-    if relation.endswith("journal"):
-        insert = "insert into public.motivation_journal (user_id, date) values (:user, now())"
-    elif relation.endswith("habit_index"):
-        insert = "insert into public.habit_index (user_id, index_date, habit_score) values (:user, now(), 1)"
-    elif relation.endswith("events"):
-        insert = "insert into public.momentum_events (user_id, event_type) values (:user, 'walk')"
-    else:
-        insert = "insert into public.momentum_pillars (name) values (:user)"
-    connection.execute(sa.text(insert), {"user": str(A)})
+@pytest.mark.parametrize("table", TABLES)
+def test_without_a_policy_a_signed_in_user_meets_no_rows(connection: sa.Connection, table: str) -> None:
+    relation, model = f"public.{table}", Base.metadata.tables[table]
+    connection.execute(sa.text(insert_of(model, str(A), 1)))
     become(connection, "authenticated", A)
     assert connection.scalar(sa.text(f"select count(*) from {relation}")) == 0
     assert connection.execute(sa.text(f"update {relation} set deleted_at = now()")).rowcount == 0
     assert connection.execute(sa.text(f"delete from {relation}")).rowcount == 0
     with pytest.raises(sa.exc.ProgrammingError, match="row-level security policy"), connection.begin_nested():
-        connection.execute(sa.text(insert.replace("now()", "date '2000-01-01'")), {"user": str(A)})
+        connection.execute(sa.text(insert_of(model, str(A), 2)))
     with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
         connection.execute(sa.text(f"truncate {relation} cascade"))
