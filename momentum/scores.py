@@ -197,12 +197,64 @@ def find_candidates(connection: Connection) -> list[str]:
     ]
 
 
+def find_interference(connection: Connection, relation: str) -> str | None:
+    """Return why a table does not have its rows for itself, and what to do; None if it does.
+
+    The rows of a child are rows of its parent too, but no unique key covers both, and a row of one may have the ctid of
+    a row of the other. A partition takes rows of its part only. A rule replaces a statement by another one.
+    """
+    found = connection.scalar(
+        text("""
+            select found.sentence
+            from (
+              select
+                1 as place,
+                i.inhseqno as number,
+                pg_catalog.format(
+                  '%1$s inherits from it, so that its rows are rows of both, and no unique key covers both; separate '
+                  'them with: alter table %1$s no inherit %2$s',
+                  cast(i.inhrelid as regclass), i.inhparent::regclass
+                ) as sentence
+              from pg_catalog.pg_inherits as i
+              where i.inhparent = pg_catalog.to_regclass(:relation)
+              union all
+              select
+                2,
+                i.inhseqno,
+                pg_catalog.format(
+                  'it is a partition of %1$s, and takes only the rows of its part; detach it with: '
+                  'alter table %1$s detach partition %2$s',
+                  i.inhparent::regclass, i.inhrelid::regclass
+                )
+              from pg_catalog.pg_inherits as i
+              inner join pg_catalog.pg_class as c on i.inhrelid = c.oid and c.relispartition
+              where i.inhrelid = pg_catalog.to_regclass(:relation)
+              union all
+              -- Even a disabled rule for updates keeps INSERT ... ON CONFLICT from working.
+              select
+                3,
+                0,
+                pg_catalog.format(
+                  'its rule %1$I would replace statements by others; drop it with: drop rule %1$I on %2$s',
+                  w.rulename, w.ev_class::regclass
+                )
+              from pg_catalog.pg_rewrite as w
+              where w.ev_class = pg_catalog.to_regclass(:relation)
+            ) as found
+            order by found.place, found.number, found.sentence
+            limit 1
+        """),
+        {"relation": relation},
+    )
+    return f"{relation} can't be relied on: {found}; then try again." if found else None
+
+
 def find_layout(connection: Connection, relation: str) -> Layout:
     """Return the layout of a relation, recognized by its columns.
 
     Raises:
-        PreflightError: It is not a table, its layout is unknown, a column has the wrong type, or no default row could
-            be inserted.
+        PreflightError: It is not a plain table, its layout is unknown, a column has the wrong type, or no default row
+            could be inserted.
     """
     kind = connection.scalar(
         text("select relkind from pg_catalog.pg_class where oid = to_regclass(:r)"), {"r": relation}
@@ -217,6 +269,8 @@ def find_layout(connection: Connection, relation: str) -> Layout:
             f"{relation} is a {RELATION_KINDS.get(str(kind), 'relation')}, not a table; move what is in the way, then "
             "try again."
         )
+    if interference := find_interference(connection, relation):
+        raise PreflightError(interference)
     rows = connection.execute(
         text("""
             select a.attname as name, pg_catalog.format_type(a.atttypid, null) as type,

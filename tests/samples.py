@@ -336,7 +336,7 @@ def write_rows(
 def read_rows(connection: Connection) -> dict[str, list[str]]:
     """Return every row of every table, parked ones too, as the server writes it."""
     return {
-        name: list(connection.execute(sa.text(f"select t::text from {table} as t order by 1")).scalars())
+        name: list(connection.execute(sa.text(f"select (t.*)::text from {table} as t order by 1")).scalars())
         for name, table in tables(connection).items()
     }
 

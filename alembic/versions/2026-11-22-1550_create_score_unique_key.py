@@ -33,6 +33,7 @@ KEYS = {
 }
 
 # A unique index of the table's own that can serve as the key: over user and day, for every row, checked immediately.
+# Its name is anybody's, so it never leaves the server to become part of a statement.
 OWN_KEY = """
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 from pg_catalog.pg_index as i
@@ -49,19 +50,20 @@ limit 1"""
 
 # A script can't create an index only if there is none: CONCURRENTLY is not allowed inside a DO block.
 RECORD_OWN_KEY = """
-do $record_own_key$
+update momentum_internal.score_table set unique_index = own_key.name, created_index = false
+from ({own_key}
+) as own_key (name)
+where only_row"""
+EXPECT_OWN_KEY = """
+do $expect_own_key$
 begin
-  update momentum_internal.score_table set unique_index = (
-    {own_key}
-  )
-  where only_row;
   if (select unique_index is null from momentum_internal.score_table) then
     raise exception
       '{relation} has no unique index; create unique index concurrently idx_daily_scores_user_date on {relation} '
       '(user_id, score_date); then go on with a script from this revision''s predecessor to head';
   end if;
 end
-$record_own_key$"""
+$expect_own_key$"""
 
 # The latest score per user and UTC day stays; of two at the same moment, the one with the higher id, or else the one
 # further back in the table. The others are moved, with all their columns, in pages of 500, with a commit after each. A
@@ -103,10 +105,11 @@ begin
           first_value(s.ctid) over ranked as successor, first_value(s.xmin) over ranked as successor_version
         from {relation} as s
         inner join (
+          -- By the whole expression: a name would mean a column of the table that is called so.
           select user_id, (score_ts at time zone 'UTC')::date as day
           from {relation}
           where user_id is not null and score_ts is not null
-          group by user_id, day
+          group by user_id, (score_ts at time zone 'UTC')::date
           having count(*) > 1
         ) as doubled on s.user_id = doubled.user_id and (s.score_ts at time zone 'UTC')::date = doubled.day
         window ranked as (partition by s.user_id, doubled.day order by %s)
@@ -228,12 +231,11 @@ def upgrade() -> None:
     index = f"{schema}.{name}"
     own_key = OWN_KEY.format(relation=relation, printed_day=printed_day, ours=name)
     online = not op.get_context().as_sql
-    if online:
-        if own := op.get_bind().scalar(sa.text(own_key)):
-            op.execute(RECORD.format(index=own, created="false"))
-            return
-    elif layout == "production":
-        op.execute(RECORD_OWN_KEY.format(own_key=own_key, relation=relation))
+    if online and op.get_bind().execute(sa.text(RECORD_OWN_KEY.format(own_key=own_key))).rowcount:
+        return
+    if not online and layout == "production":
+        op.execute(RECORD_OWN_KEY.format(own_key=own_key))
+        op.execute(EXPECT_OWN_KEY.format(relation=relation))
         return
     # Recorded before it is done: an index that is found under this name after a kill is ours.
     op.execute("update momentum_internal.score_table set created_index = true where only_row")

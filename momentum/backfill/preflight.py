@@ -18,7 +18,7 @@ from momentum.backfill.eligibility import ACCOUNTS, EVENTS, read_account_columns
 from momentum.backfill.triggers import Trigger, read_triggers
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.history import read_history
-from momentum.scores import ScoreTable, read_score_table
+from momentum.scores import ScoreTable, find_interference, read_score_table
 from momentum.wording import PROJECT_OWNER, advise, is_of_platform
 
 logger = logging.getLogger("momentum.backfill")
@@ -54,11 +54,14 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
 
     Raises:
         NotMigratedError: The score table is not recorded, or its unique key or a column is missing.
-        ConfigurationError: The role lacks a right, or row-level security would hide rows from it.
+        ConfigurationError: The score table doesn't have its rows for itself, the role lacks a right, or row-level
+            security would hide rows from it.
     """
     scores = read_score_table(connection)
     account_columns = read_account_columns(connection)
     check_needs(connection, needs_of(scores, account_columns, "select" if dry_run else event, with_events=with_events))
+    if interference := find_interference(connection, scores.relation):
+        raise ConfigurationError(interference)
     check_unique_key(connection, scores)
     check_hidden_rows(connection, ACCOUNTS.fullname, scores.relation, *([EVENTS.fullname] if with_events else []))
     found = connection.scalars(text("select version_num from momentum_internal.alembic_version")).all()
@@ -179,7 +182,7 @@ def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
         """)
     ).one()
     if not valid:
-        name = key.rpartition(".")[2]
+        name = key.partition(".")[2]
         raise NotMigratedError(
             f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; drop {key} if "
             f"it exists, and create it again with `create unique index concurrently {name} on "

@@ -67,7 +67,7 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
             select count(*)
             from account
             inner join generate_series(0, :last - cast(:first as date)) as series (number)
-              on cast(:first as date) + number >= account.first_day
+              on cast(:first as date) + series.number >= account.first_day
             where
               (
                 account.seen
@@ -78,12 +78,13 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
                     and e.deleted_at is null
                     and e.created_at <= :started_at
                     and cast(e.event_ts at time zone 'UTC' as date)
-                      between cast(:first as date) + number - :active_within + 1 and cast(:first as date) + number
+                      between cast(:first as date) + series.number - :active_within + 1
+                        and cast(:first as date) + series.number
                 )
               )
               and not exists (
                 select from {scores.relation} as s
-                where s.user_id = account.id and {day} = cast(:first as date) + number
+                where s.user_id = account.id and {day} = cast(:first as date) + series.number
               )
         """
     return int(connection.scalar(text(statement), parameters) or 0)

@@ -428,7 +428,7 @@ class Repairs:
         """Yield the statements for the unique key of an adopted score table."""
         ours = bool(self.record.get("created_index"))
         index = str(self.record.get("unique_index"))
-        schema, _, name = index.rpartition(".")
+        schema, _, name = index.partition(".")
         if ours and found is not None and found == expected.replace("unique, valid", "unique, invalid"):
             yield from self.reindex(index)
             return
@@ -438,7 +438,7 @@ class Repairs:
             found = None
         if not ours and found is not None:
             # The table's own index stays as it is; any other that is right will do.
-            name, found = f"uq_{name}", None
+            name, found = f'"uq_{name[1:]}' if name.startswith('"') else f"uq_{name}", None
         matched = UNIQUE_INDEX.fullmatch(expected)
         assert matched is not None
         columns = PART.join(sorted(matched["columns"].split(" and "), reverse=True))

@@ -1,0 +1,324 @@
+"""Tables that are odd are served exactly, or refused whole before anything has changed."""
+
+import datetime
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.backfill import DayRange, Settings, run_backfill
+from momentum.errors import ConfigurationError, NotMigratedError, PreflightError
+from momentum.testing import Server
+from tests.catalog import snapshot
+from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, rows_of, run, visible
+from tests.samples import LONG_AGO, add_user
+from tests.server import engine_of
+
+HEAD = HISTORY[-1]
+SEED = "legacy.daily_engagement_scores"
+PRODUCTION = "public.daily_engagement_scores"
+DAYS = DayRange(datetime.date(2024, 3, 1), datetime.date(2024, 3, 3))
+USER = uuid.UUID(int=1)
+TWO_ROWS = f"""
+insert into {SEED} (user_id, score_ts, score) values
+  ('{USER}', '2024-03-01 10:00+00', 70), ('{USER}', '2024-03-01 11:00+00', 77)
+"""
+
+
+def with_user(server: Server, scores: str) -> sa.URL:
+    """Return a new database, not migrated, with a score table and a user of long ago."""
+    url = database_with_scores(server, scores)
+    with engine_of(url).begin() as connection:
+        add_user(connection, id=USER, created_at=LONG_AGO)
+    return url
+
+
+@pytest.fixture
+def seed_url(server: Server) -> Iterator[sa.URL]:
+    """A database with a score table of the seed's layout in legacy, not migrated, and a user."""
+    url = with_user(server, "legacy.seed")
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def production_url(server: Server) -> Iterator[sa.URL]:
+    """A database with the app's production score table in public, not migrated, and a user."""
+    url = with_user(server, "public.production")
+    run(url, f"alter table {PRODUCTION} disable trigger user")
+    yield url
+    server.drop_database(url)
+
+
+def refused_whole(url: sa.URL, revision: str = HEAD) -> str:
+    """Return the sentence with which a migration is refused, and assert that nothing has changed."""
+    before, rows = snapshot(url), rows_of(url)
+    with pytest.raises(PreflightError) as refusal:
+        migrate_to(url, revision)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert (snapshot(url), rows_of(url)) == (before, rows)
+    return message
+
+
+def fill(url: sa.URL) -> int:
+    """Fill the days, recount them, and return the number of rows inserted."""
+    report = run_backfill(engine_of(url), Settings(DAYS))
+    assert (report.failed, report.left_over) == (0, 0)
+    return report.inserted
+
+
+def served_exactly(url: sa.URL, *, inserts: int) -> None:
+    """Migrate up, fill and down, and assert that nothing else has changed."""
+    facts, rows = visible(snapshot(url)), set(rows_of(url)["daily_engagement_scores"])
+    migrate_to(url, HEAD)
+    assert fill(url) == inserts
+    assert fill(url) == 0
+    migrate_to(url, "base")
+    assert visible(snapshot(url)) == facts
+    after = rows_of(url)["daily_engagement_scores"]
+    assert rows <= set(after)
+    assert len(after) == len(rows) + inserts
+
+
+# --- Inheritance and rules ---
+
+# Each with the statement of the refusal that removes it.
+INTERFERENCE = {
+    "a child": ("create table public.child () inherits ({0})", "alter table public.child no inherit {0}"),
+    "a child with a name": (
+        """create table public."user's ""%(x)s:day" () inherits ({0})""",
+        """alter table public."user's ""%(x)s:day" no inherit {0}""",
+    ),
+    "a child with a parent more": (
+        "create table public.other (); create table public.child () inherits (public.other, {0})",
+        "alter table public.child no inherit {0}",
+    ),
+    "a partition": (
+        "create table public.whole (like {0}) partition by hash (user_id);"
+        "alter table public.whole attach partition {0} for values with (modulus 2, remainder 0)",
+        "alter table public.whole detach partition {0}",
+    ),
+    "a partition of a partition": (
+        "create table public.whole (like {0}) partition by hash (user_id);"
+        "create table public.half partition of public.whole for values with (modulus 2, remainder 0)"
+        "  partition by hash (user_id);"
+        "alter table public.half attach partition {0} for values with (modulus 2, remainder 0)",
+        "alter table public.half detach partition {0}",
+    ),
+    "the default partition": (
+        "create table public.whole (like {0}) partition by list (user_id);"
+        "alter table public.whole attach partition {0} default",
+        "alter table public.whole detach partition {0}",
+    ),
+    **{
+        f"a rule on {event} {action}": (
+            f"create rule r as on {event} to {{0}} do {action}",
+            "drop rule r on {0}",
+        )
+        for event, action in [
+            ("insert", "instead nothing"),
+            ("insert", "also select 1"),
+            ("insert", "instead update {0} set user_id = new.user_id where user_id = new.user_id"),
+            ("update", "also notify changed"),
+            ("update", "instead nothing"),
+            ("delete", "instead nothing"),
+            ("delete", "also notify gone"),
+            ("delete", "instead update {0} set user_id = user_id where user_id = old.user_id"),
+        ]
+    },
+    "a disabled rule": (
+        "create rule r as on update to {0} do instead nothing; alter table {0} disable rule r",
+        "drop rule r on {0}",
+    ),
+    "a rule with a name": (
+        """create rule "user's ""%(x)s:day" as on delete to {0} do instead nothing""",
+        """drop rule "user's ""%(x)s:day" on {0}""",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scores", ["legacy.seed", "public.production"])
+@pytest.mark.parametrize("case", INTERFERENCE)
+def test_a_table_that_does_not_have_its_rows_for_itself_is_refused(server: Server, scores: str, case: str) -> None:
+    relation = SEED if scores == "legacy.seed" else PRODUCTION
+    make, unmake = (sql.replace("{0}", relation) for sql in INTERFERENCE[case])
+    url = with_user(server, scores)
+    try:
+        run(url, make)
+        assert refused_whole(url).endswith(f": {unmake}; then try again.")
+        run(url, unmake)
+        if scores == "public.production":
+            run(url, f"alter table {PRODUCTION} disable trigger user")
+        served_exactly(url, inserts=3)
+    finally:
+        server.drop_database(url)
+
+
+def test_a_table_with_a_foreign_child_is_refused_without_reading_it(server: Server, seed_url: sa.URL) -> None:
+    run(
+        server.as_admin(seed_url),
+        "create foreign data wrapper far; create server far foreign data wrapper far;"
+        f"create foreign table public.child () inherits ({SEED}) server far",
+    )
+    before = snapshot(seed_url)
+    with pytest.raises(PreflightError, match=f"alter table public.child no inherit {SEED}; then"):
+        migrate_to(seed_url, HEAD)
+    assert snapshot(seed_url) == before
+
+
+def test_rows_of_a_child_are_never_taken_for_rows_of_the_table(seed_url: sa.URL) -> None:
+    """Rows of one transaction have the same ctid and xmin in parent and child."""
+    run(
+        seed_url,
+        f"create table public.child () inherits ({SEED}); {TWO_ROWS}; {TWO_ROWS.replace(SEED, 'public.child')};",
+    )
+    rows = fetch(seed_url, "select c::text from public.child as c")
+    assert "public.child inherits from it" in refused_whole(seed_url)
+    assert fetch(seed_url, "select c::text from public.child as c") == rows
+
+
+def test_a_child_or_a_rule_that_came_later_keeps_the_backfill_from_filling(seed_url: sa.URL) -> None:
+    migrate_to(seed_url, HEAD)
+    for make, unmake in (
+        (f"create table public.child () inherits ({SEED})", "drop table public.child"),
+        (f"create rule r as on insert to {SEED} do instead nothing", f"drop rule r on {SEED}"),
+    ):
+        run(seed_url, make)
+        with pytest.raises(ConfigurationError, match="can't be relied on"):
+            fill(seed_url)
+        assert execute(seed_url, f"select count(*) from {SEED}") == 0
+        run(seed_url, unmake)
+    assert fill(seed_url) == 3
+
+
+def test_a_table_that_inherits_from_another_one_is_served(seed_url: sa.URL) -> None:
+    run(
+        seed_url,
+        f"""
+        create table public.parent (user_id uuid, score numeric(5, 2));
+        alter table {SEED} inherit public.parent;
+        insert into public.parent values ('{USER}', 7);
+        {TWO_ROWS};
+        """,
+    )
+    served_exactly(seed_url, inserts=2)
+    assert fetch(seed_url, "select score from only public.parent") == [7]
+    assert execute(seed_url, "select count(*) from public.parent") == 5
+
+
+# --- Names ---
+
+# Names that a careless statement would take for something else: aliases and parameters of ours, reserved words, quotes,
+# per cent signs, colons, a name of 63 bytes, and one with spaces around it.
+NAMES = [
+    *(
+        "day",
+        "n",
+        "s",
+        "t",
+        "d",
+        "rank",
+        "tid",
+        "number",
+        "page",
+        "moved",
+        "columns",
+        "ranking",
+        "successor",
+        "version",
+    ),
+    *("points", "present", "missing", "first_day", "account", "active", "rows", "series", "found", "compared", "named"),
+    *("User_Id", "user_id ", " user_id", "USER_ID", "score_ts2", "user", "select", "order", "table", "null", "any"),
+    *(
+        "user's day",
+        'a "quoted" name',
+        "100%_unique",
+        "%s",
+        "%(x)s",
+        "per :day",
+        ":first",
+        "::date",
+        "a.b",
+        "$1",
+        "{x}",
+    ),
+    *(
+        "\\",
+        "día é ☃",
+        "x" * 63,
+        "é" * 31,
+        "a;b",
+        "--",
+        "/*",
+        "tab\there",
+        "momentum_internal",
+        "daily_engagement_scores",
+    ),
+]
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scores", ["legacy.seed", "public.production"])
+def test_columns_may_be_called_anything(server: Server, scores: str) -> None:
+    url = with_user(server, scores)
+    relation = SEED if scores == "legacy.seed" else PRODUCTION
+    try:
+        added = ", ".join(f"add column {quoted(name)} text default 'x'" for name in NAMES)
+        run(url, f"alter table {relation} {added}")
+        if scores == "legacy.seed":
+            run(url, TWO_ROWS)
+            served_exactly(url, inserts=2)
+        else:
+            run(url, f"alter table {relation} disable trigger user")
+            served_exactly(url, inserts=3)
+    finally:
+        server.drop_database(url)
+
+
+@pytest.mark.parametrize("active_within", [None, 30])
+def test_columns_that_are_called_like_parts_of_our_queries_change_no_count(
+    production_url: sa.URL, active_within: int | None
+) -> None:
+    added = ", ".join(f"add column {quoted(name)} int default 1000000" for name in NAMES)
+    run(production_url, f"alter table {PRODUCTION} {added}")
+    run(production_url, f"update auth.users set last_sign_in_at = '2024-03-02' where id = '{USER}'")
+    migrate_to(production_url, HEAD)
+    asked = Settings(DAYS, active_within=active_within, count_by_day=True)
+    reports = [run_backfill(engine_of(production_url), asked) for _ in range(2)]
+    assert [(one.eligible, one.present, one.inserted, one.left_over) for one in reports] == [(3, 0, 3, 0), (3, 3, 0, 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.isidentifier()] + ["select", "é" * 31, "Day"])
+def test_an_own_unique_index_may_be_called_anything(production_url: sa.URL, name: str) -> None:
+    run(production_url, f"alter index public.idx_daily_scores_user_date rename to {quoted(name)}")
+    served_exactly(production_url, inserts=3)
+    migrate_to(production_url, HEAD)
+    assert (
+        execute(
+            production_url,
+            "select c.relname from pg_class as c, momentum_internal.score_table as s "
+            "where c.oid = to_regclass(s.unique_index) and not s.created_index",
+        )
+        == name
+    )
+    run(production_url, f"drop index public.{quoted(name)}")
+    with pytest.raises(NotMigratedError) as refusal:
+        fill(production_url)
+    run(production_url, str(refusal.value).split("`")[1].replace("concurrently", ""))
+    assert fill(production_url) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["user's day", "100%_unique", "per :day", "a.b"])
+def test_an_own_key_of_the_seeds_layout_may_be_called_anything(seed_url: sa.URL, name: str) -> None:
+    run(seed_url, f"create unique index {quoted(name)} on {SEED} (user_id, ((score_ts at time zone 'UTC')::date))")
+    served_exactly(seed_url, inserts=3)
