@@ -40,6 +40,11 @@ class Discrepancy:
         """The score minus that of the breakdown, in points."""
         return self.score - self.breakdown_score
 
+    @property
+    def size(self) -> Decimal:
+        """The difference without its sign, to compare discrepancies by: NaN, which has no order, counts as infinite."""
+        return Decimal("Infinity") if self.difference.is_nan() else abs(self.difference)
+
     def __str__(self) -> str:
         return (
             f"{self.day} {self.user_id}: score {self.score}, its breakdown says {self.breakdown_score} "
@@ -66,7 +71,7 @@ class LargestDiscrepancies:
 
     def add(self, found: Discrepancy) -> None:
         """Add a discrepancy."""
-        entry = (abs(found.difference), -next(self._count), found)
+        entry = (found.size, -next(self._count), found)
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, entry)
             return

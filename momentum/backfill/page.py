@@ -293,12 +293,7 @@ def share(part: int, whole: int) -> str:
 
 def in_columns(discrepancies: Sequence[Discrepancy]) -> list[tuple[str, str, str, str, str]]:
     """Return user, day, score, score of the breakdown and difference as text, the largest difference first."""
-
-    def size(found: Discrepancy) -> Decimal:
-        # To Postgres NaN is the largest number, and Decimal refuses to compare it.
-        return Decimal("Infinity") if found.difference.is_nan() else abs(found.difference)
-
-    ordered = sorted(discrepancies, key=lambda found: (-size(found), found.day, found.user_id))
+    ordered = sorted(discrepancies, key=lambda found: (-found.size, found.day, found.user_id))
     columns = [
         points([found.score for found in ordered]),
         points([found.breakdown_score for found in ordered]),

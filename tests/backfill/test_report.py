@@ -1,7 +1,9 @@
 """`--report`, and what else a person sees of a run: the page's figures are the run's, whatever the run came to."""
 
+import csv
 import datetime
 import io
+import json
 import os
 import pty
 import re
@@ -27,8 +29,11 @@ from momentum.backfill.display import (
 )
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
+from momentum.testing import Server
+from momentum.testing.servers import migrate
 from tests.backfilling import HANGS, PROGRAM, backfill, one_error_line, run_out_of_time, with_password
-from tests.samples import add_users, refuse_rows
+from tests.migrating import run
+from tests.samples import SCORE_TABLES, add_users, refuse_rows
 from tests.server import engine_of
 
 FIRST, LAST = datetime.date(2026, 3, 1), datetime.date(2026, 3, 5)
@@ -130,9 +135,35 @@ def test_the_largest_differences_are_kept_and_the_others_counted() -> None:
         largest.add(discrepancy(score))
     assert [found.score for found in largest] == [90, 10], "and of equal differences the one that came first"
     assert largest.left_out == 3
+    for score in ("NaN", "-Infinity", "Infinity"):
+        largest.add(Discrepancy(uuid.uuid4(), LAST, Decimal(score), Decimal(50)))
+    assert [str(found.score) for found in largest] == ["NaN", "-Infinity"], "a number without an order is a large one"
+    assert largest.left_out == 6
     none = LargestDiscrepancies(0)
     none.add(discrepancy(1))
     assert (list(none), none.left_out) == ([], 1)
+
+
+def test_scores_that_are_no_finite_numbers_are_discrepancies_like_others(server: Server, tmp_path: Path) -> None:
+    page, review = tmp_path / "page.html", tmp_path / "review.csv"
+    table = SCORE_TABLES["seed"].format(schema="legacy").replace("numeric(5, 2)", "numeric")
+    with server.database(migrated=False) as url:
+        run(url, table)
+        for user, score in zip(add_users(engine_of(url), 4), ("NaN", "Infinity", "-Infinity", "90"), strict=True):
+            run(
+                url,
+                "insert into legacy.daily_engagement_scores (user_id, score_ts, score, pillar_breakdown) "
+                f"values ('{user}', '{LAST} 12:00+00', '{score}', '{{\"sleep\": 40}}')",
+            )
+        migrate(url)
+        options = ("--to", str(LAST), "--days", "1", "--json", "--report", str(page), "--discrepancies", str(review))
+        done = backfill(*options, url=url)
+    assert (done.returncode, json.loads(done.stdout)["discrepancies"]) == (0, 4), done.stderr
+    with review.open(newline="") as stream:
+        rows = [(row["score"], row["difference"]) for row in csv.DictReader(stream)]
+    expected = {("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity"), ("90", "50")}
+    assert set(rows) == expected
+    assert all(f">{score}<" in page.read_text(encoding="utf-8") for score in ("NaN", "Infinity", "-Infinity", "90"))
 
 
 @pytest.mark.parametrize(
