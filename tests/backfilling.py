@@ -237,10 +237,14 @@ class Proxy:
         url: Where the server is.
         message: The bytes to look for in what the client sends.
         forwarded: Whether the server still gets the message, and its answer is awaited, before the cut.
+        meanwhile: Called before that.
     """
 
-    def __init__(self, url: sa.URL, message: bytes, *, forwarded: bool) -> None:
+    def __init__(
+        self, url: sa.URL, message: bytes, *, forwarded: bool, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self.cuts = 0
+        self._meanwhile = meanwhile
         self._server = url
         self._message = message
         self._forwarded = forwarded
@@ -295,6 +299,7 @@ class Proxy:
             while data := client.recv(65536):
                 if self._message in data and not self.cuts:
                     self.cuts += 1
+                    self._meanwhile()
                     self._cut(client)
                     if not self._forwarded:
                         break

@@ -311,7 +311,10 @@ class Filler:
         """Insert users' rows in one transaction; if it doesn't insert what was expected, look again."""
         batch = take(own, self._settings.commit_every)
         try:
-            done = session.write(lambda connection: self._insert_pages(connection, batch))
+            done = session.write(
+                lambda connection: self._insert_pages(connection, batch),
+                lambda connection, done, transaction: self._pages.is_kept(connection, done.rows, transaction),
+            )
         except DBAPIError as error:
             if self._aborted or classify(error) in (Fault.FATAL, Fault.LOST):
                 raise
@@ -387,7 +390,7 @@ class Filler:
         started = time.monotonic()
         try:
             inserted = session.write(
-                lambda connection: self._pages.insert_rows(connection, rows), attempts=ATTEMPTS_OF_A_PIECE
+                lambda connection: self._pages.insert_rows(connection, rows), self._pages.is_kept, ATTEMPTS_OF_A_PIECE
             )
         except DBAPIError as error:
             fault = classify(error)

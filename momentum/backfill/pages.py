@@ -2,7 +2,7 @@
 
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -246,6 +246,31 @@ class Pages:
         named = named_rows()
         statement = select(named.c.user_id, named.c.day).where(*self._is_untouched(named))
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
+
+    def is_kept(
+        self, connection: Connection, rows: Collection[tuple[uuid.UUID, datetime.date]], transaction: int
+    ) -> bool:
+        """Return whether the rows that a transaction inserted are there, and are its own.
+
+        A row knows the transaction that wrote it, so that one of them that nobody has changed since is enough.
+
+        Args:
+            connection: A connection.
+            rows: All rows that it inserted.
+            transaction: Its id.
+        """
+        expected = [UserDay(*row) for row in rows]
+        if self._distributed:
+            # Each server has ids of its own.
+            return all(row.present for row in self.look_again(connection, expected))
+        named = named_rows()
+        own = select(literal(1)).where(
+            self._table.c.user_id == named.c.user_id,
+            self._day == named.c.day,
+            # A row has the last 32 bits of an id only.
+            literal_column(f"cast({self._table.name}.xmin as text)") == str(transaction % (1 << 32)),
+        )
+        return bool(connection.scalar(select(own.exists()), bind_rows(expected)))
 
     def count_present_by_day(
         self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool

@@ -8,10 +8,10 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, select, text
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, literal_column, null, select, text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.faults import classify, sqlstate
@@ -30,6 +30,17 @@ BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 # Reading the whole table once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
 
+# The life of a server: a text that changes where it has crashed, or another one has taken over, after which the id of a
+# transaction that was lost may be given to somebody else's. A recovery ends with a checkpoint (there are others, but
+# rarely), and a standby that was promoted was started at another time.
+LIFE = """
+    pg_catalog.concat_ws(
+      ' ',
+      pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
+      (pg_catalog.pg_control_checkpoint()).checkpoint_lsn
+    )
+"""
+
 # The SQLSTATEs of a statement that was prepared in another session, and of one that was prepared there before.
 NOT_PREPARED = ("26000", "42P05")
 
@@ -41,6 +52,18 @@ def sleep_until(is_over: Callable[[], bool], seconds: float) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not is_over():
         time.sleep(min(left, 0.05))
+
+
+class Begun(NamedTuple):
+    """A transaction that writes.
+
+    Attributes:
+        id: Its id.
+        life: The life of the server in which it has this id; None if the role may not read that.
+    """
+
+    id: int
+    life: str | None
 
 
 class Session:
@@ -68,6 +91,8 @@ class Session:
         self._connection: Connection | None = None
         # Prepared statements are faster, and work only in the session in which they were prepared.
         self._prepares = True
+        # Whether the role may read which life of the server it is; not known before the first transaction that writes.
+        self._may_read_life: bool | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -106,13 +131,25 @@ class Session:
         """
         return self._try(lambda connection: self._read_once(connection, work, planner), attempts)
 
-    def write(self, work: Callable[[Connection], Result], attempts: int | None = None) -> Result:
+    def write(
+        self,
+        work: Callable[[Connection], Result],
+        is_kept: Callable[[Connection, Result, int], bool],
+        attempts: int | None = None,
+    ) -> Result:
         """Return the result of a function that writes in a transaction of its own, once the commit is confirmed.
 
+        Args:
+            work: The function that writes.
+            is_kept: Returns whether the database has what the transaction with a result and an id was to leave. It is
+                asked where the confirmation was lost, and the server can't say whether that transaction was committed.
+            attempts: How often the transaction is tried; None means as often as the limits say.
+
         Raises:
+            DatabaseUnreachableError: It is not known whether the commit took place.
             sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed; nothing was written.
         """
-        return self._try(lambda connection: self._write_once(connection, work), attempts)
+        return self._try(lambda connection: self._write_once(connection, work, is_kept), attempts)
 
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
         """Run a transaction until it succeeds or another attempt would not help."""
@@ -134,11 +171,11 @@ class Session:
             except BaseException:
                 self._abandon(Fault.FATAL)
                 raise
-            self._pause(failed)
+            self._sleep(self._length_of_pause(failed))
 
-    def _pause(self, failed: int) -> None:
-        """Pause after a failed attempt."""
-        self._sleep(jittered(self.limits.backoff.seconds(failed), random.random()))  # noqa: S311
+    def _length_of_pause(self, failed: int) -> float:
+        """Return the seconds to pause after a failed attempt."""
+        return jittered(self.limits.backoff.seconds(failed), random.random())  # noqa: S311
 
     def _connect(self) -> Connection:
         """Return the connection, made now if there is none yet."""
@@ -166,18 +203,27 @@ class Session:
         if connection is not None:
             connection.invalidate()
 
-    def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> int | None:
-        """Begin a transaction: set its limits and, if it writes, return its id; all in one round trip."""
+    def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> Begun | None:
+        """Begin a transaction and set its limits, and return it if it writes; all in one round trip."""
         settings = self.limits.for_transaction(planner)
         columns: list[ColumnElement[Any]] = [func.pg_catalog.pg_backend_pid()]
         columns += [func.pg_catalog.set_config(name, value, True) for name, value in settings.items()]
         if writes:
             # As text, because the driver doesn't know the type xid8.
             columns.append(cast(func.pg_catalog.pg_current_xact_id(), Text))
+            columns.append(literal_column(LIFE) if self._reads_life(connection) else null())
         row = connection.execute(select(*columns)).one()
         if self._prepares and not keeps_session(connection, row[0]):
             self._stop_preparing()
-        return int(row[-1]) if writes else None
+        return Begun(int(row[-2]), row[-1]) if writes else None
+
+    def _reads_life(self, connection: Connection) -> bool:
+        """Return whether the role may read which life of the server it is, as every role may by default."""
+        if self._may_read_life is None:
+            function = "pg_catalog.pg_control_checkpoint()"
+            allowed = connection.scalar(select(func.pg_catalog.has_function_privilege(function, "execute")))
+            self._may_read_life = bool(allowed)
+        return self._may_read_life
 
     def _read_once(
         self, connection: Connection, work: Callable[[Connection], Result], planner: Mapping[str, str]
@@ -188,9 +234,15 @@ class Session:
         connection.rollback()
         return result
 
-    def _write_once(self, connection: Connection, work: Callable[[Connection], Result]) -> Result:
-        """Run a function that writes, and commit; if the confirmation is lost, ask for it on a new connection."""
-        transaction = self._begin(connection, BY_USER, writes=True)
+    def _write_once(
+        self,
+        connection: Connection,
+        work: Callable[[Connection], Result],
+        is_kept: Callable[[Connection, Result, int], bool],
+    ) -> Result:
+        """Run a function that writes, and commit; if the confirmation is lost, find out on a new connection."""
+        begun = self._begin(connection, BY_USER, writes=True)
+        assert begun is not None
         result = work(connection)
         try:
             connection.commit()
@@ -198,33 +250,53 @@ class Session:
             if classify(error) is not Fault.LOST:
                 raise
             self._abandon(Fault.LOST)
-            if not self._was_committed(transaction):
+            if not self._was_committed(begun, lambda connection: is_kept(connection, result, begun.id)):
                 raise
         return result
 
-    def _was_committed(self, transaction: int | None) -> bool:
+    def _was_committed(self, begun: Begun, is_kept: Callable[[Connection], bool]) -> bool:
         """Return whether a transaction was committed whose commit was sent and never confirmed.
 
         Raises:
             DatabaseUnreachableError: The server doesn't answer.
         """
         for failed in range(1, self.limits.attempts + 1):
-            self._pause(failed)
+            # Also if the run has been asked to stop: its report says what was committed.
+            sleep_until(self._is_aborted, self._length_of_pause(failed))
             try:
-                status = self._connect().scalar(
-                    text("select pg_xact_status(cast(cast(:id as text) as xid8))"), {"id": str(transaction)}
+                committed = self._read_once(
+                    self._connect(), lambda connection: self._look_for(connection, begun, is_kept), BY_USER
                 )
-                self._connect().rollback()
             except DBAPIError as error:
-                fault = classify(error)
-                self._abandon(fault)
-                if fault is Fault.DATA:
-                    return False  # A server that doesn't know the transaction has taken over from the other.
+                self._abandon(classify(error))
                 continue
-            # In progress: the server hasn't noticed yet that its client is gone.
-            if status != "in progress":
-                return bool(status == "committed")
+            if committed is not None:
+                return committed
         raise DatabaseUnreachableError(
             f"The connection to {describe(self._engine.url)} was lost during a commit, so it is not known whether that "
             "took place; run the command again."
         )
+
+    def _look_for(self, connection: Connection, begun: Begun, is_kept: Callable[[Connection], bool]) -> bool | None:
+        """Return whether a transaction was committed; None if that can't be said yet."""
+        statement = f"""
+            select
+              -- A standby may not have got the commit yet.
+              case
+                when pg_catalog.pg_is_in_recovery() then 'in progress'
+                else pg_catalog.pg_xact_status(cast(cast(:id as text) as xid8))
+              end as status,
+              {LIFE if self._reads_life(connection) else "null"} as life
+        """
+        try:
+            row = connection.execute(text(statement), {"id": str(begun.id)}).one()
+        except DBAPIError as error:
+            if classify(error) is not Fault.DATA:
+                raise
+            return False  # The server has given no such id: what it was given to before is lost.
+        if row.status == "in progress":
+            return None  # The server hasn't noticed yet that its client is gone.
+        if row.status == "committed" and begun.life == row.life is not None:
+            return True
+        # Committed, but perhaps somebody else's; or so long ago that it is forgotten.
+        return row.status != "aborted" and is_kept(connection)

@@ -202,7 +202,10 @@ class Undoing:
                     for page in batches(rows, self._settings.page_size)
                     for row in self._pages.delete_untouched(connection, page)
                 },
-                attempts=attempts,
+                lambda connection, deleted, _: (
+                    not any(row.present for row in self._pages.look_again(connection, sorted(deleted)))
+                ),
+                attempts,
             )
         except DBAPIError as error:
             fault = classify(error)

@@ -24,6 +24,7 @@ from momentum.connect.engine import create_engine
 from momentum.connect.url import as_text
 from momentum.retries import Backoff
 from momentum.testing import Server
+from momentum.testing.servers import embedded_server
 from tests.backfilling import (
     DAY,
     HANGS,
@@ -253,6 +254,99 @@ def test_a_connection_lost_in_a_page_or_in_a_commit_loses_and_doubles_no_row(
     assert (report.inserted, report.raced, report.failed, report.commits) == (100, 0, 0, 3)
     assert report.retries == (0 if forwarded and message == b"COMMIT" else 1)
     assert sorted(inserted) == scores.filled() == [(user, DAY) for user in sorted(users)]
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["readable", "not readable"])
+@pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
+def test_where_the_server_may_have_forgotten_a_transaction_its_rows_say_whether_it_was_committed(
+    server: Server, scores: Scores, forwarded: bool, readable: bool
+) -> None:
+    users = add_users(scores.engine, 100)
+    admin = engine_of(server.as_admin(scores.url))
+    if not readable:
+        with admin.begin() as connection:
+            connection.exec_driver_sql("revoke execute on function pg_catalog.pg_control_checkpoint() from public")
+
+    def forget() -> None:
+        with admin.connect() as connection:
+            connection.exec_driver_sql("checkpoint")
+
+    with Proxy(scores.url, b"COMMIT", forwarded=forwarded, meanwhile=forget) as proxy:
+        engine = create_engine(proxy.url, application_name="momentum-tests")
+        statements = statements_of(engine)
+        report, _, inserted = fill(engine, Settings(ONE_DAY, commit_every=40))
+    assert (report.inserted, report.raced, report.failed) == (100, 0, 0)
+    assert report.retries == (0 if forwarded else 1)
+    assert sorted(inserted) == scores.filled() == [(user, DAY) for user in sorted(users)]
+    assert any("pg_xact_status" in statement for statement in statements)
+    # An id that the server gave to somebody else would be no proof.
+    assert any("xmin" in statement for statement in statements) == forwarded
+
+
+@pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
+def test_where_the_server_may_have_forgotten_an_undo_the_rows_that_are_gone_say_that_it_was_committed(
+    server: Server, scores: Scores, tmp_path: Path, forwarded: bool
+) -> None:
+    add_users(scores.engine, 100)
+    manifest = tmp_path / "rows.jsonl"
+    call("--to", str(DAY), "--days", "1", "--manifest", str(manifest), url=scores.url)
+
+    def forget() -> None:
+        with engine_of(server.as_admin(scores.url)).connect() as connection:
+            connection.exec_driver_sql("checkpoint")
+
+    with Proxy(scores.url, b"COMMIT", forwarded=forwarded, meanwhile=forget) as proxy:
+        engine = create_engine(proxy.url, application_name="momentum-tests")
+        report = run_undo(engine, manifest, Settings(ONE_DAY, commit_every=40))
+    assert (report.listed, report.deleted, report.absent, scores.count()) == (100, 100, 0, 0)
+    assert report.retries == (0 if forwarded else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True], ids=["to the end", "stopped"])
+def test_a_transaction_that_a_crash_took_back_is_not_believed_where_somebody_else_has_got_its_id(stopped: bool) -> None:
+    with embedded_server(on_disk=False) as admin_url:
+        server = Server(admin_url, "embedded")
+        url = server.create_database(server.migrated_template())
+        admin = engine_of(server.as_admin(url))
+        add_users(admin, 20)
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # Nothing reaches the disk before a commit, so that a crash takes back the ids as well.
+            for setting in ("wal_writer_delay = '10s'", "autovacuum = off"):
+                connection.exec_driver_sql(f"alter system set {setting}")
+            connection.exec_driver_sql("select pg_reload_conf()")
+
+        def crash() -> None:
+            lost = "select pid, backend_xid::text from pg_stat_activity where application_name = 'momentum-crashed'"
+            with admin.connect() as connection:
+                pid, transaction = connection.exec_driver_sql(f"{lost} and backend_xid is not null").one()
+                os.kill(pid, signal.SIGKILL)
+                with pytest.raises(sa.exc.OperationalError):
+                    connection.exec_driver_sql(f"select pg_sleep({HANGS})")
+            while True:
+                # The server is recovering, and then gives the same ids again.
+                with contextlib.suppress(sa.exc.OperationalError), admin.begin() as connection:
+                    if int(connection.exec_driver_sql("select pg_current_xact_id()::text").scalar_one()) >= int(
+                        transaction
+                    ):
+                        break
+            status = f"select pg_xact_status('{transaction}'::xid8)"
+            assert fetch(server.as_admin(url), status) == ["committed"], "it is somebody else's now"
+
+        with Proxy(url, b"COMMIT", forwarded=False, meanwhile=crash) as proxy:
+            engine = create_engine(proxy.url, application_name="momentum-crashed")
+            inserted: list[Row] = []
+            report = run_backfill(
+                engine,
+                Settings(ONE_DAY),
+                observers=Observers(on_inserted=inserted.extend),
+                should_stop=lambda: stopped and proxy.cuts > 0,
+            )
+        kept = "select user_id from legacy.daily_engagement_scores order by user_id"
+        assert sorted(user for user, _ in inserted) == fetch(url, kept)
+        assert (report.inserted, report.retries, report.interrupted) == (20, 1, stopped)
+        with contextlib.suppress(sa.exc.OperationalError):
+            server.close()  # Its connection was lost in the crash.
 
 
 def test_a_commit_whose_confirmation_got_lost_is_in_the_manifest(scores: Scores, tmp_path: Path) -> None:

@@ -135,8 +135,8 @@ def test_the_largest_differences_are_kept_and_the_others_counted() -> None:
         largest.add(discrepancy(score))
     assert [found.score for found in largest] == [90, 10], "and of equal differences the one that came first"
     assert largest.left_out == 3
-    for score in ("NaN", "-Infinity", "Infinity"):
-        largest.add(Discrepancy(uuid.uuid4(), LAST, Decimal(score), Decimal(50)))
+    for odd in ("NaN", "-Infinity", "Infinity"):
+        largest.add(Discrepancy(uuid.uuid4(), LAST, Decimal(odd), Decimal(50)))
     assert [str(found.score) for found in largest] == ["NaN", "-Infinity"], "a number without an order is a large one"
     assert largest.left_out == 6
     none = LargestDiscrepancies(0)
