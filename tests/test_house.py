@@ -29,6 +29,7 @@ REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
 # From the ground up: a wing or module imports from lines below its own, and within itself.
 LAYERS = [
     {"errors", "history", "retries", "wording"},
+    {"trust"},
     {"types"},
     {"base"},
     {"mixins"},

@@ -19,6 +19,7 @@ from momentum.backfill.triggers import Trigger, read_triggers
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.history import read_history
 from momentum.scores import ScoreTable, find_interference, read_score_table
+from momentum.trust import find_untrusted
 from momentum.wording import PROJECT_OWNER, advise, is_of_platform
 
 logger = logging.getLogger("momentum.backfill")
@@ -54,10 +55,12 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
 
     Raises:
         NotMigratedError: The score table is not recorded, or its unique key or a column is missing.
-        ConfigurationError: The score table doesn't have its rows for itself, the role lacks a right, or row-level
-            security would hide rows from it.
+        ConfigurationError: Something belongs to a role that could borrow our rights through it, the score table doesn't
+            have its rows for itself, the role lacks a right, or row-level security would hide rows from it.
     """
+    check_owners(connection)
     scores = read_score_table(connection)
+    check_owners(connection, scores.relation, *([EVENTS.fullname] if with_events else []))
     account_columns = read_account_columns(connection)
     check_needs(connection, needs_of(scores, account_columns, "select" if dry_run else event, with_events=with_events))
     if interference := find_interference(connection, scores.relation):
@@ -74,6 +77,12 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
         is_distributed(connection, scores),
         read_clock(connection),
     )
+
+
+def check_owners(connection: Connection, *relations: str) -> None:
+    """Refuse what belongs to a role that could borrow our rights through it."""
+    if found := find_untrusted(connection, relations):
+        raise ConfigurationError(str(found))
 
 
 def compare_revision(found: Sequence[str], history: Sequence[str]) -> str | None:
@@ -192,21 +201,24 @@ def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
 
 def check_hidden_rows(connection: Connection, *relations: str) -> None:
     """Refuse a role from which row-level security hides rows, because the run would count and fill the wrong days."""
-    for relation in relations:
-        row = connection.execute(
-            text("""
-                select current_user as role, pg_get_userbyid(relowner) as owner, relforcerowsecurity as forced
-                from pg_catalog.pg_class
-                where oid = to_regclass(:relation) and row_security_active(oid)
-            """),
-            {"relation": relation},
-        ).one_or_none()
-        if row is not None:
-            owner = "" if row.forced or is_of_platform(row.owner) else f"{row.owner}, or as "
-            raise ConfigurationError(
-                f"Row-level security hides rows of {relation} from the role {row.role}; connect as {owner}a role with "
-                f"bypassrls (on Supabase: {PROJECT_OWNER})."
-            )
+    row = connection.execute(
+        text("""
+            select hidden.relation, current_user as role, pg_get_userbyid(c.relowner) as owner,
+              c.relforcerowsecurity as forced
+            from unnest(cast(:relations as text[])) with ordinality as hidden (relation, number)
+            inner join pg_catalog.pg_class as c on c.oid = to_regclass(hidden.relation)
+            where row_security_active(c.oid)
+            order by hidden.number
+            limit 1
+        """),
+        {"relations": list(relations)},
+    ).one_or_none()
+    if row is not None:
+        owner = "" if row.forced or is_of_platform(row.owner) else f"{row.owner}, or as "
+        raise ConfigurationError(
+            f"Row-level security hides rows of {row.relation} from the role {row.role}; connect as {owner}a role with "
+            f"bypassrls (on Supabase: {PROJECT_OWNER})."
+        )
 
 
 def check_days(days: DayRange, now: datetime.datetime) -> None:

@@ -13,7 +13,7 @@ from momentum.errors import PreflightError
 from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, required_columns
 from momentum.migrate import rights
 from momentum.migrate.dependents import dependents_of
-from momentum.migrate.rights import Right, check_rights
+from momentum.migrate.rights import Right, check_owners, check_rights
 from momentum.models import Base
 from momentum.scores import (
     FRESH_LAYOUT,
@@ -110,6 +110,7 @@ def check_upgrade(
             ),
         ],
     )
+    check_owners(connection, [*(f"public.{name}" for name in created), *candidates], scores)
     check_collisions(connection, creates, own_tables=created, adopts_existing=adopts_existing, obstacle=obstacle)
     if scores is not None:
         check_recorded_table(scores)
@@ -283,6 +284,7 @@ def check_predecessor(connection: Connection, name: str, *, obstacle: Obstacle) 
             "try again."
         )
     check_owner(connection, relation, "could not park it")
+    check_owners(connection, [relation])
     check_all_rows_visible(connection, relation, "its rows would not all be copied")
     check_committable(relation, obstacle)
 

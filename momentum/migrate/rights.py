@@ -18,6 +18,7 @@ from momentum.inventory import (
     private,
 )
 from momentum.scores import SCHEMAS, TABLE_NAME, ScoreTable
+from momentum.trust import find_untrusted
 from momentum.wording import advise
 
 MISSING = Path(__file__).with_name("rights.sql").read_text(encoding="utf-8")
@@ -58,6 +59,21 @@ def check_rights(connection: Connection, rights: Iterable[Right]) -> None:
         right = f"{missing.privilege.upper()} on the {missing.kind} {missing.name}"
         lack = f"The migration needs {right}, which {missing.role} lacks"
     raise PreflightError(f"{lack}; {advise(missing.owner, missing.statement)}, then try again.")
+
+
+def check_owners(connection: Connection, relations: Iterable[str] = (), scores: ScoreTable | None = None) -> None:
+    """Refuse what belongs to a role that could borrow our rights through it.
+
+    Args:
+        connection: A connection; nothing is written through it.
+        relations: The relations that the migration relies on, besides the private schema and the accounts.
+        scores: The score table that the migrations recorded, which is one of them.
+
+    Raises:
+        PreflightError: Something does; the message names it, its owner, and what to do.
+    """
+    if found := find_untrusted(connection, [*relations, *([scores.relation] if scores else [])]):
+        raise PreflightError(str(found))
 
 
 # Without these, not even the names in the schemas can be looked up.

@@ -154,6 +154,7 @@ def check_before(
         ConfigurationError: An upgrade was asked to purge.
     """
     rights.check_rights(connection, rights.TO_LOOK)
+    rights.check_owners(connection)
     steps = planned_steps(environment, connection, command)
     to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
     if environment.options.purge and command != "downgrade":
@@ -165,6 +166,7 @@ def check_before(
     if command == "downgrade" and (steps or environment.options.purge):
         ours = [*rights.to_change(parkable.tables, scores), *rights.to_downgrade(connection, creates, scores)]
         rights.check_rights(connection, ours)
+        rights.check_owners(connection, [f"public.{name}" for name in creates], scores)
     if environment.options.purge:
         parking.check_purge(connection, parkable, creates, at_base=to_base)
     if not steps:
@@ -267,6 +269,8 @@ def run_online(environment: Environment) -> None:
                 run_with_retries(environment, connection, command)
         else:
             with explained("The database refused a statement", "Nothing has changed."):
+                rights.check_owners(connection)
+                connection.rollback()
                 migrate(environment, connection, command, [])
 
 
@@ -291,6 +295,7 @@ def run_inside_transaction(environment: Environment, connection: sa.Connection, 
     if environment.options.purge:
         raise ConfigurationError("purge=yes commits, but the connection was handed in inside a transaction.")
     with settings_of_caller(connection):
+        rights.check_owners(connection)
         if command in (*CREATING, *MIGRATING):
             try:
                 locks.take_turn(connection)
@@ -311,6 +316,8 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
 
     def create_version_table() -> None:
         connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
+        # Somebody may have been faster.
+        rights.check_owners(connection)
         # Alembic would create it in a transaction without the advisory lock.
         context.configure(connection=connection, **environment.settings(command))
         context.get_context()._ensure_version_table()

@@ -25,10 +25,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.connect.engine import change_settings
-from momentum.errors import NotMigratedError, VerificationError
+from momentum.errors import ConfigurationError, NotMigratedError, VerificationError
 from momentum.history import read_history
 from momentum.inventory import (
     FRESH_SCHEMA,
+    KEPT_ACCESS,
     PARKED_PREFIX,
     PREDECESSOR_PREFIX,
     PREDECESSOR_ROWS,
@@ -44,6 +45,7 @@ from momentum.inventory import (
     private,
 )
 from momentum.scores import LAYOUTS, TABLE_NAME
+from momentum.trust import find_untrusted
 from momentum.verify.kept import Kept, expect_kept, read_kept
 from momentum.wording import advise, counted
 
@@ -63,6 +65,10 @@ USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
 # The name of an adopted table in facts, the same in any schema.
 SCORE_TABLE = "score table"
 
+# The relations whose rows are read: what they run would run with the rights of whoever compares. The owners of all
+# others are facts.
+READ = tuple(map(private, (VERSION_TABLE, SCORE_RECORD, KEPT_ACCESS)))
+
 # The columns of its record that the comparison needs.
 RECORDED = ("relation", "layout", "created_table")
 RECORD = f"table {private(SCORE_RECORD)}, row"
@@ -72,7 +78,7 @@ VERSION = f"table {private(VERSION_TABLE)}, row"
 
 # What the facts belong to that nothing of ours makes, and the facts about an adopted table that are its owner's.
 PLATFORM = "platform"
-NOT_OURS = re.compile(rf"{PLATFORM}\b|{SCORE_TABLE}, (child|required column|rule) ")
+NOT_OURS = re.compile(rf"{PLATFORM}\b|{SCORE_TABLE}, (child|owner|required column|rule)\b")
 
 # A fact's key says what it belongs to: `table public.habit_index, column id, comment` is one of the column's.
 PART = ", "
@@ -192,10 +198,13 @@ def compare_database(connection: "Connection") -> Comparison:
 
     Raises:
         NotMigratedError: The database is at no revision, or at one without a fingerprint in this version.
+        ConfigurationError: What would have to be read or called belongs to a role that could borrow our rights.
     """
     names = {path.name for path in FINGERPRINTS.iterdir()}
     known = sorted({name.partition(".")[0] for name in names})
     with pinned(connection):
+        if untrusted := find_untrusted(connection, READ, only_these=True):
+            raise ConfigurationError(str(untrusted))
         revision = read_revision(connection)
         compared = revision
         if revision not in known:
@@ -509,7 +518,7 @@ def read_facts_of(
 def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str, str]:
     """Return the facts about an adopted score table that the view and the backfill depend on."""
     layout = next(known for known in LAYOUTS if known.name == record["layout"])
-    return read(
+    facts = read(
         connection,
         ADOPTED_FACTS,
         score_table=SCORE_TABLE,
@@ -520,6 +529,9 @@ def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> d
         created_index=bool(record.get("created_index")),
         user_and_day=f"user_id and {layout.indexed_day}",
     )
+    if untrusted := find_untrusted(connection, [record["relation"]], only_these=True):
+        facts[f"{SCORE_TABLE}, owner"] = f"{untrusted.owner}, who could borrow the rights of whoever fills it"
+    return facts
 
 
 def read(connection: "Connection", sql: str, **parameters: Any) -> dict[str, str]:

@@ -275,6 +275,9 @@ class Repairs:
                 yield f"{statement}; -- each keeps the rows that are stored in it"
             else:
                 yield from by_hand(f"{child} belongs to {owner}: {advise(owner, statement)}")
+        elif kind == "owner":
+            owner = str(found).partition(",")[0]
+            yield from by_hand(advise(owner, f"alter table {relation} owner to {self.session.owner}"))
         elif kind == "required":
             column = name.removeprefix("column ")
             yield from by_hand("The table is not ours, so choose: give the column a default, or")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from momentum.connect.engine import execute_script
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
-from momentum.errors import NotMigratedError, VerificationError
+from momentum.errors import ConfigurationError, NotMigratedError, VerificationError
 from momentum.migrate.config import SCORES
 from momentum.models import Base, DailyMomentumScore
 from momentum.scores import LAYOUTS
@@ -582,6 +582,10 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
         "alter table legacy.daily_engagement_scores alter mood drop default",
         ["unexpected: score table, required column mood: not null, without a default"],
     ),
+    "the table belongs to somebody else": (
+        f"{AS_ADMIN}alter table legacy.daily_engagement_scores owner to authenticated",
+        ["unexpected: score table, owner: authenticated, who could borrow the rights of whoever fills it"],
+    ),
     "superseded scores are gone": (
         "drop table momentum_internal.superseded_scores",
         [f"missing: {SUPERSEDED}: owned by the owner of momentum_internal"],
@@ -789,7 +793,7 @@ def test_each_change_of_a_fact_is_noticed(
             try:
                 if not verify.differences(fresh):
                     unnoticed.add(str(mutation))
-            except NotMigratedError:
+            except (ConfigurationError, NotMigratedError):
                 assert "momentum_internal" in mutation.statement, "only without a version there is nothing to compare"
             transaction.rollback()
     noticed = len(mutations) - len(unnoticed)
@@ -909,7 +913,9 @@ alter table {table} owner to {owner};
 """
 
 
-def test_what_else_an_adopted_table_has_makes_no_difference(seed: sa.Connection, production: sa.Connection) -> None:
+def test_what_else_an_adopted_table_has_makes_no_difference(
+    server: Server, seed: sa.Connection, production: sa.Connection
+) -> None:
     of_seed = (
         "alter table momentum_internal.superseded_scores add weather text; "
         "alter table legacy.daily_engagement_scores drop note"
@@ -921,7 +927,9 @@ def test_what_else_an_adopted_table_has_makes_no_difference(seed: sa.Connection,
         f"{INVALIDATE.format('public.by_day')}; alter table public.daily_engagement_scores drop events_count"
     )
     for connection, schema, more in ((seed, "legacy", of_seed), (production, "public", of_production)):
-        extras = EXTRAS.format(schema=schema, table=f"{schema}.daily_engagement_scores", owner="anon")
+        extras = EXTRAS.format(
+            schema=schema, table=f"{schema}.daily_engagement_scores", owner=server.admin_url.username
+        )
         assert_named(connection, (f"{extras}; {more}", []))
 
 
@@ -1004,6 +1012,8 @@ def test_a_schema_into_which_only_its_owner_can_let_service_role_is_a_warning(
         assert f"Warning: {warning}\n" in done.stderr
         assert done.stdout.endswith(f"matches revision {HEAD}.\n")
         admin_url = server.as_admin(url)
+        # Then a superuser believes what belongs to it.
+        run(admin_url, f"alter database {url.database} owner to {role}")
         line = "missing: schema legacy, grant to service_role: USAGE"
         assert differences(admin_url) == [line], "a superuser can grant it"
         run(admin_url, "grant usage on schema legacy to service_role")
@@ -1155,7 +1165,11 @@ def test_any_role_that_migrates_is_the_owner(server: Server) -> None:
         own = url.set(username=role, password="secret")
         run(server.as_admin(url), MIGRATOR.format(role=role, database=url.database))
         migrate_to(own, HEAD)
-        assert differences(own) == differences(url) == []
+        assert differences(own) == []
+        with pytest.raises(
+            ConfigurationError, match=r"^The schema momentum_internal belongs to momentum_migrator, and "
+        ):
+            differences(url)
         run(server.as_admin(url), f"alter table public.habit_index owner to {url.username}")
         [line] = differences(own)
         assert line.startswith(f"changed: {HABITS}: found owned by ")

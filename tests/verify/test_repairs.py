@@ -52,6 +52,7 @@ BY_HAND = {
         "a column has another type",
         "a column has another name",
         "the table is moved",
+        "the table belongs to somebody else",
         "no default row can be inserted",
         "superseded scores lack a column",
         "superseded scores are gone",

@@ -1,0 +1,58 @@
+"""The owners that we trust: nobody else's objects are believed, because what they run would run with our rights.
+
+These are the current role, the database's owner and superusers.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from momentum.wording import advise
+
+SCHEMA = "momentum_internal"
+
+UNTRUSTED = Path(__file__).with_name("trust.sql").read_text(encoding="utf-8")
+
+
+class Untrusted(NamedTuple):
+    """Something that we rely on and that belongs to none of these roles; as text, a sentence that says what to do.
+
+    Attributes:
+        kind: ``schema``, ``table``, ``function`` and so on.
+        name: Its name, with the schema.
+        role: The current role.
+        owner: The role that it belongs to.
+        statement: The statement with which the owner hands it over.
+    """
+
+    kind: str
+    name: str
+    role: str
+    owner: str
+    statement: str
+
+    def __str__(self) -> str:
+        return (
+            f"The {self.kind} {self.name} belongs to {self.owner}, and you are {self.role}; what it runs would have "
+            "your rights, so only what belongs to you, the database's owner or a superuser is used; "
+            f"{advise(self.owner, self.statement)}, then try again."
+        )
+
+
+def find_untrusted(
+    connection: Connection, relations: Iterable[str] = (), *, only_these: bool = False
+) -> Untrusted | None:
+    """Return the first thing that can't be relied on; None if everything can.
+
+    Asked about are the private schema with all that is in it, the accounts, and ``auth.uid()``.
+
+    Args:
+        connection: A connection; only the catalogs are read.
+        relations: More relations, with their schemas; one that doesn't exist is passed over.
+        only_these: Whether the private schema is asked about without all that is in it.
+    """
+    parameters = {"schema": SCHEMA, "relations": list(relations), "whole": not only_these}
+    row = connection.execute(text(UNTRUSTED), parameters).one_or_none()
+    return Untrusted(*row) if row else None
