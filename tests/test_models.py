@@ -314,6 +314,60 @@ def test_updated_at_is_kept_by_the_database_for_every_writer(url: sa.URL, model:
         assert row.created_at == made
 
 
+# Ways to write a row so that its updated_at would be a lie.
+FORGED = (
+    "update {table} set updated_at = '2000-01-01' where id = '{id}'",
+    "update {table} set updated_at = '2999-01-01', deleted_at = now() where id = '{id}'",
+    "update {table} set deleted_at = now() where id = '{id}'",
+    "insert into {table} select * from {table} where id = '{id}' on conflict (id) do update set updated_at = 'epoch'",
+    "select public.touch()",
+)
+
+
+@pytest.mark.parametrize("role", ["authenticated", "service_role"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_client_cannot_keep_updated_at(server: Server, model: Any, role: str) -> None:
+    """It logs in as the API does, may write every row, and knows of the setting that the migrations use."""
+    table = f"public.{model.__tablename__}"
+    with server.database() as url:
+        with Session(engine_of(url)) as session:
+            row = make(model, add_user(session.connection()))
+            session.add(row)
+            session.flush()
+            session.execute(sa.text(f"create policy everything on {table} using (true) with check (true)"))
+            session.execute(
+                sa.text(f"""
+                    create function public.touch() returns void language sql security definer set search_path = '' as $$
+                      update {table} set updated_at = '2000-01-01' where id = '{row.id}'
+                    $$
+                """)
+            )
+            session.commit()
+            key = row.id
+        with engine_of(server.as_admin(url)).connect() as connection:
+            for setting in ("yes", "on", "true", "no", ""):
+                for statement in FORGED:
+                    connection.exec_driver_sql("set session authorization authenticator")
+                    connection.exec_driver_sql(f"set role {role}")
+                    connection.exec_driver_sql(f"set momentum.keep_updated_at = '{setting}'")
+                    connection.exec_driver_sql(statement.format(table=table, id=key))
+                    connection.exec_driver_sql("reset role")
+                    connection.exec_driver_sql("reset session authorization")
+                    told = connection.scalar(sa.text(f"select updated_at = now() from {table}"))
+                    assert told, f"{statement} as {role} with {setting!r}"
+                    connection.rollback()
+
+
+def test_the_owner_can_keep_updated_at(url: sa.URL) -> None:
+    """As the migrations do where they merge rows."""
+    with Session(engine_of(url)) as session:
+        session.add(MomentumPillar(name="sleep"))
+        session.flush()
+        session.execute(sa.text("set local momentum.keep_updated_at = 'yes'"))
+        kept = "update public.momentum_pillars set updated_at = '2000-01-01' where true returning updated_at"
+        assert session.scalar(sa.text(kept)) == datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+
+
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (MomentumPillar, {"name": " \t\n"}, "ck_momentum_pillars_name_not_blank"),
     (MomentumPillar, {"name": ""}, "ck_momentum_pillars_name_not_blank"),

@@ -367,9 +367,16 @@ select is(
   ),
   '
 begin
-  -- Where rows of a parked predecessor are merged, they keep the time at which the app wrote them.
+  -- Where rows of a parked predecessor are merged, they keep the time at which the app wrote them. Anyone can change the
+  -- setting, so it counts for the table''s owner only, and not in a function of the owner''s that somebody else calls.
   if current_setting(''momentum.keep_updated_at'', true) = ''yes'' then
-    return new;
+    if (
+      select pg_has_role(current_user, relowner, ''member'') and pg_has_role(session_user, relowner, ''member'')
+      from pg_catalog.pg_class
+      where oid = tg_relid
+    ) then
+      return new;
+    end if;
   end if;
   new.updated_at := now();
   return new;

@@ -14,7 +14,7 @@ select
         where word = 'momentum_pillars'
       )
       then '1..0 # SKIP access=keep carried over what clients had: python -m momentum.verify compares it'
-    else plan(14)
+    else plan(15)
   end;
 
 -- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
@@ -216,6 +216,27 @@ return next results_eq(
   $$,
   $$values ('2000-01-01 00:00+00'::timestamptz, true)$$,
   'an update sets updated_at, whatever the writer says, and nothing else'
+);
+
+-- The migrations keep updated_at where they merge rows. A client may change the setting that says so, and gains nothing.
+return next results_eq(
+  $$
+    select pg_temp.attempt(actor, $do$
+      do $update$
+      declare
+        told timestamptz;
+      begin
+        perform set_config('momentum.keep_updated_at', 'yes', true);
+        update public.momentum_pillars set updated_at = '2000-01-01 00:00+00' where name = 'pgTAP: sleep'
+        returning updated_at into told;
+        raise exception '%', case when told = now() then 'set' else 'kept' end;
+      end
+      $update$
+    $do$)
+    from unnest(array['service_role', pg_temp.owner()]) as actor
+  $$,
+  $$values ('set'), ('kept')$$,
+  'nobody but the owner can keep updated_at from being set'
 );
 
 return query select * from finish();
