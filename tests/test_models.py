@@ -41,7 +41,8 @@ DAY = datetime.date(2024, 2, 29)
 NOON = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
 
 # The models of tables, and those whose rows belong to a user.
-MODELS: list[Any] = [mapper.class_ for mapper in Base.registry.mappers if mapper.class_.metadata is Base.metadata]
+MAPPED = sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__)
+MODELS: list[Any] = [mapper.class_ for mapper in MAPPED if mapper.class_.metadata is Base.metadata]
 OWNED = [model for model in MODELS if "user_id" in model.__table__.columns]
 
 
@@ -237,7 +238,7 @@ def test_a_row_is_shown_by_its_keys(row: Base, shown: str) -> None:
     assert repr(row) == str(row) == shown
 
 
-@pytest.mark.parametrize("mapper", Base.registry.mappers, ids=lambda mapper: mapper.class_.__name__)
+@pytest.mark.parametrize("mapper", MAPPED, ids=lambda mapper: mapper.class_.__name__)
 def test_every_model_is_shown_by_its_keys_and_indexes_and_by_nothing_else(mapper: sa.orm.Mapper[Any]) -> None:
     table = mapper.class_.__table__
     groups = [*table.indexes, *(rule for rule in table.constraints if not isinstance(rule, sa.CheckConstraint))]
@@ -383,7 +384,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     *(
         (model, {sa.inspect(model).get_property_by_column(key.parent).key: uuid.UUID(int=0)}, str(key.constraint.name))
         for model in MODELS
-        for key in model.__table__.foreign_keys
+        for key in sorted(model.__table__.foreign_keys, key=lambda key: str(key.constraint.name))
     ),
 ]
 
@@ -655,7 +656,7 @@ def test_every_model_is_imported() -> None:
     )
 
 
-@pytest.mark.parametrize("mapper", Base.registry.mappers, ids=lambda mapper: mapper.class_.__name__)
+@pytest.mark.parametrize("mapper", MAPPED, ids=lambda mapper: mapper.class_.__name__)
 def test_every_model_is_exported(mapper: sa.orm.Mapper[Any]) -> None:
     name = mapper.class_.__name__
     exports = Path(momentum.__file__).read_text(encoding="utf-8")
