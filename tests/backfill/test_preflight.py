@@ -22,7 +22,7 @@ from tests.samples import add_users
 from tests.server import engine_of
 
 # Round trips to the server in which a database is looked at, whatever it holds.
-MOST_STATEMENTS = 16
+MOST_STATEMENTS = 17
 
 
 def refusal(url: sa.URL, settings: Settings | None = None) -> MomentumError:
