@@ -27,7 +27,7 @@ class Display:
     """The output while the run goes on: a progress bar on a terminal, occasional lines in a log."""
 
     def __init__(self, stream: TextIO, *, quiet: bool, verbose: bool, as_json: bool = False) -> None:
-        self.committed = 0
+        self._report: Report | UndoReport | None = None
         self._stream = stream
         self._quiet = quiet
         self._verbose = verbose
@@ -38,6 +38,11 @@ class Display:
         self._draws_bar = False
         self._bar: Any = None
         self._task: Any = None
+
+    @property
+    def committed(self) -> int:
+        """The rows that the run has committed so far."""
+        return self._report.committed if self._report else 0
 
     @classmethod
     @contextmanager
@@ -125,8 +130,7 @@ class Display:
         """Show the progress of a run."""
         if self._draws_bar:
             self._start_bar()
-        report = progress.report
-        self.committed = 0 if report.dry_run else report.inserted
+        self._report = report = progress.report
         now = time.monotonic()
         elapsed = max(now - self._started, 1e-6)
         rate = report.inserted / elapsed
@@ -166,7 +170,7 @@ class Display:
         """Show the progress of an undo."""
         if self._draws_bar:
             self._start_bar()
-        self.committed = 0 if report.dry_run else report.deleted
+        self._report = report
         now = time.monotonic()
         if self._bar is not None:
             rate = report.listed / max(now - self._started, 1e-6)
@@ -261,6 +265,7 @@ def print_undo_report(report: "UndoReport", resume: str | None) -> None:
     state = ": nothing was deleted." if report.dry_run else ", interrupted:" if report.interrupted else ":"
     print(f"{title} {report.manifest}{state}")
     rows = [
+        *([("torn lines, left out", report.torn)] if report.torn else []),
         ("rows of the manifest", report.listed),
         ("would be deleted" if report.dry_run else "deleted", report.deleted),
         ("changed since, kept", report.kept),

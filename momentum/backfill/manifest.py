@@ -1,15 +1,46 @@
 """Files of user-days, one JSON object per line: the rows that a run inserted, and those that failed."""
 
+import codecs
 import datetime
 import io
+import itertools
 import json
+import re
+import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from momentum.backfill.pages import UserDay
 from momentum.errors import ConfigurationError
+
+# A user-day as bytes: the id and the number of the day.
+PACKED = struct.Struct(">16sI")
+
+# The most bytes of a line that are read: a file without line breaks is no manifest.
+LONGEST_LINE = 1 << 20
+
+# The errors of a line that is none of a manifest.
+NOT_A_LINE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+# The places where a line of a manifest begins.
+BEFORE_LINE = re.compile(rb'(?<=.)(?=\{"user_id")', re.DOTALL)
+
+
+def shape_of(line: bytes) -> bytes:
+    """Return a line with the same digit for each of its hexadecimal digits."""
+    return re.sub(rb"[0-9a-f]", b"0", line)
+
+
+def as_line(user_id: uuid.UUID, day: datetime.date, **more: str) -> dict[str, str]:
+    """Return the object of a user-day."""
+    return {"user_id": str(user_id), "day": day.isoformat(), **more}
+
+
+# The shape of every line of a manifest.
+SHAPE = shape_of(json.dumps(as_line(uuid.UUID(int=0), datetime.date.min)).encode())
 
 
 @contextmanager
@@ -17,7 +48,7 @@ def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping
     """Yield a function that appends objects to a file, one per line, and returns once the system has them.
 
     The file is never overwritten, so that a run that is resumed with the same options loses nothing. The lines of a
-    call go to the system at once, so that a process that is killed leaves no partial line.
+    call go to the system at once, so that a process that is killed hardly ever leaves a partial line.
 
     Args:
         path: The file; created if it doesn't exist.
@@ -35,10 +66,12 @@ def append_lines(path: Path, option: str) -> Iterator[Callable[[Iterable[Mapping
     def write(objects: Iterable[Mapping[str, str]]) -> None:
         nonlocal torn
         data = ("\n" * torn + "".join(f"{json.dumps(one)}\n" for one in objects)).encode()
-        torn = False
         try:
             while data:
-                data = data[stream.write(data) :]
+                written = stream.write(data)
+                # Another worker may still have lines to write after an error here.
+                torn = not data[:written].endswith(b"\n")
+                data = data[written:]
         except OSError as error:
             raise ConfigurationError(
                 f"{option} {path} could not be written ({error.strerror}), so the run was stopped; its last lines may "
@@ -75,29 +108,68 @@ def check_writable(path: Path, option: str) -> None:
         raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from error
 
 
-def as_line(user_id: uuid.UUID, day: datetime.date, **more: str) -> dict[str, str]:
-    """Return the object of a user-day."""
-    return {"user_id": str(user_id), "day": day.isoformat(), **more}
+@dataclass(frozen=True)
+class Manifest:
+    """The user-days that a manifest lists, each once, in its order.
+
+    Attributes:
+        torn: The numbers of the lines that a run began and didn't finish.
+        packed: The user-days, packed because there may be millions of them.
+    """
+
+    torn: Sequence[int]
+    packed: Collection[bytes]
+
+    def __iter__(self) -> Iterator[UserDay]:
+        for user_id, day in map(PACKED.unpack, self.packed):
+            yield UserDay(uuid.UUID(bytes=user_id), datetime.date.fromordinal(day))
 
 
-def read_manifest(path: Path) -> Iterator[UserDay]:
-    """Yield the user-days of a manifest.
+def read_manifest(path: Path) -> Manifest:
+    """Return the user-days of a manifest, which is read once, because it may be a pipe.
 
     Raises:
         ConfigurationError: The file cannot be read, or a line doesn't belong in a manifest.
     """
-    number = 0
+    packed: dict[bytes, None] = {}
+    torn: list[int] = []
     try:
-        # Bytes that are not UTF-8 are not JSON either; the error names the line, as for everything else.
-        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
-            for line in stream:
-                number += 1
-                found = json.loads(line)
-                yield UserDay(uuid.UUID(found["user_id"]), datetime.date.fromisoformat(found["day"]))
+        with path.open("rb") as stream:
+            for number in itertools.count(1):
+                line = stream.readline(LONGEST_LINE)
+                if not line:
+                    break
+                # An editor may have put a byte order mark before the first line.
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                try:
+                    packed[parse_line(line)] = None
+                except NOT_A_LINE:
+                    # Two runs that append to one file may have joined a torn line and a whole one.
+                    for piece in BEFORE_LINE.split(line):
+                        if is_torn(piece):
+                            torn.append(number)
+                        else:
+                            packed[parse_line(piece)] = None
     except OSError as error:
         raise ConfigurationError(f"--undo {path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except NOT_A_LINE:
         raise ConfigurationError(
             f"Line {number} of --undo {path} is not one of a manifest; it reads "
             '{"user_id": "...", "day": "YYYY-MM-DD"}. Nothing was deleted.'
         ) from None
+    return Manifest(tuple(dict.fromkeys(torn)), packed)
+
+
+def parse_line(line: bytes) -> bytes:
+    """Return the user-day of a line, packed; any of ``NOT_A_LINE`` is raised if it is none."""
+    found = json.loads(line.decode())
+    day = datetime.date.fromisoformat(found["day"])
+    return PACKED.pack(uuid.UUID(found["user_id"]).bytes, day.toordinal())
+
+
+def is_torn(line: bytes) -> bool:
+    """Return whether a line was begun and not finished; a kill or a full disk cuts it, a power cut leaves zeros."""
+    begun = line.rstrip(b"\r\n").strip(b"\0")
+    if not begun:
+        return b"\0" in line
+    return len(begun) < len(SHAPE) and SHAPE.startswith(shape_of(begun))

@@ -87,6 +87,11 @@ class Report:
     gave_up: bool = False
 
     @property
+    def committed(self) -> int:
+        """The rows that the run has committed."""
+        return 0 if self.dry_run else self.inserted
+
+    @property
     def attempted(self) -> int:
         """The rows that the run tried to insert."""
         return self.inserted + self.raced + self.failed

@@ -17,13 +17,14 @@ from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, Failure
 from momentum.backfill.manifest import read_manifest
 from momentum.backfill.pages import Pages, UserDay
 from momentum.backfill.preflight import check_triggers, look_at
-from momentum.backfill.report import error_rate, is_too_many
+from momentum.backfill.report import NAMED_FAILURES, error_rate, is_too_many
 from momentum.backfill.run import logged
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.backfill.triggers import Trigger
 from momentum.connect.engine import reason
 from momentum.retries import Fault
+from momentum.wording import counted
 
 logger = logging.getLogger("momentum.backfill")
 
@@ -37,7 +38,8 @@ class UndoReport:
     Attributes:
         manifest: The file that lists the rows.
         dry_run: Whether nothing was deleted; ``deleted`` counts the rows that would have been deleted.
-        listed: Rows that the manifest lists and the run has looked at.
+        torn: Lines of the manifest that are not whole, and were left out.
+        listed: Rows that the manifest lists and the run has looked at, each once.
         deleted: Rows that were still the untouched default, and are gone.
         kept: Rows that have since got a score or changed otherwise, and stay.
         absent: Rows that don't exist any more.
@@ -52,6 +54,7 @@ class UndoReport:
 
     manifest: Path
     dry_run: bool
+    torn: int = 0
     listed: int = 0
     deleted: int = 0
     kept: int = 0
@@ -63,6 +66,11 @@ class UndoReport:
     triggers: tuple[Trigger, ...] = field(default=())
     interrupted: bool = False
     gave_up: bool = False
+
+    @property
+    def committed(self) -> int:
+        """The rows that the run has committed."""
+        return 0 if self.dry_run else self.deleted
 
     @property
     def attempted(self) -> int:
@@ -84,6 +92,7 @@ class UndoReport:
         return {
             "undo": str(self.manifest),
             "dry_run": self.dry_run,
+            "torn": self.torn,
             "listed": self.listed,
             "deleted": self.deleted,
             "kept": self.kept,
@@ -112,7 +121,8 @@ def run_undo(
 
     Args:
         engine: Connects to the database as a role that sees all rows.
-        manifest: The file that a run with ``--manifest`` has written; read twice, so that a bad line changes nothing.
+        manifest: The file that a run with ``--manifest`` has written; read to its end first, so that a bad line changes
+            nothing.
         settings: Page size, commits, limits and so on; the range and the users don't matter here.
         on_progress: Called after each commit.
         on_failure: Called with each row that could not be deleted.
@@ -125,9 +135,16 @@ def run_undo(
         sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help.
     """
     started = time.monotonic()
-    for _ in read_manifest(manifest):
-        pass
-    report = UndoReport(manifest, settings.dry_run)
+    listed = read_manifest(manifest)
+    report = UndoReport(manifest, settings.dry_run, torn=len(listed.torn))
+    for number in listed.torn[:NAMED_FAILURES]:
+        logger.warning(
+            "line %s of --undo %s is not whole, because a run was killed or its disk was full; it is left out",
+            number,
+            manifest,
+        )
+    if report.torn > NAMED_FAILURES:
+        logger.warning("%s like these", counted(report.torn - NAMED_FAILURES, "more line"))
 
     def sleep(seconds: float) -> None:
         sleep_until(should_stop, seconds)
@@ -144,12 +161,15 @@ def run_undo(
         # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
         eligibility = Eligibility(database.account_columns, settings.days, database.now)
         undoing = Undoing(session, Pages(database.scores, eligibility), settings, report, logged(on_failure))
-        for rows in batches(read_manifest(manifest), settings.commit_every):
+        for rows in batches(listed, settings.commit_every):
             if should_stop() or report.gave_up:
                 report.interrupted = should_stop()
                 break
-            undoing.settle(rows)
-            on_progress(report)
+            try:
+                undoing.settle(rows)
+            finally:
+                # Also where a failure can't be written down: what was committed is told in any case.
+                on_progress(report)
             sleep(settings.pause)
         report.retries = session.retried
     report.elapsed_seconds = time.monotonic() - started
@@ -181,8 +201,6 @@ class Undoing:
             attempts: How often the transaction is tried; None means as often as the settings say.
         """
         report = self._report
-        # A run that was undone and repeated with the same manifest has listed its rows twice.
-        rows = list(dict.fromkeys(rows))
         if self._settings.dry_run:
             untouched, present = self._session.read(
                 lambda connection: (

@@ -1,7 +1,14 @@
 """Rows that a backfill inserted can be recognised and deleted again; rows that have changed since stay."""
 
+import codecs
+import contextlib
+import datetime
+import gzip
 import json
+import os
+import resource
 import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +17,10 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings
+from momentum.backfill.manifest import read_manifest
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport, run_undo
+from momentum.errors import ConfigurationError
 from momentum.retries import Backoff
 from momentum.testing import Server
 from tests.backfilling import (
@@ -189,6 +198,171 @@ def test_an_undo_is_reported_in_words_too(scores: Scores, manifest: Path) -> Non
     ]
 
 
+WHOLE = b'{"user_id": "7d0d6f5e-1a4c-4d0e-9d57-0c8a3c0f2b11", "day": "2026-03-05"}'
+SOMEBODY = (uuid.UUID("7d0d6f5e-1a4c-4d0e-9d57-0c8a3c0f2b11"), DAY)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\0\0", b"\0\n", WHOLE + b"\n", b"\n" + WHOLE])
+def test_a_line_that_was_cut_short_anywhere_is_named_and_costs_no_other(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    other = WHOLE.replace(b"7d0d", b"0000")
+    expected = [(uuid.UUID("00006f5e-1a4c-4d0e-9d57-0c8a3c0f2b11"), DAY), *([SOMEBODY] if WHOLE in end else [])]
+    for length in range(1, len(WHOLE)):
+        path.write_bytes(other + b"\n" + WHOLE[:length] + end)
+        manifest = read_manifest(path)
+        assert (list(manifest), manifest.torn) == (expected, (2,)), length
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "torn"),
+    [
+        (b"", 0, ()),
+        (WHOLE, 1, ()),
+        (WHOLE + b"\n" + WHOLE, 1, ()),
+        (codecs.BOM_UTF8 + WHOLE + b"\r\n" + WHOLE + b"\r\n", 1, ()),
+        (WHOLE.upper().replace(b"USER_ID", b"user_id").replace(b"DAY", b"day"), 1, ()),
+        (b'  {"day":"2026-03-05","more":[1,NaN],"user_id":"7d0d6f5e1a4c4d0e9d570c8a3c0f2b11"}  ', 1, ()),
+        (WHOLE + b"\n" + bytes(4096), 1, (2,)),
+        (bytes(4096) + WHOLE + b"\n" + WHOLE[:9], 1, (1, 2)),
+    ],
+)
+def test_whole_lines_count_once_however_they_are_written(
+    tmp_path: Path, content: bytes, rows: int, torn: tuple[int, ...]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    manifest = read_manifest(path)
+    assert (list(manifest), manifest.torn) == ([SOMEBODY] * rows, torn)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b" ",
+        b"\xff\xfe",
+        gzip.compress(WHOLE),
+        WHOLE.decode().encode("utf-16"),
+        WHOLE.replace(b"03-05", b"02-30"),
+        WHOLE.replace(b"2026-", b"12026-"),
+        WHOLE.replace(b'"2026-03-05"', b"20260305"),
+        WHOLE.replace(b'"2026-03-05"', b"9" * 5000),
+        WHOLE.replace(b'"2026-03-05"', b"NaN"),
+        WHOLE.replace(b'"2026-03-05"', b'"\\ud800"'),
+        WHOLE.replace(b'"2026-03-05"', b'"2026-03-05T00:00:00"'),
+        WHOLE.replace(b'"7d0d', b'"\\u0000'),
+        WHOLE + WHOLE[:-1] + b"]",
+        WHOLE + b",",
+        b"[" + WHOLE + b"]",
+        b"[" * 200_000,
+        b'{"user_id":' * 200_000,
+        b'{"user_id": "' + b"0" * 3_000_000,
+        codecs.BOM_UTF8 + WHOLE,
+    ],
+    ids=lambda line: repr(line[:40]),
+)
+def test_a_line_that_no_run_writes_is_named_and_no_row_is_read(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(WHOLE + b"\n" + line + b"\n" + WHOLE + b"\n")
+    with pytest.raises(ConfigurationError, match=r"^Line 2 of --undo .* is not one of a manifest; .* Nothing was"):
+        read_manifest(path)
+
+
+def test_a_torn_line_is_named_and_the_whole_ones_are_undone(url: sa.URL, manifest: Path) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 3)
+    fill(scores, manifest)
+    # Killed in its last line, and then run again.
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    [lost] = {*scores.filled()} - {*keys_of_whole(manifest)}
+    [user] = add_users(scores.engine, 1)
+    fill(scores, manifest)
+    done = call("--undo", str(manifest), "--json", url=url)
+    said = "is not whole, because a run was killed or its disk was full; it is left out"
+    assert done.stderr == f"warning: line {3 * DAYS} of --undo {manifest} {said}\n"
+    assert (done.returncode, scores.filled()) == (0, [lost])
+    report = json.loads(done.stdout)
+    assert (report["torn"], report["listed"], report["deleted"]) == (1, 4 * DAYS - 1, 4 * DAYS - 1)
+    said = call("--undo", str(manifest), url=url).stdout
+    assert "torn lines, left out 1" in " ".join(said.split())
+    assert user not in dict(scores.filled())
+
+
+def test_a_full_disk_under_a_manifest_says_what_was_committed_and_leaves_a_manifest_to_undo(
+    url: sa.URL, manifest: Path
+) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 3000)
+    with files_of_at_most(1500 * (len(WHOLE) + 1) + 30):
+        done = call("--to", str(DAY), "--days", "1", "--json", "--manifest", str(manifest), url=url)
+    assert done.returncode == 2
+    assert one_error_line(done).endswith("its last lines may be missing. 2,000 rows were committed before.")
+    assert scores.count() == 2000
+    report = undo(scores, manifest)
+    assert (report["torn"], report["deleted"], scores.count()) == (1, 1500, 500)
+
+
+def test_a_full_disk_under_the_failures_of_an_undo_says_what_was_committed(
+    url: sa.URL, manifest: Path, tmp_path: Path
+) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    users = sorted(add_users(scores.engine, 40), key=lambda user: user.hex)
+    fill(scores, manifest)
+    scores.interfere(f"old.user_id = '{users[-1]}'", "return null;", "delete")
+    failures = tmp_path / "failed.jsonl"
+    with files_of_at_most(30):
+        done = call("--undo", str(manifest), "--json", "--quiet", "--failures", str(failures), url=url)
+    assert (done.returncode, scores.count()) == (2, DAYS)
+    assert one_error_line(done).endswith(f"may be missing. {39 * DAYS} rows were committed before.")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file grow beyond a number of bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def keys_of_whole(manifest: Path) -> list[tuple[uuid.UUID, datetime.date]]:
+    """Return the users and days of the whole lines of a manifest."""
+    lines = [json.loads(line) for line in manifest.read_text().splitlines() if line.endswith("}")]
+    return [(uuid.UUID(line["user_id"]), datetime.date.fromisoformat(line["day"])) for line in lines]
+
+
+def test_of_many_torn_lines_the_first_are_named(url: sa.URL, manifest: Path) -> None:
+    manifest.write_bytes((WHOLE[:30] + b"\n") * 25)
+    done = call("--undo", str(manifest), "--json", url=url)
+    assert (done.returncode, json.loads(done.stdout)["torn"]) == (0, 25)
+    *named, rest = done.stderr.splitlines()
+    assert len(named) == 20
+    assert rest == "warning: 5 more lines like these"
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "real run"])
+def test_a_row_that_is_listed_again_counts_once(url: sa.URL, manifest: Path, dry_run: list[str]) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 4)
+    fill(scores, manifest)
+    manifest.write_bytes(manifest.read_bytes() * 3)
+    report = undo(scores, manifest, "--commit-every", "7", *dry_run)
+    assert (report["listed"], report["deleted"], report["absent"]) == (4 * DAYS, 4 * DAYS, 0)
+
+
+def test_a_manifest_is_read_once_so_that_it_may_be_a_pipe(url: sa.URL, manifest: Path, tmp_path: Path) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 4)
+    fill(scores, manifest)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(manifest.read_bytes(),))
+    writer.start()
+    assert undo(scores, pipe)["deleted"] == 4 * DAYS
+    writer.join()
+
+
 @pytest.mark.parametrize(
     "line", ["", "nonsense", "[]", "7", '{"user_id": "x", "day": "2026-03-05"}', '{"user_id": 1}', '"\\ud800"']
 )
@@ -209,6 +383,9 @@ def test_a_manifest_that_cannot_be_read_is_one_line_and_exit_code_2(url: sa.URL,
     done = call("--undo", str(manifest), url=url)
     assert done.returncode == 2
     assert f"--undo {manifest} cannot be read" in one_error_line(done)
+    assert f"--undo {manifest.parent} cannot be read (Is a directory)" in one_error_line(
+        call("--undo", str(manifest.parent), url=url)
+    )
     manifest.write_bytes(b"\xff\xfe\n")
     assert "Line 1 of --undo" in one_error_line(call("--undo", str(manifest), url=url))
 
