@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from momentum import __version__
-from momentum.backfill.days import DEFAULT_LENGTH, DayRange, today
+from momentum.backfill.days import DEFAULT_LENGTH, DayRange
 from momentum.backfill.display import Display, page_of, print_report, print_undo_report
 from momentum.backfill.settings import (
     MOST_DAYS_OF_ACTIVITY,
@@ -342,15 +342,25 @@ def backfill(
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals(display))
         try:
+            # Contradictions need no connection; what day it is, only the server says.
+            DayRange.choose(first, last, days, datetime.date.max)
+            limits = Limits(lock_timeout, statement_timeout, attempts)
+            from_environment = database_url is not None and database_url == os.environ.get(URL_VARIABLES[0])
+            option = URL_VARIABLES[0] if from_environment else "--database-url"
+            secrets = EnvFile(env_file, warn=display.warn)
+            url = find_url(database_url, option=option, env_file=secrets)
+            context.obj.url = url if verbose else None
+            check_service_role_key(url, secrets)
+            outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
             settings = Settings(
-                days=DayRange.choose(first, last, days, today()),
+                days=DayRange.choose(first, last, days, today_of(url, limits, display, stopped)),
                 users=tuple(dict.fromkeys(user or ())),
                 active_within=active_within,
                 page_size=page_size,
                 commit_every=commit_every,
                 workers=workers,
                 pause=pause_ms / 1000,
-                limits=Limits(lock_timeout, statement_timeout, attempts),
+                limits=limits,
                 max_error_rate=max_error_rate,
                 allow_webhooks=allow_webhooks,
                 dry_run=dry_run,
@@ -358,14 +368,7 @@ def backfill(
                 look_for_discrepancies=not no_discrepancies,
                 discrepancy_threshold=Decimal(str(discrepancy_threshold)),
             )
-            from_environment = database_url is not None and database_url == os.environ.get(URL_VARIABLES[0])
-            option = URL_VARIABLES[0] if from_environment else "--database-url"
-            secrets = EnvFile(env_file, warn=display.warn)
-            url = find_url(database_url, option=option, env_file=secrets)
-            context.obj.url = url if verbose else None
-            check_service_role_key(url, secrets)
             resume = resume_command(context, settings.days)
-            outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
             if undo is not None:
                 return take_back(url, undo, settings, display, outputs, stopped, resume, as_json=as_json, quiet=quiet)
             report = execute(url, settings, display, outputs, stopped)
@@ -481,6 +484,15 @@ class Outputs:
 
 def ignore(_: object) -> None:
     """Ignore the argument."""
+
+
+def today_of(url: "URL", limits: Limits, display: Display, stopped: "StopSignals") -> datetime.date:
+    """Return the UTC day of the server."""
+    from momentum.backfill.run import read_today
+    from momentum.connect.engine import create_engine
+
+    with errors_say_what_was_committed(url, display, stopped):
+        return read_today(create_engine(url, application_name=COMMAND), limits)
 
 
 def execute(url: "URL", settings: Settings, display: Display, outputs: Outputs, stopped: "StopSignals") -> "Report":

@@ -10,11 +10,6 @@ ONE_DAY = datetime.timedelta(days=1)
 DEFAULT_LENGTH = 30
 
 
-def today() -> datetime.date:
-    """Return the current day in UTC."""
-    return datetime.datetime.now(datetime.UTC).date()
-
-
 @dataclass(frozen=True)
 class DayRange:
     """The UTC days from the first to the last, both included.
@@ -49,7 +44,7 @@ class DayRange:
             first: Its first day, if given.
             last: Its last day; yesterday by default.
             days: Its length; 30 days by default, unless the first day is given.
-            current: The current UTC day.
+            current: The current UTC day, by the server's clock.
 
         Raises:
             ConfigurationError: The range is contradictory, ends before it begins or reaches into the future.

@@ -259,7 +259,11 @@ def is_distributed(connection: Connection, scores: ScoreTable) -> bool:
 def read_clock(connection: Connection) -> datetime.datetime:
     """Return the server's time, read in a form that the database's DateStyle doesn't affect."""
     moment = connection.scalar(
-        text("select to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')")
+        text("""
+            select pg_catalog.to_char(
+              pg_catalog.timezone('UTC', pg_catalog.statement_timestamp()), 'YYYY-MM-DD HH24:MI:SS.US'
+            )
+        """)
     )
     return datetime.datetime.fromisoformat(str(moment)).replace(tzinfo=datetime.UTC)
 

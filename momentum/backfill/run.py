@@ -23,6 +23,7 @@ from momentum.backfill.preflight import (
     count_accounts,
     find_unknown_users,
     look_at,
+    read_clock,
 )
 from momentum.backfill.recount import count_missing
 from momentum.backfill.report import NAMED_FAILURES, Report
@@ -34,6 +35,9 @@ from momentum.wording import counted
 
 # The most discrepancies that are held at once.
 DISCREPANCIES_PER_READ = 20_000
+
+# A larger difference between this machine's clock and the server's is reported.
+LARGEST_DIFFERENCE = datetime.timedelta(minutes=1)
 
 # Discrepancies that the log names; later ones are only counted.
 LOGGED_ROWS = 20
@@ -121,6 +125,29 @@ def timed(report: Report, phase: str) -> Iterator[None]:
 def reading_session(engine: Engine, limits: Limits) -> Session:
     """Return a session that only reads."""
     return Session(engine, limits, read_only=True, sleep=time.sleep)
+
+
+def client_clock() -> datetime.datetime:
+    """Return this machine's time."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def read_today(engine: Engine, limits: Limits) -> datetime.date:
+    """Return the server's UTC day, and warn of a clock of this machine that differs; it decides nothing.
+
+    The connection is tried once, so that an unreachable server is reported at once.
+    """
+    with reading_session(engine, limits) as session:
+        before = client_clock()
+        now = session.read(read_clock, attempts=1)
+        behind, ahead = now - client_clock(), before - now
+    if (difference := max(behind, ahead)) > LARGEST_DIFFERENCE:
+        logger.warning(
+            "this machine's clock is %s %s the server's, which says what day it is",
+            datetime.timedelta(seconds=round(difference.total_seconds())),
+            "behind" if difference == behind else "ahead of",
+        )
+    return now.date()
 
 
 def look_before(engine: Engine, settings: Settings) -> Database:

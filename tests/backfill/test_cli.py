@@ -22,7 +22,7 @@ from momentum.connect.engine import create_engine
 from momentum.connect.url import written
 from momentum.testing import Server
 from tests.backfilling import HANGS, PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
-from tests.migrating import wait_until
+from tests.migrating import fetch, wait_until
 from tests.processes import Process
 from tests.samples import LONG_AGO, add_users, refuse_rows
 from tests.server import engine_of
@@ -114,7 +114,6 @@ def test_version_is_the_packages() -> None:
         (["--from", "05.03.2026"], "YYYY-MM-DD"),
         (["--from", "2026-03-05", "--to", "2026-03-04"], "before it begins"),
         (["--from", "2026-03-05", "--days", "3"], "not both"),
-        (["--to", "2999-01-01"], "in the future"),
         (["--days", "99999999"], "calendar"),
         (["--to", "0001-01-01"], "--days 30 reaches back beyond the calendar"),
         (["--env-file", ""], "env file"),
@@ -260,6 +259,77 @@ def test_the_default_range_is_the_30_days_until_yesterday(url: sa.URL) -> None:
     assert yesterday - datetime.date.fromisoformat(report["from"]) == datetime.timedelta(days=29)
     report = json.loads(backfill("--json", "--to", DAY, "--days", "5", url=url).stdout)
     assert (report["from"], report["to"]) == ("2026-03-01", DAY)
+
+
+SHIFTED = """
+import datetime, sys
+import psycopg  # which knows the size of the class
+
+class Shifted(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(seconds={seconds})
+
+datetime.datetime = Shifted
+from momentum.backfill.cli import run
+sys.exit(run({arguments}))
+"""
+
+
+def backfill_with_clock(seconds: float, *arguments: str, url: sa.URL) -> subprocess.CompletedProcess[str]:
+    """Run the command on a machine whose clock is ahead by a number of seconds."""
+    script = SHIFTED.format(seconds=seconds, arguments=[*arguments])
+    env = {**os.environ, "MOMENTUM_DATABASE_URL": with_password(url)}
+    return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+
+
+ONE_DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("seconds", "warning"),
+    [
+        (-365.5 * ONE_DAY, "365 days, 1[0-2]:..:.. behind the server's"),
+        (-2.5 * ONE_DAY, "2 days, 1[0-2]:..:.. behind the server's"),
+        (-7200, "[0-2]:..:.. behind the server's"),
+        (-30, None),
+        (30, None),
+        (1.5 * ONE_DAY, "1 day, 1[0-2]:..:.. ahead of the server's"),
+    ],
+)
+def test_the_servers_clock_chooses_the_days_and_a_clock_that_differs_is_named(
+    url: sa.URL, engine: sa.Engine, seconds: float, warning: str | None
+) -> None:
+    add_users(engine, 1)
+    day = "select (now() at time zone 'UTC')::date - 1"
+    before = fetch(url, day)
+    done = backfill_with_clock(seconds, "--days", "2", "--json", url=url)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    yesterday = datetime.date.fromisoformat(report["to"])
+    assert yesterday in before + fetch(url, day), "the test may run over midnight"
+    assert datetime.date.fromisoformat(report["from"]) == yesterday - datetime.timedelta(days=1)
+    assert report["inserted"] == count_scores(engine) == 2
+    if warning is None:
+        assert done.stderr == ""
+    else:
+        said = rf"warning: this machine's clock is {warning}, which says what day it is\n"
+        assert re.fullmatch(said, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("seconds", [0, -3 * ONE_DAY, 3 * ONE_DAY])
+def test_a_last_day_may_be_the_servers_today_and_not_later(url: sa.URL, engine: sa.Engine, seconds: float) -> None:
+    add_users(engine, 1)
+    [today] = fetch(url, "select (now() at time zone 'UTC')::date")
+    done = backfill_with_clock(seconds, "--to", str(today), "--days", "1", "--json", "--quiet", url=url)
+    assert (done.returncode, json.loads(done.stdout)["inserted"], done.stderr) == (0, 1, "")
+    for later in (today + datetime.timedelta(days=2), datetime.date(2999, 1, 1)):
+        done = backfill_with_clock(seconds, "--to", str(later), "--quiet", url=url)
+        assert done.returncode == 2
+        assert f"--to {later} is in the future; the current UTC day is" in one_error_line(done)
+    done = backfill_with_clock(seconds, "--from", str(today + datetime.timedelta(days=2)), "--quiet", url=url)
+    assert done.returncode == 2
+    assert "before it begins" in one_error_line(done)
 
 
 def test_a_dry_run_prints_counts_by_day_and_writes_nothing(url: sa.URL, engine: sa.Engine) -> None:

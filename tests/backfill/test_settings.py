@@ -14,11 +14,11 @@ import typer
 from momentum.backfill import DayRange, Settings
 from momentum.backfill import settings as module
 from momentum.backfill.cli import app, backfill
-from momentum.backfill.days import DEFAULT_LENGTH, today
+from momentum.backfill.days import DEFAULT_LENGTH
 from momentum.backfill.report import Report, error_rate, is_too_many
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport
-from tests.backfilling import call
+from tests.backfilling import DAY, call
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "backfill.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ print(json.dumps([code, sorted({"sqlalchemy", "alembic", "psycopg"} & set(sys.mo
 
 def test_a_run_with_and_without_the_command_has_the_same_settings() -> None:
     options = {name: parameter.default for name, parameter in inspect.signature(backfill).parameters.items()}
-    settings = Settings(DayRange.choose(None, None, None, today()))
+    settings = Settings(DayRange.choose(None, None, None, DAY))
     assert len(settings.days) == DEFAULT_LENGTH
     for name in (
         "active_within",
@@ -104,7 +104,7 @@ def test_the_error_rate_is_the_share_of_attempted_rows_that_failed(failed: int, 
 
 
 def test_a_report_begins_with_nothing_counted() -> None:
-    report, undo = Report(DayRange(today(), today()), dry_run=True), UndoReport(ROOT / "rows.jsonl", dry_run=True)
+    report, undo = Report(DayRange(DAY, DAY), dry_run=True), UndoReport(ROOT / "rows.jsonl", dry_run=True)
     assert (report.attempted, undo.attempted) == (0, 0)
     counts = {name: value for one in (report, undo) for name, value in vars(one).items() if name not in GIVEN}
     assert counts.pop("workers") == 1
@@ -115,7 +115,7 @@ GIVEN = ("days", "manifest", "dry_run")
 
 
 def test_rows_that_were_inserted_raced_or_failed_were_attempted() -> None:
-    report = Report(DayRange(today(), today()), dry_run=False, present=100, inserted=5, raced=2, failed=3)
+    report = Report(DayRange(DAY, DAY), dry_run=False, present=100, inserted=5, raced=2, failed=3)
     assert (report.attempted, report.error_rate) == (10, 0.3)
     undo = UndoReport(ROOT / "rows.jsonl", dry_run=False, kept=50, absent=50, deleted=9, failed=1)
     assert (undo.attempted, undo.error_rate) == (10, 0.1)
@@ -140,6 +140,6 @@ def test_a_page_and_a_commit_have_at_most_500_and_1000_rows() -> None:
 
 
 def test_the_rate_for_machines_has_one_decimal() -> None:
-    days = DayRange.choose(None, None, 1, today())
+    days = DayRange.choose(None, None, 1, DAY)
     report = Report(days, dry_run=False, inserted=1000, phases={"fill": 3.0})
     assert report.as_json(None)["rows_per_s"] == 333.3
