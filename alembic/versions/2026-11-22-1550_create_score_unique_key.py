@@ -33,7 +33,7 @@ KEYS = {
 }
 
 # A unique index of the table's own that can serve as the key: over user and day, for every row, checked immediately.
-# Its name is anybody's, so it never leaves the server to become part of a statement.
+# Its name never becomes part of a statement.
 OWN_KEY = """
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 from pg_catalog.pg_index as i
@@ -50,20 +50,16 @@ limit 1"""
 
 # A script can't create an index only if there is none: CONCURRENTLY is not allowed inside a DO block.
 RECORD_OWN_KEY = """
-update momentum_internal.score_table set unique_index = own_key.name, created_index = false
-from ({own_key}
-) as own_key (name)
-where only_row"""
+update momentum_internal.score_table set unique_index = own.name, created_index = false
+from ({own_key}) as own (name) where only_row"""
 EXPECT_OWN_KEY = """
-do $expect_own_key$
-begin
+do $expect_own_key$ begin
   if (select unique_index is null from momentum_internal.score_table) then
     raise exception
       '{relation} has no unique index; create unique index concurrently idx_daily_scores_user_date on {relation} '
       '(user_id, score_date); then go on with a script from this revision''s predecessor to head';
   end if;
-end
-$expect_own_key$"""
+end $expect_own_key$"""
 
 # The latest score per user and UTC day stays; of two at the same moment, the one with the higher id, or else the one
 # further back in the table. The others are moved, with all their columns, in pages of 500, with a commit after each. A
@@ -105,7 +101,6 @@ begin
           first_value(s.ctid) over ranked as successor, first_value(s.xmin) over ranked as successor_version
         from {relation} as s
         inner join (
-          -- By the whole expression: a name would mean a column of the table that is called so.
           select user_id, (score_ts at time zone 'UTC')::date as day
           from {relation}
           where user_id is not null and score_ts is not null
@@ -134,9 +129,10 @@ begin
         where
           t.ctid = any ($6) and t.ctid = d.tid and t.xmin = d.version
           and s.ctid = any ($5) and s.ctid = d.successor and s.xmin = d.successor_version
-        returning t.*
+        returning t.*, case when t.score = s.score then 0 else t.score - s.score end as momentum_difference
       )
-      insert into momentum_internal.superseded_scores (%1$s) select %1$s from moved
+      insert into momentum_internal.superseded_scores (%1$s, momentum_difference)
+      select %1$s, momentum_difference from moved
     $move$, columns) using page.tids, page.versions, page.successors, page.successor_versions, staying, going;
     commit;
   end loop;
@@ -194,13 +190,16 @@ begin
 end
 $give_up$"""
 
+# Days and numbers come as text, because Python lacks some of them.
 REVIEW = """
-select s.user_id, (s.score_ts at time zone 'UTC')::date as day, s.score as superseded, t.score as kept
+select
+  s.user_id, to_jsonb((s.score_ts at time zone 'UTC')::date) #>> '{{}}' as day, s.score::text as superseded,
+  t.score::text as kept, count(*) over () as differing
 from momentum_internal.superseded_scores as s
-inner join {relation} as t
+left join {relation} as t
   on s.user_id = t.user_id and (s.score_ts at time zone 'UTC')::date = (t.score_ts at time zone 'UTC')::date
-where abs(s.score - t.score) > 5
-order by day, s.user_id"""
+where abs(s.momentum_difference) > 5
+order by (s.score_ts at time zone 'UTC')::date, s.user_id, s.score limit 20"""
 
 EXPECT = """
 do $expect_score_table$
@@ -230,11 +229,12 @@ def upgrade() -> None:
     name, day, printed_day = KEYS[layout]
     index = f"{schema}.{name}"
     own_key = OWN_KEY.format(relation=relation, printed_day=printed_day, ours=name)
+    record_own_key = sa.text(RECORD_OWN_KEY.format(own_key=own_key))
     online = not op.get_context().as_sql
-    if online and op.get_bind().execute(sa.text(RECORD_OWN_KEY.format(own_key=own_key))).rowcount:
+    if online and op.get_bind().execute(record_own_key).rowcount:
         return
     if not online and layout == "production":
-        op.execute(RECORD_OWN_KEY.format(own_key=own_key))
+        op.execute(record_own_key)
         op.execute(EXPECT_OWN_KEY.format(relation=relation))
         return
     # Recorded before it is done: an index that is found under this name after a kill is ours.
@@ -256,9 +256,13 @@ def upgrade() -> None:
         moved = op.get_bind().scalar(sa.text("select count(*) from momentum_internal.superseded_scores"))
         if moved:
             log.info("%s superseded rows of %s were moved to momentum_internal.superseded_scores", moved, relation)
-        for row in op.get_bind().execute(sa.text(REVIEW.format(relation=relation))):
+        review = op.get_bind().execute(sa.text(REVIEW.format(relation=relation))).all()
+        for row in review:
+            log.warning("review: user %s on %s: %s was superseded by %s", *row[:4])
+        if review and review[0].differing > len(review):
             log.warning(
-                "review: user %s on %s: %s was superseded by %s", row.user_id, row.day, row.superseded, row.kept
+                "review: these are %s of %s; the column momentum_difference of momentum_internal.superseded_scores has all",
+                *(len(review), review[0].differing),
             )
 
 

@@ -1,6 +1,6 @@
 """The class of an error that the driver raised; ``momentum.retries`` defines the classes."""
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from momentum.connect.engine import lost_connection
 from momentum.retries import Fault, fault_of
@@ -8,8 +8,7 @@ from momentum.retries import Fault, fault_of
 
 def classify(error: DBAPIError) -> Fault:
     """Return the class of an error."""
-    lost = isinstance(error, OperationalError | InterfaceError) and lost_connection(error)
-    return fault_of(sqlstate(error), lost=lost)
+    return fault_of(sqlstate(error), lost=lost_connection(error))
 
 
 def sqlstate(error: DBAPIError) -> str:

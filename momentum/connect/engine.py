@@ -94,8 +94,11 @@ def execute_script(connection: "Connection", sql: str) -> None:
 def lost_connection(error: DBAPIError) -> bool:
     """Return whether an error means that there is no connection, or no longer one."""
     code = getattr(error.orig, "sqlstate", None)
-    # A psycopg error without an SQLSTATE means that the connection was lost or never existed.
-    return error.connection_invalidated or code is None or code.startswith(LOST_CONNECTION)
+    if code is None:
+        # The server didn't answer. Errors of other classes are the driver's own, such as a date that Python lacks.
+        operational = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+        return error.connection_invalidated or isinstance(error, operational)
+    return error.connection_invalidated or code.startswith(LOST_CONNECTION)
 
 
 def reason(error: DBAPIError, url: "URL") -> str:
@@ -133,7 +136,7 @@ def connection_errors(url: "URL") -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error, sqlalchemy.exc.OperationalError) and lost_connection(error):
+        if lost_connection(error):
             raise DatabaseUnreachableError(
                 f"The database at {describe(url)} cannot be reached: {reason(error, url)}."
             ) from without_secrets(error, url)

@@ -50,7 +50,7 @@ STABLE = re.compile(r"now\(\)|current_timestamp|current_date|current_user|statem
 
 # The server's session behind a connection, and its time limit for statements outside of our transactions.
 SESSION = sa.text("""
-    select a.pid, a.backend_start, s.reset_val as time_limit
+    select a.pid, cast(a.backend_start as text) as begun, s.reset_val as time_limit
     from pg_catalog.pg_stat_activity as a, pg_catalog.pg_settings as s
     where a.pid = pg_catalog.pg_backend_pid() and s.name = 'statement_timeout'
 """)

@@ -13,6 +13,7 @@ from momentum.errors import PreflightError
 from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, required_columns
 from momentum.migrate import rights
 from momentum.migrate.dependents import dependents_of
+from momentum.migrate.operations import quoted
 from momentum.migrate.rights import Right, check_owners, check_rights
 from momentum.models import Base
 from momentum.scores import (
@@ -33,6 +34,9 @@ Obstacle = Callable[[str], str | None]
 
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
+
+# The column of superseded rows that says how much their scores differ from those that stay.
+DIFFERENCE = "momentum_difference"
 
 NOT_SUPABASE = "this is not a Supabase database; `python -m momentum.testing start` starts a local one for trials."
 
@@ -153,9 +157,10 @@ def check_downgrade(connection: Connection, *, obstacle: Obstacle) -> None:
 def check_columns_fit(connection: Connection, relation: str) -> None:
     """Refuse a score table that has lost a column for which superseded rows hold values."""
     kept = "momentum_internal.superseded_scores"
-    for column in sorted(read_columns(connection, kept).keys() - read_columns(connection, relation).keys()):
-        quoted = connection.dialect.identifier_preparer.quote(column).replace(":", "\\:")
-        if connection.scalar(text(f"select exists (select from {kept} where {quoted} is not null)")):
+    held = read_columns(connection, kept).keys() - {DIFFERENCE}
+    for column in sorted(held - read_columns(connection, relation).keys()):
+        name = quoted(column).replace(":", "\\:")
+        if connection.scalar(text(f"select exists (select from {kept} where {name} is not null)")):
             raise PreflightError(
                 f"{relation} has no column {column} any more, but superseded rows hold values for it; rename or drop "
                 f"that column in {kept} too, then try again."
@@ -432,6 +437,11 @@ def check_score_key(
     check_committable(relation, obstacle)
     check_all_rows_visible(connection, relation, "duplicate days could not be seen")
     if layout.moves_superseded:
+        if DIFFERENCE in read_columns(connection, relation):
+            raise PreflightError(
+                f"{relation} has a column {DIFFERENCE}, which the migrations give to the rows that they move aside; "
+                "rename it, then try again."
+            )
         check_rows_can_move(connection, relation, lambda: count_duplicate_days(connection, relation, layout) > 0)
         check_users_exist(connection, relation, layout)
     elif pairs := count_duplicate_days(connection, relation, layout):

@@ -106,6 +106,9 @@ begin
       'Scores replaced by a later one of the same user and day; a downgrade puts them back.';
     revoke all on table momentum_internal.superseded_scores from public, anon, authenticated, service_role;
   end if;
+  alter table momentum_internal.superseded_scores add column if not exists momentum_difference numeric;
+  comment on column momentum_internal.superseded_scores.momentum_difference is
+    'The score minus that of the row that superseded it, in points.';
   for missing in
     select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, s.attname is not null as changed
     from pg_catalog.pg_attribute as a

@@ -8,9 +8,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from momentum.connect.engine import connect_arguments, connection_errors, create_engine, execute_script
+from momentum.backfill.faults import classify
+from momentum.connect.engine import (
+    connect_arguments,
+    connection_errors,
+    create_engine,
+    execute_script,
+    lost_connection,
+)
 from momentum.connect.url import describe, parse_url, resolve, written
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
+from momentum.retries import Fault
 from tests.server import engine_of
 
 SECRET = "s3cret"
@@ -49,6 +57,18 @@ def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
     misspelt = errors_of(supabase_url.update_query_dict({"sslmod": SECRET}))
     assert type(misspelt) is ConfigurationError
     assert "sslmod" in str(misspelt)
+
+
+@pytest.mark.parametrize("value", ["'infinity'::date", "'0044-03-15 BC'::timestamptz", "'10000-01-01'::date"])
+def test_a_value_that_python_lacks_is_no_lost_connection(supabase_url: sa.URL, value: str) -> None:
+    engine = engine_of(supabase_url)
+    with pytest.raises(sa.exc.DataError) as raised, engine.connect() as connection:
+        connection.scalar(sa.text(f"select {value}"))
+    assert not lost_connection(raised.value)
+    assert classify(raised.value) is Fault.FATAL
+    with pytest.raises(MomentumError) as ours, connection_errors(supabase_url):
+        raise raised.value
+    assert type(ours.value) is MomentumError
 
 
 @pytest.mark.parametrize(

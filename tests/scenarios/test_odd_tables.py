@@ -322,3 +322,98 @@ def test_an_own_unique_index_may_be_called_anything(production_url: sa.URL, name
 def test_an_own_key_of_the_seeds_layout_may_be_called_anything(seed_url: sa.URL, name: str) -> None:
     run(seed_url, f"create unique index {quoted(name)} on {SEED} (user_id, ((score_ts at time zone 'UTC')::date))")
     served_exactly(seed_url, inserts=3)
+
+
+# --- Odd moments and scores ---
+
+MOMENTS = [
+    *("infinity", "-infinity", "4714-11-24 00:00:00+00 BC", "0044-03-15 12:00+00 BC", "0001-12-31 23:59:59+00 BC"),
+    *(
+        "0001-01-01 00:00+00",
+        "9999-12-31 23:59:59.999999+00",
+        "10000-01-01 00:00+00",
+        "294276-12-31 23:59:59.999999+00",
+    ),
+    "2024-03-01 23:59:60+00",
+]
+
+
+@pytest.mark.parametrize("user", ["Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_scores_of_any_moment_are_served(seed_url: sa.URL, caplog: pytest.LogCaptureFixture, user: str) -> None:
+    run(
+        seed_url,
+        f"""
+        alter database {seed_url.database} set timezone = '{user}';
+        alter database {seed_url.database} set datestyle = 'SQL, DMY';
+        insert into {SEED} (user_id, score_ts, score)
+        select '{USER}', moment::timestamptz, score
+        from unnest(array{MOMENTS!r}::text[]) as moment, unnest(array[null, 1, 7]) as score;
+        """,
+    )
+    served_exactly(seed_url, inserts=2)
+    reviewed = [record.getMessage() for record in caplog.records if "review" in record.getMessage()]
+    for day in ("infinity", "-infinity", "0044-03-15 BC", "10000-01-01", "294276-12-31"):
+        assert len([line for line in reviewed if f"on {day}: " in line]) == 1, reviewed
+
+
+def test_production_scores_of_any_day_are_served(production_url: sa.URL) -> None:
+    run(
+        production_url,
+        f"""
+        insert into {PRODUCTION} (user_id, score_date, momentum_state)
+        select '{USER}', day::date, 'Steady'
+        from unnest(array['-infinity', '4714-11-24 BC', '0044-03-15 BC', '0001-01-01', '2024-03-02']) as day;
+        """,
+    )
+    served_exactly(production_url, inserts=2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [("NaN", "5", True), ("NaN", "NaN", False), ("Infinity", "Infinity", False), ("-Infinity", "Infinity", True)],
+)
+def test_scores_that_are_no_numbers_are_compared(
+    seed_url: sa.URL, caplog: pytest.LogCaptureFixture, one: str, other: str, differs: bool
+) -> None:
+    run(
+        seed_url,
+        f"""
+        alter table {SEED} drop constraint if exists daily_engagement_scores_score_check;
+        alter table {SEED} alter column score type numeric;
+        {TWO_ROWS.replace("70", f"'{one}'").replace("77", f"'{other}'")}
+        """,
+    )
+    served_exactly(seed_url, inserts=2)
+    reviewed = [record.getMessage() for record in caplog.records if "review" in record.getMessage()]
+    assert reviewed == [f"review: user {USER} on 2024-03-01: {one} was superseded by {other}"] * differs
+
+
+def test_of_many_differences_twenty_are_logged_and_the_rest_is_counted(
+    seed_url: sa.URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(
+        seed_url,
+        f"""
+        insert into {SEED} (user_id, score_ts, score)
+        select '{USER}', '2020-01-01 00:00+00'::timestamptz + n / 3 * interval '1 day' + n % 3 * interval '1 hour',
+          n % 3 * 6
+        from generate_series(0, 8999) as n
+        """,
+    )
+    before = set(rows_of(seed_url)["daily_engagement_scores"])
+    migrate_to(seed_url, HEAD)
+    reviewed = [record.getMessage() for record in caplog.records if "review" in record.getMessage()]
+    assert len(reviewed) == 21
+    assert reviewed[:2] == [
+        f"review: user {USER} on 2020-01-01: {superseded}.00 was superseded by 12.00" for superseded in (0, 6)
+    ]
+    assert reviewed[20].startswith("review: these are 20 of 6000; the column momentum_difference of ")
+    differences = "select distinct momentum_difference from momentum_internal.superseded_scores order by 1"
+    assert fetch(seed_url, differences) == [-12, -6]
+    migrate_to(seed_url, "base")
+    assert set(rows_of(seed_url)["daily_engagement_scores"]) == before
+
+
+def test_a_column_that_is_called_like_the_difference_is_refused(seed_url: sa.URL) -> None:
+    run(seed_url, f"alter table {SEED} add column momentum_difference int")
+    assert "has a column momentum_difference" in refused_whole(seed_url)
