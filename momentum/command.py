@@ -1,6 +1,5 @@
 """Shared parts of this package's commands: each ends with an exit code, and an error is one line."""
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typer.exceptions import TyperException
 
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import MomentumError
+from momentum.streams import complain, guarded_streams, settle
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -49,12 +49,6 @@ class Run:
     url: "URL | None" = None
 
 
-def complain(message: str, exit_code: int) -> int:
-    """Print an error and return its exit code."""
-    print(f"Error: {message}", file=sys.stderr)
-    return exit_code
-
-
 def run_app(
     app: "Typer",
     name: str,
@@ -72,10 +66,16 @@ def run_app(
         complain: Prints an error and returns its exit code.
         repeated: The arguments that a message may repeat; all by default.
     """
+    with guarded_streams() as output:
+        if misplaced_url(arguments if repeated is None else repeated):
+            # The messages of errors would repeat it, with its password.
+            return complain(f"A URL belongs after {URL_OPTION} only; see {name} --help.", 2)
+        return settle(output, run_guarded(app, name, arguments, complain), complain)
+
+
+def run_guarded(app: "Typer", name: str, arguments: list[str], complain: Callable[[str, int], int]) -> int:
+    """Run a command as ``run_app`` does, with streams that never fail."""
     run = Run()
-    if misplaced_url(arguments if repeated is None else repeated):
-        # The messages below would repeat it, with its password.
-        return complain(f"A URL belongs after {URL_OPTION} only; see {name} --help.", 2)
     try:
         return app(arguments, prog_name=name, standalone_mode=False, obj=run) or 0
     except TyperException as error:

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine, text
 
 from momentum import __version__
 from momentum.backfill import DayRange, Settings, run_backfill
-from momentum.backfill.days import today
 from momentum.backfill.report import Report
+from momentum.backfill.run import read_today
+from momentum.backfill.settings import Limits
 from momentum.command import URL_OPTION, EnvFile, Url
 from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
@@ -156,7 +157,7 @@ def compare(engine: Engine, status: Status) -> None:
 
 def read_days(engine: Engine, status: Status) -> None:
     """Add the user-days of the last days that lack a row to a status, as a dry run of the backfill counts them."""
-    days = DayRange.choose(None, None, DAYS, today())
+    days = DayRange.choose(None, None, DAYS, read_today(engine, Limits()))
     settings = Settings(days=days, dry_run=True, look_for_discrepancies=False)
     try:
         report: Report = run_backfill(engine, settings)

@@ -28,7 +28,7 @@ REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
 
 # From the ground up: a wing or module imports from lines below its own, and within itself.
 LAYERS = [
-    {"errors", "history", "retries", "wording"},
+    {"errors", "history", "retries", "streams", "wording"},
     {"trust"},
     {"types"},
     {"base"},

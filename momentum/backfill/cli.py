@@ -15,7 +15,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +39,7 @@ from momentum.backfill.settings import (
 from momentum.command import run_app
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
+from momentum.streams import guarded_streams
 from momentum.wording import counted
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def run(arguments: list[str], name: str = COMMAND) -> int:
         arguments: The arguments after the command's name.
         name: The name by which it was called.
     """
-    display = Display(sys.stderr, quiet=False, verbose=False, as_json=asks_for_json_log(arguments))
-    return run_app(app, name, arguments, display.complain)
+    with guarded_streams():
+        display = Display(sys.stderr, quiet=False, verbose=False, as_json=asks_for_json_log(arguments))
+        return run_app(app, name, arguments, display.complain)
 
 
 def asks_for_json_log(arguments: list[str]) -> bool:
@@ -639,7 +641,8 @@ class StopSignals:
         self.received = number
         # Not print, because the signal may have interrupted a print.
         said = self._display.line("Stopping after this page; interrupt again to abort at once.")
-        os.write(sys.stderr.fileno(), f"{said}\n".encode())
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{said}\n".encode())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy.engine import URL
 
-from momentum.command import URL_OPTION, EnvFile, Url, complain
+from momentum.command import URL_OPTION, EnvFile, Url
 from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
 from momentum.connect.url import describe
@@ -20,6 +20,7 @@ from momentum.migrate.config import SCORES, Access, Existing, MigrationOptions, 
 from momentum.migrate.locks import ATTEMPTS, SECONDS, read_heads
 from momentum.migrate.run import INTERRUPTED
 from momentum.scores import ScoresOption
+from momentum.streams import complain
 
 DEADLINE = round(SECONDS)
 MOST = 10**6 - 1

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 from sqlalchemy import text
 
-from momentum.command import URL_OPTION, EnvFile, Url, complain, run_app
+from momentum.command import URL_OPTION, EnvFile, Url, run_app
 from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
 from momentum.connect.url import describe
+from momentum.streams import complain
 from momentum.verify.compare import compare_database
 from momentum.verify.kept import describe_kept
 from momentum.verify.repairs import write_script

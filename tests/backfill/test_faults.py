@@ -321,7 +321,8 @@ def test_a_transaction_that_a_crash_took_back_is_not_believed_where_somebody_els
             with admin.connect() as connection:
                 pid, transaction = connection.exec_driver_sql(f"{lost} and backend_xid is not null").one()
                 os.kill(pid, signal.SIGKILL)
-                with pytest.raises(sa.exc.OperationalError):
+                # The server notices soon, and ends every connection.
+                with contextlib.suppress(sa.exc.OperationalError):
                     while True:
                         connection.exec_driver_sql("select")
             while True:
