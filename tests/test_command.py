@@ -28,7 +28,7 @@ def fail(*_: object, **__: object) -> None:
 @pytest.fixture(autouse=True)
 def bug(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in the backfill."""
-    monkeypatch.setattr("momentum.backfill.run.run_backfill", fail)
+    monkeypatch.setattr("momentum.backfill.run.read_today", fail)
 
 
 REPORTED = "Unexpected KeyError; please report it with the command that you gave."
