@@ -289,6 +289,9 @@ def tables(connection: Connection, names: Iterable[str] = ROWS) -> dict[str, str
 
 def write_values(table: sa.Table, user: str = "null", ordinal: int = 1) -> dict[str, str]:
     """Return the samples of a table as SQL by column, those of its keys included."""
+    missing = sorted({*needed_columns(table)} - ROWS.get(table.name, {}).keys())
+    if missing:
+        raise LookupError(f"give {table.name} values for {', '.join(missing)} in ROWS of tests/samples.py")
     places = {"pillars": "public.momentum_pillars"}
     return {
         name: value.format(**places).replace(":user", user).replace(":ordinal", str(ordinal))

@@ -1,10 +1,12 @@
-"""Writes the catalog half of sql/pgtap/ from the models and momentum/grants.py: `python -m tools.pgtap_sql`.
+"""Writes sql/pgtap/ from the models and momentum/grants.py, as far as it is not by hand: `python -m tools.pgtap_sql`.
 
-Each file makes a temporary table of its model and compares the catalog's facts of that with those of the real table. So
+Each table has a file about its behaviour, of which tools/pgtap_behaviour.py writes the beginning. A file about the
+catalog makes a temporary table of the model and compares the catalog's facts of that with those of the real table. So
 no database is asked when a file is written: the one under test spells defaults, checks and indexes of both alike.
 """
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from momentum.grants import CLIENT_TABLE, CLIENT_VIEW, POLICIES, grant_statements
 from momentum.inventory import PARKED_PREFIX, TRIGGER_FUNCTION, private
 from momentum.models import Base
+from tools import pgtap_behaviour
 from tools.erd import POSTGRES, ROOT, in_lower_case, type_of
+from tools.pgtap_behaviour import BY_HAND, END, part_by_hand
 
 FOLDER = ROOT / "sql" / "pgtap"
 TEMPLATE = ROOT / "tools" / "pgtap_catalog.sql"
@@ -118,7 +122,12 @@ def write_file(kind: str, table: sa.Table, class_name: str, source: str) -> str:
 
 
 def documents() -> dict[Path, str]:
-    """Return what each catalog file should hold."""
+    """Return what each file should hold; the part by hand is what it holds.
+
+    Raises:
+        LookupError: A table has no samples.
+        ValueError: A file has no part by hand.
+    """
     files = {}
     for mapper in Base.registry.mappers:
         table, model = mapper.local_table, mapper.class_
@@ -126,12 +135,25 @@ def documents() -> dict[Path, str]:
         kind = "table" if table.metadata is Base.metadata else "view"
         source = model.__module__.replace(".", "/") + ".py"
         files[FOLDER / f"test_{table.name}_catalog.sql"] = write_file(kind, table, model.__name__, source)
+        if kind == "table":
+            behaviour = FOLDER / f"test_{table.name}.sql"
+            by_hand = part_by_hand(behaviour.read_text(encoding="utf-8")) if behaviour.exists() else END
+            files[behaviour] = pgtap_behaviour.write_file(table, by_hand)
     return dict(sorted(files.items()))
 
 
+def written() -> dict[Path, str]:
+    """Return the files that have been written, each with what it holds."""
+    files = {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("test_*.sql")}
+    return {path: text for path, text in files.items() if path.stem.endswith("_catalog") or BY_HAND in text}
+
+
 def main() -> None:
-    files = documents()
-    for path in {*FOLDER.glob("test_*_catalog.sql")} - files.keys():
+    try:
+        files = documents()
+    except (LookupError, ValueError) as error:
+        sys.exit(f"Error: {error}; then run `make generated`.")
+    for path in written().keys() - files.keys():
         path.unlink()
         print(f"Removed {path}: it has no model.")
     for path, content in files.items():

@@ -1,7 +1,7 @@
-"""The catalog half of sql/pgtap/ is fresh, and a grown model needs nothing but that it is written again."""
+"""The generated parts of sql/pgtap/ are fresh, and a grown model needs nothing but that they are written again."""
 
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,10 +13,13 @@ from momentum.base import auth_users
 from momentum.connect.url import as_text
 from momentum.models import Base, MotivationJournal
 from momentum.testing import install_pgtap
+from tests import samples
 from tests.pgtap.scripts import run_script, without_transaction
 from tests.server import engine_of
+from tools import pgtap_behaviour
 from tools.erd import ROOT
-from tools.pgtap_sql import FOLDER, documents, quote, write_file
+from tools.pgtap_behaviour import part_by_hand
+from tools.pgtap_sql import FOLDER, documents, quote, write_file, written
 
 JOURNAL = Base.metadata.tables[MotivationJournal.__tablename__]
 
@@ -50,18 +53,26 @@ def complaints(connection: psycopg.Connection[Any], table: sa.Table) -> list[str
         connection.execute("rollback to before")
 
 
-def test_the_catalog_files_are_those_of_the_models() -> None:
-    committed = {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("test_*_catalog.sql")}
-    written = documents()
-    stale = [path.name for path in sorted({*committed, *written}) if committed.get(path) != written.get(path)]
+def test_the_files_are_those_of_the_models() -> None:
+    committed, generated = written(), documents()
+    stale = [path.name for path in sorted({*committed, *generated}) if committed.get(path) != generated.get(path)]
     assert not stale, f"{stale} in sql/pgtap/ do not say what the models and momentum/grants.py say: make pgtap-sql"
 
 
-@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
-def test_every_model_has_a_file_for_its_behaviour(path: Path) -> None:
-    behaviour = path.with_name(path.name.replace("_catalog", ""))
-    assert behaviour.exists(), (
-        f"sql/pgtap/{behaviour.name} is missing: write by hand what an insert is refused for, and who sees which rows"
+def by_hand(table: sa.Table) -> str:
+    """Return the part by hand of the file about a table's behaviour."""
+    return part_by_hand((FOLDER / f"test_{table.name}.sql").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=lambda table: table.name)
+def test_what_each_check_refuses_and_what_policies_show_is_said_by_hand(table: sa.Table) -> None:
+    checks = {str(rule.name) for rule in table.constraints if isinstance(rule, sa.CheckConstraint)}
+    unproved = sorted(name for name in checks if f'check constraint "{name}"' not in by_hand(table))
+    assert not unproved, f"sql/pgtap/test_{table.name}.sql: say by hand which rows {' and '.join(unproved)} refuses"
+    clients = ("anon", "authenticated") if grants.POLICIES.get(table.name) else ()
+    unseen = [role for role in clients if f"'{role}'" not in by_hand(table)]
+    assert not unseen, (
+        f"sql/pgtap/test_{table.name}.sql: say by hand which rows {' and '.join(unseen)} may see and change"
     )
 
 
@@ -138,3 +149,101 @@ def test_a_grant_that_is_not_in_the_table_is_named(connection: psycopg.Connectio
     connection.execute("grant truncate on public.motivation_journal to authenticated")
     [failed] = complaints(connection, journal)
     assert "authenticated TRUNCATE" in failed
+
+
+# A table of each kind of column and key that the models don't have yet.
+GOALS = """
+create table public.goals (
+  id uuid not null default gen_random_uuid() constraint pk_goals primary key,
+  title text not null constraint uq_goals_title unique,
+  pillar_id uuid not null constraint fk_goals_pillar_id_momentum_pillars
+    references public.momentum_pillars (id) on delete restrict,
+  journal_id uuid constraint fk_goals_journal_id_motivation_journal
+    references public.motivation_journal (id) on delete set null,
+  state text not null default 'new',
+  created_at timestamptz not null default now()
+);
+alter table public.goals enable row level security;
+revoke all on table public.goals from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.goals to authenticated;
+grant all on table public.goals to service_role;
+"""
+
+
+@pytest.fixture
+def goals(journal: sa.Table, monkeypatch: pytest.MonkeyPatch) -> sa.Table:
+    """The same table as a model, with its samples."""
+    sample = "'it''s goal ' || :ordinal || ', a rather long sample, which does not fit into a line next to the others'"
+    monkeypatch.setitem(samples.ROWS, "goals", {"title": sample, "pillar_id": "null"})
+    pillars = journal.metadata.tables["momentum_pillars"]
+    return sa.Table(
+        "goals",
+        journal.metadata,
+        sa.Column("id", sa.UUID, primary_key=True, server_default=sa.text("gen_random_uuid()")),
+        sa.Column("title", sa.Text, nullable=False, unique=True),
+        sa.Column("pillar_id", sa.ForeignKey(pillars.c.id, ondelete="RESTRICT"), nullable=False),
+        sa.Column("journal_id", sa.ForeignKey(journal.c.id, ondelete="SET NULL")),
+        sa.Column("state", sa.Text, nullable=False, server_default="new"),
+        sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=sa.func.now()),
+    )
+
+
+def failures_of_goals(connection: psycopg.Connection[Any], goals: sa.Table, change: str = "") -> list[str]:
+    """Return the failed assertions about the table's behaviour, after a change that is undone."""
+    script = without_transaction(pgtap_behaviour.write_file(goals))
+    try:
+        connection.execute(f"{GOALS}; {change}".encode())
+        return re.findall(r"^not ok \d+ - (.*)", "\n".join(run_script(connection, script)), re.MULTILINE)
+    finally:
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("change", "noticed"),
+    [
+        ("alter table public.goals alter title drop not null", "title is never null"),
+        ("alter table public.goals alter title set default ''", "title is never null"),
+        ("alter table public.goals alter state drop not null", "state is never null"),
+        ("alter table public.goals alter state set default 'old'", "the server fills in id, state, created_at"),
+        ("alter table public.goals drop constraint uq_goals_title", "no two rows have the same title"),
+        ("alter table public.goals drop constraint pk_goals", "no two rows have the same key"),
+        (
+            "alter table public.goals drop constraint fk_goals_pillar_id_momentum_pillars",
+            "a row of public.momentum_pillars that public.goals refers to cannot be deleted",
+        ),
+        (
+            "alter table public.goals drop constraint fk_goals_journal_id_motivation_journal",
+            "journal_id refers to a row of motivation_journal",
+        ),
+        ("grant truncate on public.goals to authenticated", "authenticated may select, insert, update, delete in"),
+        ("grant select on public.goals to anon", "anon may do nothing in public.goals"),
+        ("revoke update on public.goals from service_role", "service_role may select, insert, update, delete, trunc"),
+        ("create policy added on public.goals using (true)", "authenticated may select, insert, update, delete in"),
+    ],
+)
+def test_the_behaviour_of_a_new_table_is_written_and_each_change_of_it_noticed(
+    connection: psycopg.Connection[Any], goals: sa.Table, change: str, noticed: str
+) -> None:
+    assert failures_of_goals(connection, goals) == []
+    failed = failures_of_goals(connection, goals, change)
+    assert [says for says in failed if says.startswith(noticed)], failed
+    assert max(map(len, pgtap_behaviour.write_file(goals).splitlines())) <= 120
+
+
+def test_with_policies_the_rights_of_clients_are_by_hand(goals: sa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "'authenticated may select" in pgtap_behaviour.write_file(goals)
+    monkeypatch.setitem(grants.POLICIES, "goals", {"everybody": "for select to authenticated using (true)"})
+    text = pgtap_behaviour.write_file(goals)
+    assert "'authenticated may" not in text
+    assert "'service_role may" in text
+
+
+def test_a_table_without_samples_and_a_file_without_a_part_by_hand_are_named(
+    goals: sa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert part_by_hand(pgtap_behaviour.write_file(goals, "\nmine\n")) == "\nmine\n"
+    monkeypatch.delitem(samples.ROWS, "goals")
+    with pytest.raises(LookupError, match=r"give goals values for pillar_id, title in ROWS of tests/samples\.py"):
+        pgtap_behaviour.write_file(goals)
+    with pytest.raises(ValueError, match=r'file that begins with "-- public\.goals", restore the lines above the part'):
+        part_by_hand("-- public.goals\nbegin;\n")
