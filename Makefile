@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs gets fixes until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic erd readme picture docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic erd readme picture docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,8 +78,11 @@ types: $(INSTALLED) ## Check the types
 pgtap: install ## Run only the tests inside the database
 	$(BIN)/pytest sql/pgtap
 
-pgtap-sql: $(INSTALLED) ## Write the files of sql/pgtap/ that compare the catalog with the models
+pgtap-sql: $(INSTALLED) ## Write the parts of sql/pgtap/ that are made from the models
 	@$(BIN)/python -m tools.pgtap_sql
+
+citus-sql: $(INSTALLED) ## Write sql/citus/ from the models
+	@$(BIN)/python -m tools.citus_sql
 
 verify: $(INSTALLED) ## Compare the database at MOMENTUM_DATABASE_URL or DATABASE_URL with what the migrations make
 	@$(BIN)/python -m momentum.verify
@@ -98,6 +101,7 @@ migration: install ## Write the revision for a model change: make migration NAME
 generated: install ## Regenerate everything that is made from the models and the revisions
 	@$(BIN)/python -m tools.supabase_sql
 	@$(BIN)/python -m tools.pgtap_sql
+	@$(BIN)/python -m tools.citus_sql
 	@$(BIN)/python -m tools.fingerprints
 	@$(BIN)/python -m tools.erd
 	@$(BIN)/python -m tools.reference

@@ -6,6 +6,8 @@
 --
 --   psql -v ON_ERROR_STOP=1 -f sql/citus/distribute.sql "$MOMENTUM_DATABASE_URL"
 --
+-- Made by `make citus-sql` from the models and tools/citus_distribute.sql: change those, not this file.
+--
 -- It is one transaction: if anything is refused, nothing has changed. sql/citus/undistribute.sql undoes it.
 begin;
 
@@ -19,8 +21,8 @@ begin
     raise exception 'this database has no Citus; install it on every node and run: create extension citus';
   end if;
   foreach name in array array[
-    'auth.users', 'public.momentum_pillars', 'public.momentum_events', 'public.motivation_journal',
-    'public.habit_index', 'legacy.daily_engagement_scores'
+    'auth.users', 'public.momentum_pillars', 'public.habit_index', 'public.momentum_events',
+    'public.motivation_journal', 'legacy.daily_engagement_scores'
   ] loop
     if to_regclass(name) is null then
       raise exception 'there is no table %; run `alembic upgrade head` where there was no score table before', name;
@@ -42,14 +44,36 @@ begin
     from pg_catalog.pg_constraint
     where
       contype = 'f'
-      and confrelid in ('auth.users'::regclass, 'public.momentum_pillars'::regclass)
+      and confrelid in (
+        'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.habit_index'::regclass,
+        'public.momentum_events'::regclass, 'public.motivation_journal'::regclass,
+        'legacy.daily_engagement_scores'::regclass
+      )
       and conrelid not in (
-        'public.momentum_events'::regclass, 'public.motivation_journal'::regclass, 'public.habit_index'::regclass,
+        'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.habit_index'::regclass,
+        'public.momentum_events'::regclass, 'public.motivation_journal'::regclass,
         'legacy.daily_engagement_scores'::regclass
       )
   loop
     raise exception '% refers to % (%), which is to be distributed; drop that foreign key first',
       other.referring, other.referred, other.conname;
+  end loop;
+
+  -- A worker can't see whether a value is unique among the users of the others. Primary keys are widened below.
+  for other in
+    select
+      i.indexrelid::regclass as key,
+      t.relation
+    from (
+      values
+        ('public.habit_index'::regclass, 'user_id'), ('public.momentum_events'::regclass, 'user_id'),
+        ('public.motivation_journal'::regclass, 'user_id')
+    ) as t (relation, owner)
+    inner join pg_catalog.pg_index as i on t.relation = i.indrelid and i.indisunique and not i.indisprimary
+    inner join pg_catalog.pg_attribute as a on t.relation = a.attrelid and t.owner = a.attname
+    where a.attnum <> all(i.indkey::smallint [])
+  loop
+    raise exception '% of % does not contain the user, as Citus demands of a unique key', other.key, other.relation;
   end loop;
 end
 $look_first$;
@@ -62,29 +86,29 @@ select set_config('citus.enable_unsafe_triggers', 'on', true);
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
 -- The foreign keys go first, because for a moment one of their two sides would be distributed and the other not.
+alter table public.habit_index
+drop constraint fk_habit_index_user_id_users,
+drop constraint fk_habit_index_pillar_id_momentum_pillars;
 alter table public.momentum_events
 drop constraint fk_momentum_events_user_id_users,
 drop constraint fk_momentum_events_pillar_id_momentum_pillars;
 alter table public.motivation_journal
 drop constraint fk_motivation_journal_user_id_users,
 drop constraint fk_motivation_journal_pillar_id_momentum_pillars;
-alter table public.habit_index
-drop constraint fk_habit_index_user_id_users,
-drop constraint fk_habit_index_pillar_id_momentum_pillars;
 alter table legacy.daily_engagement_scores
 drop constraint fk_daily_engagement_scores_user_id_users;
 
 -- A unique key must include the distribution column, because a worker can't see the rows of the others. The other
 -- unique keys already include the user.
+alter table public.habit_index
+drop constraint pk_habit_index,
+add constraint pk_habit_index primary key (user_id, id);
 alter table public.momentum_events
 drop constraint pk_momentum_events,
 add constraint pk_momentum_events primary key (user_id, id);
 alter table public.motivation_journal
 drop constraint pk_motivation_journal,
 add constraint pk_motivation_journal primary key (user_id, id);
-alter table public.habit_index
-drop constraint pk_habit_index,
-add constraint pk_habit_index primary key (user_id, id);
 alter table legacy.daily_engagement_scores
 drop constraint pk_daily_engagement_scores,
 add constraint pk_daily_engagement_scores primary key (user_id, id);
@@ -94,15 +118,21 @@ drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 for select to authenticated using (auth.uid() = user_id);
 
--- Each worker gets all pillars, and its own share of the users with all their rows.
+-- Each worker gets all rows that belong to no user, such as the pillars, and its own share of the users with theirs.
 select create_reference_table('public.momentum_pillars');
 select create_distributed_table('auth.users', 'id', colocate_with => 'none');
+select create_distributed_table('public.habit_index', 'user_id', colocate_with => 'auth.users');
 select create_distributed_table('public.momentum_events', 'user_id', colocate_with => 'auth.users');
 select create_distributed_table('public.motivation_journal', 'user_id', colocate_with => 'auth.users');
-select create_distributed_table('public.habit_index', 'user_id', colocate_with => 'auth.users');
 select create_distributed_table('legacy.daily_engagement_scores', 'user_id', colocate_with => 'auth.users');
 
 -- The foreign keys are added again under their names: between rows on the same worker they hold as before.
+alter table public.habit_index
+add constraint fk_habit_index_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.habit_index
+add constraint fk_habit_index_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
 alter table public.momentum_events
 add constraint fk_momentum_events_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;
@@ -114,12 +144,6 @@ add constraint fk_motivation_journal_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;
 alter table public.motivation_journal
 add constraint fk_motivation_journal_pillar_id_momentum_pillars
-foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
-alter table public.habit_index
-add constraint fk_habit_index_user_id_users
-foreign key (user_id) references auth.users (id) on delete cascade;
-alter table public.habit_index
-add constraint fk_habit_index_pillar_id_momentum_pillars
 foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
 alter table legacy.daily_engagement_scores
 add constraint fk_daily_engagement_scores_user_id_users

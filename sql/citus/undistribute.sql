@@ -5,6 +5,8 @@
 --
 --   psql -v ON_ERROR_STOP=1 -f sql/citus/undistribute.sql "$MOMENTUM_DATABASE_URL"
 --
+-- Made by `make citus-sql` from the models and tools/citus_undistribute.sql: change those, not this file.
+--
 -- It is one transaction: if anything is refused, nothing has changed. Afterwards `python -m momentum.verify` finds no
 -- differences.
 begin;
@@ -17,8 +19,8 @@ begin
     raise exception 'this database has no Citus, so nothing in it is distributed';
   end if;
   foreach name in array array[
-    'auth.users', 'public.momentum_pillars', 'public.momentum_events', 'public.motivation_journal',
-    'public.habit_index', 'legacy.daily_engagement_scores'
+    'auth.users', 'public.momentum_pillars', 'public.habit_index', 'public.momentum_events',
+    'public.motivation_journal', 'legacy.daily_engagement_scores'
   ] loop
     if to_regclass(name) is null then
       raise exception 'there is no table %; sql/citus/distribute.sql has not distributed this database', name;
@@ -66,45 +68,51 @@ left join pg_catalog.pg_attribute as a
 where
   d.classoid = 'pg_catalog.pg_class'::regclass
   and coalesce(i.indrelid, c.oid) in (
-    'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.momentum_events'::regclass,
-    'public.motivation_journal'::regclass, 'public.habit_index'::regclass, 'legacy.daily_engagement_scores'::regclass,
-    'public.daily_momentum_scores'::regclass
+    'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.habit_index'::regclass,
+    'public.momentum_events'::regclass, 'public.motivation_journal'::regclass,
+    'legacy.daily_engagement_scores'::regclass, 'public.daily_momentum_scores'::regclass
   );
 drop view public.daily_momentum_scores;
 
 -- The foreign keys go first, as in distribute.sql.
+alter table public.habit_index
+drop constraint fk_habit_index_user_id_users,
+drop constraint fk_habit_index_pillar_id_momentum_pillars;
 alter table public.momentum_events
 drop constraint fk_momentum_events_user_id_users,
 drop constraint fk_momentum_events_pillar_id_momentum_pillars;
 alter table public.motivation_journal
 drop constraint fk_motivation_journal_user_id_users,
 drop constraint fk_motivation_journal_pillar_id_momentum_pillars;
-alter table public.habit_index
-drop constraint fk_habit_index_user_id_users,
-drop constraint fk_habit_index_pillar_id_momentum_pillars;
 alter table legacy.daily_engagement_scores
 drop constraint fk_daily_engagement_scores_user_id_users;
 
 select undistribute_table('legacy.daily_engagement_scores');
-select undistribute_table('public.habit_index');
 select undistribute_table('public.motivation_journal');
 select undistribute_table('public.momentum_events');
+select undistribute_table('public.habit_index');
 select undistribute_table('auth.users');
 select undistribute_table('public.momentum_pillars');
 
+alter table public.habit_index
+drop constraint pk_habit_index,
+add constraint pk_habit_index primary key (id);
 alter table public.momentum_events
 drop constraint pk_momentum_events,
 add constraint pk_momentum_events primary key (id);
 alter table public.motivation_journal
 drop constraint pk_motivation_journal,
 add constraint pk_motivation_journal primary key (id);
-alter table public.habit_index
-drop constraint pk_habit_index,
-add constraint pk_habit_index primary key (id);
 alter table legacy.daily_engagement_scores
 drop constraint pk_daily_engagement_scores,
 add constraint pk_daily_engagement_scores primary key (id);
 
+alter table public.habit_index
+add constraint fk_habit_index_user_id_users
+foreign key (user_id) references auth.users (id) on delete cascade;
+alter table public.habit_index
+add constraint fk_habit_index_pillar_id_momentum_pillars
+foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
 alter table public.momentum_events
 add constraint fk_momentum_events_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;
@@ -116,12 +124,6 @@ add constraint fk_motivation_journal_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;
 alter table public.motivation_journal
 add constraint fk_motivation_journal_pillar_id_momentum_pillars
-foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
-alter table public.habit_index
-add constraint fk_habit_index_user_id_users
-foreign key (user_id) references auth.users (id) on delete cascade;
-alter table public.habit_index
-add constraint fk_habit_index_pillar_id_momentum_pillars
 foreign key (pillar_id) references public.momentum_pillars (id) on delete restrict;
 alter table legacy.daily_engagement_scores
 add constraint fk_daily_engagement_scores_user_id_users
@@ -143,14 +145,23 @@ begin
   end loop;
 end
 $say_again$;
-revoke all on table public.momentum_pillars, public.momentum_events, public.motivation_journal, public.habit_index,
-legacy.daily_engagement_scores, public.daily_momentum_scores
-from public, anon, authenticated, service_role;
-grant select, insert, update, delete on table public.momentum_pillars, public.momentum_events,
-public.motivation_journal, public.habit_index to authenticated;
+revoke all on table public.momentum_pillars from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.momentum_pillars to authenticated;
+grant all on table public.momentum_pillars to service_role;
+revoke all on table public.habit_index from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.habit_index to authenticated;
+grant all on table public.habit_index to service_role;
+revoke all on table public.momentum_events from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.momentum_events to authenticated;
+grant all on table public.momentum_events to service_role;
+revoke all on table public.motivation_journal from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.motivation_journal to authenticated;
+grant all on table public.motivation_journal to service_role;
+revoke all on table public.daily_momentum_scores from public, anon, authenticated, service_role;
+grant select on table public.daily_momentum_scores to authenticated;
+grant select on table public.daily_momentum_scores to service_role;
+revoke all on table legacy.daily_engagement_scores from public, anon, authenticated, service_role;
 grant select on table legacy.daily_engagement_scores to authenticated;
-grant all on table public.momentum_pillars, public.momentum_events, public.motivation_journal, public.habit_index,
-legacy.daily_engagement_scores to service_role;
-grant select on table public.daily_momentum_scores to authenticated, service_role;
+grant all on table legacy.daily_engagement_scores to service_role;
 
 commit;
