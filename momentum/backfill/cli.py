@@ -4,7 +4,6 @@ Standard output carries the result, standard error everything else. Exit codes: 
 recount disagrees; 2 usage or configuration; 3 database unreachable or not migrated; 130 interrupted, 143 terminated.
 """
 
-import csv
 import datetime
 import enum
 import itertools
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from typer._click.core import Parameter
 
     from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
+    from momentum.backfill.files import Review
     from momentum.backfill.fill import Failure, Row
     from momentum.backfill.report import Report
     from momentum.backfill.undo import UndoReport
@@ -338,6 +338,7 @@ def backfill(
     del version
     check_combinations(context)
     # Here and not above, so that --help needn't wait for SQLAlchemy.
+    from momentum.backfill.files import check_distinct
     from momentum.connect.env_file import EnvFile, check_service_role_key, find_url
 
     with ExitStack() as stack:
@@ -346,6 +347,15 @@ def backfill(
         try:
             # Contradictions need no connection; what day it is, only the server says.
             DayRange.choose(first, last, days, datetime.date.max)
+            files = {
+                "--undo": undo,
+                "--env-file": Path(os.path.expanduser(env_file or DEFAULT_ENV_FILE)),  # noqa: PTH111 - it never fails
+                "--discrepancies": discrepancies,
+                "--manifest": manifest,
+                "--failures": failures,
+                "--report": report_page,
+            }
+            check_distinct({name: path for name, path in files.items() if path}, prints=as_json or not quiet)
             limits = Limits(lock_timeout, statement_timeout, attempts)
             from_environment = database_url is not None and database_url == os.environ.get(URL_VARIABLES[0])
             option = URL_VARIABLES[0] if from_environment else "--database-url"
@@ -353,7 +363,7 @@ def backfill(
             url = find_url(database_url, option=option, env_file=secrets)
             context.obj.url = url if verbose else None
             check_service_role_key(url, secrets)
-            outputs = Outputs.open(stack, display, discrepancies, manifest, failures, report_page)
+            outputs = Outputs.open(stack, discrepancies, manifest, failures, report_page)
             settings = Settings(
                 days=DayRange.choose(first, last, days, today_of(url, limits, display, stopped)),
                 users=tuple(dict.fromkeys(user or ())),
@@ -375,13 +385,12 @@ def backfill(
                 return take_back(url, undo, settings, display, outputs, stopped, resume, as_json=as_json, quiet=quiet)
             report = execute(url, settings, display, outputs, stopped)
             unfinished = resume if report.unfinished and not report.dry_run else None
-            if report_page is not None:
-                outputs.write_page(report_page, report, settings, url, unfinished)
             display.finish()
             if as_json:
                 print(json.dumps(report.as_json(unfinished)))
             elif not quiet:
                 print_report(report, settings, unfinished)
+            outputs.finish(report, settings, url, unfinished, display)
             return judge(report, max_error_rate, stopped, display)
         except KeyboardInterrupt:
             return display.complain("Interrupted; uncommitted work is rolled back.", stopped.exit_code)
@@ -438,34 +447,41 @@ class Outputs:
     on_inserted: "Callable[[Sequence[Row]], None]"
     on_failure: "Callable[[Failure], None]"
     largest: "LargestDiscrepancies"
+    review: "Review | None"
+    discrepancies: Path | None
+    page: Path | None
 
     @classmethod
     def open(
         cls,
         stack: ExitStack,
-        display: Display,
         discrepancies: Path | None,
         manifest: Path | None,
         failures: Path | None,
         report_page: Path | None,
     ) -> "Outputs":
-        """Open the files that were asked for.
+        """Open the files that are appended to, and look whether the others can be written.
 
         Raises:
             ConfigurationError: One of them cannot be written.
         """
         from momentum.backfill.discrepancies import LargestDiscrepancies
-        from momentum.backfill.manifest import append_lines, as_line, check_writable
+        from momentum.backfill.files import Review, check_writable
+        from momentum.backfill.manifest import append_lines, as_line
 
-        write_row = stack.enter_context(csv_file(discrepancies, display)) if discrepancies else ignore
+        for path, option in ((discrepancies, "--discrepancies"), (report_page, "--report")):
+            if path is not None:
+                check_writable(path, option)
+        review = Review(discrepancies) if discrepancies else None
+        if review is not None:
+            stack.callback(review.close)
         append_rows = stack.enter_context(append_lines(manifest, "--manifest")) if manifest else ignore
         append_failures = stack.enter_context(append_lines(failures, "--failures")) if failures else ignore
-        if report_page is not None:
-            check_writable(report_page, "--report")
         largest = LargestDiscrepancies(MOST_ON_A_PAGE if report_page else 0)
 
         def on_discrepancy(found: "Discrepancy") -> None:
-            write_row(found)
+            if review is not None:
+                review.add(found)
             largest.add(found)
 
         def on_inserted(rows: "Sequence[Row]") -> None:
@@ -474,14 +490,35 @@ class Outputs:
         def on_failure(failed: "Failure") -> None:
             append_failures([failed.as_line()])
 
-        return cls(on_discrepancy, on_inserted if manifest else ignore, on_failure if failures else ignore, largest)
+        return cls(
+            on_discrepancy,
+            on_inserted if manifest else ignore,
+            on_failure if failures else ignore,
+            largest,
+            review,
+            discrepancies,
+            report_page,
+        )
 
-    def write_page(self, path: Path, report: "Report", settings: Settings, url: "URL", resume: str | None) -> None:
-        """Write the page of a run."""
+    def finish(self, report: "Report", settings: Settings, url: "URL", resume: str | None, display: Display) -> None:
+        """Write the page of a run, and put its other files in their places.
+
+        One that can't be written costs nothing else: the rows are there, and have been reported.
+        """
         from momentum.backfill.page import write_page
         from momentum.connect.url import describe
 
-        write_page(path, page_of(report, settings, describe(url), self.largest, resume))
+        if self.page is not None:
+            try:
+                write_page(self.page, page_of(report, settings, describe(url), self.largest, resume))
+            except ConfigurationError as error:
+                display.complain(str(error), 0)
+        if self.review is not None:
+            if report.discrepancies is not None:
+                self.review.keep()
+            if self.review.error is not None:
+                reason = self.review.error.strerror
+                display.complain(f"--discrepancies {self.discrepancies} could not be written ({reason}).", 0)
 
 
 def ignore(_: object) -> None:
@@ -655,28 +692,3 @@ def stop_signals(display: Display) -> Iterator[StopSignals]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def csv_file(path: Path, display: Display) -> "Iterator[Callable[[Discrepancy], None]]":
-    """Yield a function that writes a discrepancy to a CSV file, which is opened before anything else happens.
-
-    Raises:
-        ConfigurationError: The file cannot be written.
-    """
-    try:
-        stream = path.open("w", newline="", encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"--discrepancies {path} cannot be written ({error.strerror}).") from error
-    writer = csv.writer(stream)
-    writer.writerow(["user_id", "day", "score", "breakdown_score", "difference"])
-
-    def write_row(found: "Discrepancy") -> None:
-        writer.writerow([found.user_id, found.day, found.score, found.breakdown_score, found.difference])
-
-    try:
-        with stream:
-            yield write_row
-    except OSError as error:
-        # Rows were filled and must be reported, even if the list is lost.
-        display.complain(f"--discrepancies {path} could not be written ({error.strerror}); the list is incomplete.", 0)

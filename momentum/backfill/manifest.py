@@ -95,19 +95,6 @@ def ends_within_a_line(path: Path) -> bool:
         return False  # A pipe or a device has no end.
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Refuse a file that could not be written at the end of a run, without changing it.
-
-    Raises:
-        ConfigurationError: The file cannot be written.
-    """
-    try:
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}).") from error
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The user-days that a manifest lists, each once, in its order.

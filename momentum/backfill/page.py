@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from momentum.backfill.discrepancies import Discrepancy
+from momentum.backfill.files import replacing
 from momentum.errors import ConfigurationError
 from momentum.wording import counted
 
@@ -92,7 +93,7 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write a page to a file, which is replaced if it exists.
+    """Write a page to a file, which is replaced, once the page is whole, if it exists.
 
     Args:
         path: The HTML file.
@@ -119,8 +120,8 @@ def write_page(path: Path, page: Page) -> None:
         discrepancies=in_columns(page.discrepancies or ()),
     )
     try:
-        # A file name in the resume command may hold bytes that aren't text; they must not cost the page.
-        path.write_text(html, encoding="utf-8", errors="backslashreplace")
+        with replacing(path) as stream:
+            stream.write(html)
     except OSError as error:
         raise ConfigurationError(f"--report {path} cannot be written ({error.strerror}).") from error
 
