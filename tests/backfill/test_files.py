@@ -166,7 +166,7 @@ def test_a_page_and_a_review_replace_the_last_ones_and_keep_their_rights(scored:
     assert page.read_text().endswith("</html>")
     assert stat.S_IMODE(page.stat().st_mode) == 0o640
     assert new.is_symlink()
-    assert list(csv.DictReader(review.read_text().splitlines()))[0]["difference"] == "50.00"
+    assert next(csv.DictReader(review.read_text().splitlines()))["difference"] == "50.00"
     assert sorted(tmp_path.iterdir()) == [page, review, new]
 
 
