@@ -150,12 +150,11 @@ declare
       s.attrelid = to_regclass('momentum_internal.superseded_scores') and t.attrelid = to_regclass('{relation}')
       and s.attnum > 0 and t.attnum > 0 and not s.attisdropped and not t.attisdropped and t.attgenerated = ''
   );
-  moved bigint;
 begin
   if columns is null then
     return;
   end if;
-  loop
+  while exists (select from momentum_internal.superseded_scores) loop
     perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
     execute format($move$
       with moved as (
@@ -165,9 +164,7 @@ begin
       )
       insert into {relation} (%1$s) overriding system value select %1$s from moved
     $move$, columns);
-    get diagnostics moved = row_count;
     commit;
-    exit when moved = 0;
   end loop;
 end
 $put_back_superseded_scores$"""

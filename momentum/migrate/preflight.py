@@ -4,16 +4,27 @@
 names what was found and what to do.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import ModuleType
+from typing import NoReturn
 
 from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
-from momentum.inventory import FRESH_SCORES, PREDECESSORS, VIEW, column_types, required_columns
+from momentum.inventory import (
+    FRESH_SCORES,
+    PREDECESSORS,
+    SUPERSEDED,
+    VIEW,
+    column_types,
+    private,
+    required_columns,
+)
 from momentum.migrate import rights
 from momentum.migrate.dependents import dependents_of
 from momentum.migrate.operations import quoted
+from momentum.migrate.rehearsal import find_misfit, find_obstacle_to_delete
 from momentum.migrate.rights import Right, check_owners, check_rights
 from momentum.models import Base
 from momentum.scores import (
@@ -24,6 +35,7 @@ from momentum.scores import (
     Layout,
     ScoreTable,
     find_candidates,
+    find_interference,
     find_layout,
     find_score_table,
 )
@@ -151,7 +163,21 @@ def check_downgrade(connection: Connection, *, obstacle: Obstacle) -> None:
         check_committable(scores.relation, obstacle)
     if rows:
         check_columns_fit(connection, scores.relation)
+        check_rows_come_back(connection, scores)
         check_rows_can_move(connection, scores.relation)
+
+
+def check_rows_come_back(connection: Connection, scores: ScoreTable) -> None:
+    """Refuse a score table that would not take its superseded rows back, because of changes since they were moved."""
+    relation, kept = scores.relation, private(SUPERSEDED)
+    if interference := find_interference(connection, relation):
+        raise PreflightError(interference)
+    check_all_rows_visible(connection, relation, "superseded rows could not be put back")
+    if misfit := find_misfit(connection, relation, kept, key=scores.own_key):
+        raise PreflightError(
+            f"Superseded rows, which belong in {relation}, break {misfit}; change them in {kept}, or remove the "
+            "obstacle, then try again."
+        )
 
 
 def check_columns_fit(connection: Connection, relation: str) -> None:
@@ -442,7 +468,9 @@ def check_score_key(
                 f"{relation} has a column {DIFFERENCE}, which the migrations give to the rows that they move aside; "
                 "rename it, then try again."
             )
-        check_rows_can_move(connection, relation, lambda: count_duplicate_days(connection, relation, layout) > 0)
+        rows_move = functools.cache(lambda: count_duplicate_days(connection, relation, layout) > 0)
+        check_rows_can_move(connection, relation, rows_move)
+        check_rows_can_go(connection, relation, layout, rows_move)
         check_users_exist(connection, relation, layout)
     elif pairs := count_duplicate_days(connection, relation, layout):
         raise PreflightError(
@@ -565,7 +593,7 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
     """
     obstacle = connection.scalar(
         text("""
-            select 'the trigger ' || tgname || ' of ' || :relation || ' would fire'
+            select 'the trigger ' || quote_ident(tgname) || ' of ' || :relation || ' would fire'
             from pg_catalog.pg_trigger
             where
               -- Bits 4 and 8 are INSERT and DELETE: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
@@ -577,7 +605,9 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
             inner join pg_catalog.pg_namespace as n on t.relnamespace = n.oid
             where c.contype = 'f' and c.confrelid = to_regclass(:relation)
             union all
-            select 'no row could be deleted, because it has no replica identity for the publication ' || p.pubname
+            select
+              'no row could be deleted, because it has no replica identity for the publication '
+              || quote_ident(p.pubname)
             from pg_catalog.pg_publication_tables as t
             inner join pg_catalog.pg_publication as p on t.pubname = p.pubname and p.pubdelete
             inner join pg_catalog.pg_class as c on c.oid = to_regclass(:relation)
@@ -596,10 +626,40 @@ def check_rows_can_move(connection: Connection, relation: str, rows_move: Callab
         {"relation": relation},
     )
     if obstacle and rows_move():
-        raise PreflightError(
-            f"{relation} has days on which a user has more than one row (in UTC), and when all but the latest are "
-            f"moved aside, or back, {obstacle}; keep one row per user and day, or remove the obstacle first."
+        refuse_to_move(relation, obstacle)
+
+
+def refuse_to_move(relation: str, obstacle: str) -> NoReturn:
+    """Refuse a score table with duplicate days."""
+    raise PreflightError(
+        f"{relation} has days on which a user has more than one row (in UTC), and when all but the latest are "
+        f"moved aside, or back, {obstacle}; keep one row per user and day, or remove the obstacle first."
+    )
+
+
+def check_rows_can_go(connection: Connection, relation: str, layout: Layout, rows_move: Callable[[], bool]) -> None:
+    """Refuse a score table from which the server would delete no row, or to which a superseded one can't come back.
+
+    Only a constraint that isn't validated lets rows stand that it would not let come.
+    """
+    if (obstacle := find_obstacle_to_delete(connection, relation)) and rows_move():
+        refuse_to_move(relation, obstacle)
+    lenient = connection.scalar(
+        text("""
+            select exists (
+              select from pg_catalog.pg_constraint
+              where conrelid = pg_catalog.to_regclass(:relation) and not convalidated
+            )
+        """),
+        {"relation": relation},
+    )
+    if lenient and rows_move():
+        doubled = (
+            f"(user_id, {layout.day}) in (select user_id, {layout.day} from {relation} "
+            f"group by user_id, {layout.day} having pg_catalog.count(*) > 1)"
         )
+        if misfit := find_misfit(connection, relation, relation, only=doubled, key=None):
+            refuse_to_move(relation, f"they would break {misfit}")
 
 
 def parked_scores(connection: Connection) -> list[str]:
