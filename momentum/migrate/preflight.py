@@ -136,6 +136,15 @@ def check_upgrade(
         check_score_key(connection, scores, indexes, obstacle=obstacle)
 
 
+def score_table_of(connection: Connection, pending: Collection[ModuleType]) -> tuple[str | None, str | None]:
+    """Return the score table that revisions adopt or index, and the name of the key that they may give it, if any."""
+    scores = find_score_table(connection)
+    if (scores is not None and scores.created) or not (layouts_of(pending, "adopts") or layouts_of(pending, "indexes")):
+        return None, None
+    relation = scores.relation if scores else next(iter(find_candidates(connection)), None)
+    return (relation, find_layout(connection, relation).key) if relation else (None, None)
+
+
 def check_downgrade(connection: Connection, *, obstacle: Obstacle) -> None:
     """Refuse a database in which a downgrade past the score table's unique key could not be completed.
 

@@ -214,7 +214,7 @@ def find_misfit(connection: Connection, relation: str, kept: str, *, only: str =
         diagnosis = getattr(error.orig, "diag", None)
         if name := getattr(diagnosis, "column_name", None):
             return f"NOT NULL of its column {quoted(name)}"
-        return reason(error, connection.engine.url)
+        return f"a rule of the server ({reason(error, connection.engine.url)})"
     return None
 
 

@@ -16,7 +16,7 @@ from momentum.connect import env_file
 from momentum.connect.engine import SEARCH_PATH, change_settings, read_settings
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
-from momentum.migrate import access, locks, operations, parking, preflight, rights
+from momentum.migrate import access, event_triggers, locks, operations, parking, preflight, rights
 from momentum.migrate.environment import CREATING, LIMITS, MIGRATING, Environment
 from momentum.migrate.script import write_script
 from momentum.scores import find_score_table
@@ -174,6 +174,14 @@ def check_before(
     if command == "downgrade":
         drops_key = bool(preflight.layouts_of(pending, "indexes"))
         parking.check_downgrade(connection, creates, drops_key=drops_key, to_base=to_base)
+        event_triggers.check_downgrade(
+            connection,
+            creates,
+            drops_key=drops_key and scores is not None and scores.created_index and not scores.created,
+            drops_scores=bool(preflight.layouts_of(pending, "adopts")),
+            to_base=to_base,
+            purges=environment.options.purge,
+        )
         if drops_key:
             preflight.check_downgrade(connection, obstacle=obstacle)
         return steps
@@ -191,6 +199,10 @@ def check_before(
     if environment.options.existing == "adopt":
         for warning in access.check_access(connection, creates, environment.options.access):
             log.warning(warning)
+    adopted, key = preflight.score_table_of(connection, pending)
+    event_triggers.check_event_triggers(
+        connection, command, (), event_triggers.of_upgrade(connection, creates, adopted, key)
+    )
     if preflight.layouts_of(pending, "adopts"):
         for warning in preflight.find_warnings(connection):
             log.warning(warning)
