@@ -19,10 +19,10 @@ from tests.fixture import DAYS, USERS, load_fixture
 PROGRAMS = Path(sys.executable).parent
 REPORT = Path(".momentum") / "demo.html"
 
-LAST_SEVEN_DAYS = """
+LAST_DAYS = """
 select score_date, score, pillar_breakdown
 from public.daily_momentum_scores
-where user_id = :user_id and score_date between :last - 6 and :last
+where user_id = :user_id and score_date between :last - 2 and :last
 order by score_date
 """
 
@@ -45,26 +45,24 @@ def main(arguments: Sequence[str]) -> None:
     report = parser.parse_args(arguments).report
     report.parent.mkdir(parents=True, exist_ok=True)
     last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
-    say("1. Start a temporary Postgres")
+    say(f"1. Start a temporary Postgres with {USERS:,} users and {DAYS} days of legacy scores, with gaps")
     with running_server("embedded") as server, server.database(migrated=False) as url:
         print(f"{server}, with the roles and tables of every Supabase project")
-
-        say(f"2. Load the app's data: {USERS:,} users and {DAYS} days of legacy scores, with gaps")
         load_fixture(url, last=last)
 
-        say("3. Migrate: the legacy scores stay where they are")
+        say("2. Migrate: the legacy scores stay where they are")
         run("alembic", "upgrade", "head", url=url)
 
-        say("4. Fill every missing day, and write a report")
+        say("3. Fill every missing day, and write a report")
         run("momentum-backfill", "--days", str(DAYS), "--report", str(report), url=url)
 
-        say("5. Look again: nothing is missing")
+        say("4. Look again: nothing is missing")
         run("momentum-backfill", "--days", str(DAYS), "--dry-run", "--no-discrepancies", url=url)
 
-        say("6. Read one user's last 7 days from the view public.daily_momentum_scores")
+        say("5. Read one user's last 3 days from the view public.daily_momentum_scores")
         with create_engine(url, application_name="momentum-demo").connect() as connection:
             user_id = connection.scalar(sa.text("select md5('user 3')::uuid"))
-            statement = sa.text(LAST_SEVEN_DAYS).bindparams(sa.bindparam("last", type_=sa.Date))
+            statement = sa.text(LAST_DAYS).bindparams(sa.bindparam("last", type_=sa.Date))
             rows = connection.execute(statement, {"user_id": user_id, "last": last})
             for row in rows:
                 print(f"  {row.score_date}  {row.score:>6}  {row.pillar_breakdown}")

@@ -21,14 +21,16 @@ MARKER = "DEMO"
 # The width of the picture, and its margin below the day-by-day chart, in the browser's pixels.
 WIDTH, MARGIN = 1000, 40
 
-# Progress is logged once a second, so the number of these lines varies.
-PROGRESS = re.compile(r"^committed .*\n", flags=re.MULTILINE)
-# The first of the scores to review is shown, and the number of those that the log doesn't name.
-REVIEW = re.compile(r"^(warning: review: .*\n)(?:warning: review: .*\n)+(warning: review: and .*\n)", re.MULTILINE)
+# Lines about this run only: where the database was, the progress once a second, and the seconds of each part.
+OF_THE_RUN = re.compile(r"^(?:Database: |committed |  preflight ).*\n", flags=re.MULTILINE)
+# Of several revisions or scores to review in turn, the first is shown and the last, which has the number of the others.
+SEVERAL = [
+    re.compile(rf"^({words} .*\n)(?:{words} .*\n)+({words} .*\n)", re.MULTILINE)
+    for words in ("Running upgrade", "warning: review:")
+]
 
 # Figures that vary from run to run or from machine to machine. Counts don't.
 VARYING = {
-    r"(?<=^Database: ).*": "URL",
     r"(?<=^PostgreSQL )[\d.]+": "VERSION",
     r"[\d,.]+(?= (?:s|ms|rows/s)\b)": "N",
 }
@@ -48,8 +50,11 @@ def run_demo(report: Path) -> str:
 
 
 def abridge(output: str) -> str:
-    """Return the output of the demo without lines of progress, and with one of the scores to review."""
-    return REVIEW.sub(r"\1...\n\2", PROGRESS.sub("", output))
+    """Return the output of the demo without the lines about its run, and with the first and last of several alike."""
+    output = OF_THE_RUN.sub("", output)
+    for several in SEVERAL:
+        output = several.sub(r"\1...\n\2", output)
+    return output
 
 
 def in_fence(output: str) -> str:
@@ -100,9 +105,11 @@ def main(arguments: Sequence[str]) -> None:
     with_picture = parser.parse_args(arguments).picture
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "demo.html"
-        block = in_fence(run_demo(report))
-        README.write_text(marked.rewrite(README.read_text(encoding="utf-8"), MARKER, block), encoding="utf-8")
-        print(f"Wrote the output of the demo into {README}.")
+        block, document = in_fence(run_demo(report)), README.read_text(encoding="utf-8")
+        # Another day and another machine's speed are no reason to change it.
+        if with_steady_figures(block) != with_steady_figures(marked.read(document, MARKER)):
+            README.write_text(marked.rewrite(document, MARKER, block), encoding="utf-8")
+            print(f"Wrote the output of the demo into {README}.")
         if with_picture:
             take_picture(report, PICTURE)
             print(f"Wrote {PICTURE}.")

@@ -9,16 +9,23 @@ from tools import marked, readme
 OUTPUT = """\
 PostgreSQL 18.4 (embedded), with roles
 Database: /dev/shm/momentum-1/data:5432/momentum_test_1
+Running upgrade  -> 5f0c1a7d92e4, Create one.
+Running upgrade 5f0c1a7d92e4 -> a3b86e04c17d, Create two.
+Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.
 committed 1,000 rows, 76,620 of 108,522 user-days, 578 rows/s, about 0:00:01 left, none failed
 warning: review: 2026-03-02 user 1: score 90.00
 warning: review: 2026-03-09 user 2: score 58.00
 warning: review: and 7 more rows
   inserted         1,234
   33 commits in 3.3 s, 14,311 rows/s, slowest page 74 ms
+  preflight 0.0 s, fill 3.0 s
 """
 OTHER_RUN = """\
 PostgreSQL 16.9 (embedded), with roles
 Database: 127.0.0.1:40123/momentum_test_2
+Running upgrade  -> 5f0c1a7d92e4, Create one.
+Running upgrade 5f0c1a7d92e4 -> a3b86e04c17d, Create two.
+Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.
 warning: review: 2027-04-13 user 1: score 90.00
 warning: review: 2027-04-20 user 2: score 58.00
 warning: review: and 7 more rows
@@ -44,10 +51,15 @@ def test_figures_that_vary_make_no_difference_and_all_others_do() -> None:
         assert readme.with_steady_figures(OUTPUT.replace(figure, other)) != readme.with_steady_figures(OUTPUT)
 
 
-def test_the_first_of_the_scores_to_review_is_shown() -> None:
-    assert [line for line in readme.abridge(OUTPUT).splitlines() if "user" in line or "..." in line] == [
+def test_of_several_lines_alike_the_first_and_the_last_are_shown() -> None:
+    assert [line for line in readme.abridge(OUTPUT).splitlines() if not line.startswith(" ")] == [
+        "PostgreSQL 18.4 (embedded), with roles",
+        "Running upgrade  -> 5f0c1a7d92e4, Create one.",
+        "...",
+        "Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.",
         "warning: review: 2026-03-02 user 1: score 90.00",
         "...",
+        "warning: review: and 7 more rows",
     ]
 
 
@@ -57,3 +69,16 @@ def test_the_readme_shows_a_picture_of_the_report_that_loads_quickly() -> None:
     picture = readme.PICTURE.read_bytes()
     assert picture.startswith(b"\x89PNG\r\n"), "make picture"
     assert len(picture) < 150_000
+
+
+def test_a_run_that_shows_nothing_new_leaves_the_readme_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "README.md"
+    monkeypatch.setattr(readme, "README", document)
+    for output, before, rewritten in ((OTHER_RUN, OUTPUT, False), (OTHER_RUN.replace("1,234", "9"), OUTPUT, True)):
+        shown = f"<!-- BEGIN DEMO -->\n{readme.in_fence(readme.abridge(before).strip())}\n<!-- END DEMO -->\n"
+        document.write_text(shown, encoding="utf-8")
+        monkeypatch.setattr(readme, "run_demo", lambda _, output=output: readme.abridge(output).strip())
+        readme.main([])
+        assert (document.read_text(encoding="utf-8") != shown) is rewritten
