@@ -33,6 +33,8 @@ set local statement_timeout = '1min';
 # Before the first file, so that a push that cannot finish changes nothing. A database with tables of ours is left to
 # Alembic, which takes over what it finds; these files would make an empty table next to it.
 ONLY_A_NEW_DATABASE = """
+-- Names that this file or a later one takes, so that a push that can't finish changes nothing. A new revision adds its
+-- own; a database to which this file has been applied is not concerned.
 do $only_a_new_database$
 declare
   found constant text := (
@@ -163,10 +165,14 @@ def export(revisions: Sequence[Script] = REVISIONS, scripts: ScriptDirectory = S
 def main() -> None:
     files = export()
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    for path in DIRECTORY.glob("*.sql"):
-        path.unlink()
+    before = {path.name: path.read_text(encoding="utf-8") for path in DIRECTORY.glob("*.sql")}
+    for name in before.keys() - files.keys():
+        (DIRECTORY / name).unlink()
+        print(f"Removed {DIRECTORY / name}: it has no revision.")
     for name, text in files.items():
-        (DIRECTORY / name).write_text(text, encoding="utf-8")
+        if before.get(name) != text:
+            (DIRECTORY / name).write_text(text, encoding="utf-8")
+            print(f"Wrote {DIRECTORY / name}.")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 set local lock_timeout = '2s';
 set local statement_timeout = '1min';
 
+-- Names that this file or a later one takes, so that a push that can't finish changes nothing. A new revision adds its
+-- own; a database to which this file has been applied is not concerned.
 do $only_a_new_database$
 declare
   found constant text := (
