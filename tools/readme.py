@@ -23,11 +23,13 @@ WIDTH, MARGIN = 1000, 40
 
 # Lines about this run only: where the database was, the progress once a second, and the seconds of each part.
 OF_THE_RUN = re.compile(r"^(?:Database: |committed |  preflight ).*\n", flags=re.MULTILINE)
-# Of several revisions or scores to review in turn, the first is shown and the last, which has the number of the others.
-SEVERAL = [
-    re.compile(rf"^({words} .*\n)(?:{words} .*\n)+({words} .*\n)", re.MULTILINE)
-    for words in ("Running upgrade", "warning: review:")
-]
+# Of several lines alike, the first is shown. The last of the scores to review has the number of the others.
+SEVERAL = {
+    re.compile(r"^(Running upgrade .*\n)(?:Running upgrade .*\n)+", re.MULTILINE): r"\1...\n",
+    re.compile(r"^(warning: review: .*\n)(?:warning: review: .*\n)+(warning: review: and .*\n)", re.MULTILINE): (
+        r"\1...\n\2"
+    ),
+}
 
 # Figures that vary from run to run or from machine to machine. Counts don't.
 VARYING = {
@@ -50,10 +52,10 @@ def run_demo(report: Path) -> str:
 
 
 def abridge(output: str) -> str:
-    """Return the output of the demo without the lines about its run, and with the first and last of several alike."""
+    """Return the output of the demo without the lines about its run, and with the first of several lines alike."""
     output = OF_THE_RUN.sub("", output)
-    for several in SEVERAL:
-        output = several.sub(r"\1...\n\2", output)
+    for several, shown in SEVERAL.items():
+        output = several.sub(shown, output)
     return output
 
 

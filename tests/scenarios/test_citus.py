@@ -320,8 +320,9 @@ def test_what_cannot_be_distributed_is_refused_and_unchanged(stand_in_url: sa.UR
     [
         ("select 1", "auth.users is not distributed"),
         (
-            "insert into pg_catalog.pg_dist_partition select c.oid, 'h' from pg_catalog.pg_class as c where c.relname "
-            "in ('users', 'momentum_pillars', 'momentum_events', 'motivation_journal'); drop table public.habit_index",
+            "insert into pg_catalog.pg_dist_partition select c.oid, 'h' from pg_catalog.pg_class as c "
+            "where c.relname in ('users', 'daily_engagement_scores') or c.relnamespace = 'public'::regnamespace; "
+            "drop table public.habit_index",
             "there is no table public.habit_index",
         ),
     ],

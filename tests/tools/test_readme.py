@@ -26,6 +26,7 @@ Database: 127.0.0.1:40123/momentum_test_2
 Running upgrade  -> 5f0c1a7d92e4, Create one.
 Running upgrade 5f0c1a7d92e4 -> a3b86e04c17d, Create two.
 Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.
+Running upgrade c94d27f1508b -> d3a5b1c8260f, Create four.
 warning: review: 2027-04-13 user 1: score 90.00
 warning: review: 2027-04-20 user 2: score 58.00
 warning: review: and 7 more rows
@@ -51,12 +52,11 @@ def test_figures_that_vary_make_no_difference_and_all_others_do() -> None:
         assert readme.with_steady_figures(OUTPUT.replace(figure, other)) != readme.with_steady_figures(OUTPUT)
 
 
-def test_of_several_lines_alike_the_first_and_the_last_are_shown() -> None:
+def test_of_several_lines_alike_the_first_is_shown() -> None:
     assert [line for line in readme.abridge(OUTPUT).splitlines() if not line.startswith(" ")] == [
         "PostgreSQL 18.4 (embedded), with roles",
         "Running upgrade  -> 5f0c1a7d92e4, Create one.",
         "...",
-        "Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.",
         "warning: review: 2026-03-02 user 1: score 90.00",
         "...",
         "warning: review: and 7 more rows",
