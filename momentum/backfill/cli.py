@@ -8,6 +8,7 @@ import datetime
 import enum
 import itertools
 import json
+import math
 import os
 import shlex
 import signal
@@ -415,12 +416,16 @@ NOT_WITH_UNDO = (
 
 
 def check_combinations(context: typer.Context) -> None:
-    """Refuse options that contradict each other.
+    """Refuse options that contradict each other, and numbers that are none.
 
     Raises:
-        ConfigurationError: Two of the options do.
+        ConfigurationError: Two of the options do, or one is no number.
     """
     given = {option.name: option.opts[0] for option in given_options(context)}
+    for name, value in context.params.items():
+        # No smallest value excludes it.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{given[name]} {value} is no finite number.")
     for one, other in (("quiet", "verbose"), ("discrepancies", "no_discrepancies")):
         if one in given and other in given:
             raise ConfigurationError(f"Give {given[one]} or {given[other]}, not both.")
@@ -604,7 +609,7 @@ def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSi
         with connection_errors(url):
             yield
     except MomentumError as error:
-        if stopped.asked():
+        if stopped.aborted:
             raise KeyboardInterrupt from None
         if display.committed:
             rows = f"{counted(display.committed, 'row')} {'was' if display.committed == 1 else 'were'}"
@@ -656,10 +661,16 @@ def resume_command(context: typer.Context, days: DayRange) -> str:
 
 
 class StopSignals:
-    """The signal that has asked the run to stop, if any."""
+    """The signal that has asked the run to stop, if any.
+
+    Attributes:
+        received: The first signal.
+        aborted: Whether there was a second one, which doesn't wait for a page.
+    """
 
     def __init__(self, display: Display) -> None:
         self.received: int | None = None
+        self.aborted = False
         self._display = display
 
     def asked(self) -> bool:
@@ -674,6 +685,7 @@ class StopSignals:
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Remember the first signal, so that the current page is finished and committed; abort at the second."""
         if self.received is not None:
+            self.aborted = True
             raise KeyboardInterrupt
         self.received = number
         # Not print, because the signal may have interrupted a print.

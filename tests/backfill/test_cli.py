@@ -124,6 +124,11 @@ def test_version_is_the_packages() -> None:
         (["--commit-every", "1001"], "1000"),
         (["--max-error-rate", "1.5"], "--max-error-rate"),
         (["--discrepancy-threshold", "-1"], "--discrepancy-threshold"),
+        (["--discrepancy-threshold", "nan"], "--discrepancy-threshold"),
+        (["--discrepancy-threshold", "inf"], "--discrepancy-threshold inf is no finite number."),
+        (["--max-error-rate", "nan"], "--max-error-rate"),
+        (["--lock-timeout", "nan"], "--lock-timeout"),
+        (["--statement-timeout", "inf"], "--statement-timeout inf is no finite number."),
         (["--discrepancies", "x.csv", "--no-discrepancies"], "not both"),
         (["--discrepancies", "/nowhere/x.csv"], "cannot be written"),
         (["--quiet", "--verbose"], "not both"),
@@ -586,11 +591,15 @@ def test_a_connection_lost_on_the_way_is_made_again(url: sa.URL, engine: sa.Engi
     assert count_scores(engine) == 3000
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["to the end", "stopped"])
 def test_a_server_that_stays_away_is_exit_code_3_and_the_run_says_what_was_committed(
-    server: Server, url: sa.URL, engine: sa.Engine, blocked: sa.Connection
+    server: Server, url: sa.URL, engine: sa.Engine, blocked: sa.Connection, stopped: bool
 ) -> None:
     process = start(url, "--attempts", "3")
     wait_until(url, WAITING)
+    if stopped:
+        process.send_signal(signal.SIGTERM)
+        assert any("interrupt again to abort" in line for line in iter(process.stderr.readline, ""))
     with engine_of(server.url).connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql(f"alter database {url.database} allow_connections off")

@@ -6,8 +6,10 @@ import datetime
 import gzip
 import json
 import os
+import re
 import resource
 import signal
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from momentum.backfill import DayRange, Settings
 from momentum.backfill.manifest import read_manifest
@@ -265,6 +269,38 @@ def test_a_line_that_no_run_writes_is_named_and_no_row_is_read(tmp_path: Path, l
     path.write_bytes(WHOLE + b"\n" + line + b"\n" + WHOLE + b"\n")
     with pytest.raises(ConfigurationError, match=r"^Line 2 of --undo .* is not one of a manifest; .* Nothing was"):
         read_manifest(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("2026-03-05") | st.uuids().map(str),
+    lambda some: st.lists(some) | st.dictionaries(st.sampled_from(["user_id", "day", "more"]), some),
+    max_leaves=5,
+)
+
+
+@given(
+    st.lists(
+        st.binary(max_size=90)
+        | JSON.map(lambda value: json.dumps(value).encode())
+        | st.integers(0, len(WHOLE)).map(lambda length: WHOLE[:length])
+        | st.sampled_from([WHOLE, b"\0", b"\r\n", b"\n", b"\n\n", codecs.BOM_UTF8]),
+        max_size=6,
+    )
+)
+def test_whatever_is_in_a_file_it_is_a_manifest_or_its_bad_line_is_named(pieces: list[bytes]) -> None:
+    with tempfile.NamedTemporaryFile() as stream:
+        stream.write(b"".join(pieces))
+        stream.flush()
+        refusal, found = "", None
+        try:
+            found = read_manifest(Path(stream.name))
+        except ConfigurationError as error:
+            refusal = str(error)
+    if found is None:
+        assert re.match(r"Line \d+ of --undo .+ is not one of a manifest;", refusal)
+        return
+    assert all(isinstance(user, uuid.UUID) and isinstance(day, datetime.date) for user, day in found)
+    assert len(set(found)) == len(list(found))
 
 
 def test_a_torn_line_is_named_and_the_whole_ones_are_undone(url: sa.URL, manifest: Path) -> None:
