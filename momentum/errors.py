@@ -18,7 +18,7 @@ class ConfigurationError(MomentumError):
 
 
 class DatabaseUnreachableError(MomentumError):
-    """The server refuses or does not answer, or the connection was lost."""
+    """The server refuses, does not answer or is a standby, or the connection was lost."""
 
     exit_code = 3
 

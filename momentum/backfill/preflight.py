@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import ACCOUNTS, EVENTS, read_account_columns
 from momentum.backfill.triggers import Trigger, read_triggers
+from momentum.connect.engine import check_server
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.history import read_history
 from momentum.scores import ScoreTable, find_interference, read_score_table
@@ -54,10 +55,12 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
         with_events: Whether it looks at momentum events.
 
     Raises:
+        DatabaseUnreachableError: The server is a standby, and something is to be written.
         NotMigratedError: The score table is not recorded, or its unique key or a column is missing.
         ConfigurationError: Something belongs to a role that could borrow our rights through it, the score table doesn't
             have its rows for itself, the role lacks a right, or row-level security would hide rows from it.
     """
+    check_server(connection, writes=not dry_run)
     check_owners(connection)
     scores = read_score_table(connection)
     check_owners(connection, scores.relation, *([EVENTS.fullname] if with_events else []))

@@ -8,7 +8,7 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from momentum.connect.supabase import is_session_pooler, require_tls
+from momentum.connect.supabase import is_session_pooler, primary_of, require_tls
 from momentum.connect.url import describe, prepare_threshold, redact, server_of
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 from momentum.retries import LOST_CONNECTION
@@ -62,6 +62,42 @@ def change_settings(connection: "Connection", settings: Mapping[str, str], *, lo
     """
     set_config = sqlalchemy.func.pg_catalog.set_config
     connection.execute(sqlalchemy.select(*(set_config(name, value, local) for name, value in settings.items())))
+
+
+def check_server(connection: "Connection", *, writes: bool) -> None:
+    """Refuse a server on which the work can't be done.
+
+    Args:
+        connection: A connection, on which nothing has been done yet.
+        writes: Whether anything is to be written.
+
+    Raises:
+        ConfigurationError: The server doesn't know the letters of its text, so it can't give them to us in ours.
+        DatabaseUnreachableError: The server is a standby, and something is to be written.
+    """
+    # The driver is told both by the server; a pooler may tell neither, or what was true once.
+    told = getattr(getattr(connection.connection.driver_connection, "info", None), "parameter_status", lambda _: None)
+    if told("in_hot_standby") == "off" and told("server_encoding") not in (None, "SQL_ASCII"):
+        return
+    row = connection.exec_driver_sql(
+        "select pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery()"
+    ).one()
+    encoding, standby = row
+    url = connection.engine.url
+    if encoding == "SQL_ASCII":
+        raise ConfigurationError(
+            f"The encoding of the database at {describe(url)} is SQL_ASCII, in which nothing says what letters its "
+            "text has; move it to a database with the encoding UTF8."
+        )
+    if standby and writes:
+        # Most roles may not see where a standby gets its changes from.
+        sender = connection.exec_driver_sql("select sender_host, sender_port from pg_catalog.pg_stat_wal_receiver")
+        seen = [f"{host}:{port}" for host, port in sender if host]
+        primary = next(iter([*primary_of(url), *seen]), "")
+        raise DatabaseUnreachableError(
+            f"The server of {describe(url)} is a standby, which can only be read; connect to its primary"
+            f"{f', {primary}' if primary else ''}."
+        )
 
 
 def keeps_session(connection: "Connection", pid: int) -> bool:

@@ -58,6 +58,17 @@ def project_of(url: "URL") -> str | None:
     return found.pop() or None if len(found) == 1 else None
 
 
+def primary_of(url: "URL") -> list[str]:
+    """Return how the primary of a project is named where a URL leads to its read replica; nothing if it doesn't."""
+    project = project_of(url)
+    if project is None:
+        return []
+    if any(POOLER_HOST.fullmatch(host) for host in hosts(url)):
+        user = resolve(url).get("user", "").partition(".")[0]
+        return [f"as the user {user}.{project}"]
+    return [f"db.{project}.supabase.co"]
+
+
 def project_named(project_url: str) -> str | None:
     """Return the reference in SUPABASE_URL; None if the project's custom domain hides it."""
     match = PROJECT_URL.fullmatch(project_url.strip().lower())

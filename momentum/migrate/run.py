@@ -268,7 +268,14 @@ def run_online(environment: Environment) -> None:
     command = running_command()
     with connect(environment, command) as connection:
         explained = functools.partial(errors_explained, environment, connection)
-        if connection.in_transaction():
+        callers = connection.in_transaction()
+        try:
+            with explained("The database refused a statement", "Nothing has changed."):
+                database.check_server(connection, writes=command in (*CREATING, *MIGRATING))
+        finally:
+            if not callers:
+                connection.rollback()
+        if callers:
             # The transaction belongs to the caller: we don't commit, and leave its settings as they are.
             with explained("The database refused a statement", "Roll the transaction back."):
                 run_inside_transaction(environment, connection, command)

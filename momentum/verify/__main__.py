@@ -7,7 +7,7 @@ import typer
 from sqlalchemy import text
 
 from momentum.command import URL_OPTION, EnvFile, Url, run_app
-from momentum.connect.engine import connection_errors, create_engine
+from momentum.connect.engine import check_server, connection_errors, create_engine
 from momentum.connect.env_file import find_url
 from momentum.connect.url import describe
 from momentum.streams import complain
@@ -45,6 +45,7 @@ def verify(
     try:
         with connection_errors(url), create_engine(url, application_name="momentum-verify").connect() as connection:
             connection = connection.execution_options(postgresql_readonly=True)
+            check_server(connection, writes=False)
             # A session that holds a lock on a whole table is changing it, so there is nothing to compare yet.
             connection.execute(text("set lock_timeout = '10s'"))
             comparison = compare_database(connection)

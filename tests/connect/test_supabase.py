@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from momentum.connect.supabase import hosts, is_supabase, objection_to_key, project_named, project_of, require_tls
+from momentum.connect.supabase import (
+    hosts,
+    is_supabase,
+    objection_to_key,
+    primary_of,
+    project_named,
+    project_of,
+    require_tls,
+)
 from tests import processes
 from tests.alembic_program import error_of, program
 from tests.connect.project import (
@@ -98,6 +106,18 @@ def test_a_service_that_leads_to_supabase_is_supabases(
     monkeypatch.delenv("PGSERVICE", raising=False)
     listed = make_url(f"postgresql://one.example,db.{PROJECT}.supabase.co/postgres")
     assert require_tls(listed).query["sslmode"] == "require"
+
+
+@pytest.mark.parametrize(
+    ("url", "primary"),
+    [
+        (DIRECT.replace(".supabase", "-rr-eu-west-1-abcde.supabase"), [f"db.{PROJECT}.supabase.co"]),
+        (POOLER.replace(PROJECT, f"{PROJECT}-rr-eu-west-1-abcde"), [f"as the user postgres.{PROJECT}"]),
+        ("postgresql://postgres@db.example/postgres", []),
+    ],
+)
+def test_the_primary_of_a_read_replica_is_known_by_its_project(url: str, primary: list[str]) -> None:
+    assert primary_of(make_url(url)) == primary
 
 
 def test_hosts_are_read_without_their_ports() -> None:

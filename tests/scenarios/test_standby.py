@@ -1,0 +1,131 @@
+"""A standby of the server, made with its own programs: it is read, and never written to."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import pytest
+import sqlalchemy as sa
+
+from momentum.connect.url import as_text
+from momentum.errors import DatabaseUnreachableError
+from momentum.migrate.config import alembic_config
+from momentum.testing import Server
+from momentum.testing.servers import place_in_memory
+from tests.alembic_program import error_of, program, text_of
+from tests.backfilling import backfill, one_error_line
+from tests.samples import add_users
+from tests.server import engine_of
+
+pytestmark = pytest.mark.slow
+
+DAY = "2026-03-05"
+
+
+@pytest.fixture(scope="module")
+def urls(server: Server) -> Iterator[tuple[sa.URL, sa.URL]]:
+    """A migrated database and one that isn't, on a standby."""
+    with engine_of(server.admin_url).connect() as connection:
+        data = Path(connection.exec_driver_sql("show data_directory").scalar_one())
+        # A standby needs as much room for connections as its primary has.
+        most = connection.exec_driver_sql("show max_connections").scalar_one()
+    try:
+        programs = Path(f"/proc/{(data / 'postmaster.pid').read_text().split()[0]}/exe").readlink().parent
+    except OSError:
+        pytest.skip("the server's programs are not on this machine")
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    if os.geteuid() == 0:
+        owner = data.stat()
+        options |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
+
+    def call(program: str, *arguments: str) -> None:
+        done = subprocess.run([programs / program, *arguments], cwd=folder, **options)
+        assert done.returncode == 0, done.stderr
+
+    place = place_in_memory()
+    folder = Path(tempfile.mkdtemp(prefix="momentum-standby-", dir=place))
+    if os.geteuid() == 0:
+        os.chown(folder, owner.st_uid, owner.st_gid)
+    with server.database() as migrated, server.database(migrated=False) as empty:
+        add_users(engine_of(migrated), 5)
+        control = ("-D", "data", "-w", "-l", "log", "-s")
+        with wal_kept(server):
+            call("pg_basebackup", "-D", "data", "-R", "-c", "fast", "-d", as_text(server.admin_url))
+        call("pg_ctl", *control, "-o", f"-p 5432 -k {folder} -c listen_addresses= -c max_connections={most}", "start")
+        try:
+            yield on_standby(migrated, folder), on_standby(empty, folder)
+        finally:
+            call("pg_ctl", *control, "-m", "immediate", "stop")
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def wal_kept(server: Server) -> Iterator[None]:
+    """Have the server keep what the backup needs, however much other tests write meanwhile."""
+    with engine_of(server.admin_url).connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("alter system set wal_keep_size = '2GB'")
+        connection.exec_driver_sql("select pg_reload_conf()")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("alter system reset wal_keep_size")
+            connection.exec_driver_sql("select pg_reload_conf()")
+
+
+def on_standby(url: sa.URL, folder: Path) -> sa.URL:
+    """Return the URL of a database on the standby whose socket is in a folder."""
+    return sa.URL.create(url.drivername, url.username, url.password, database=url.database, query={"host": str(folder)})
+
+
+def said_of(url: sa.URL) -> re.Pattern[str]:
+    """Return the sentence about a database of a standby."""
+    return re.compile(
+        rf"Error: The server of \S+/{url.database} is a standby, which can only be read; "
+        r"connect to its primary(, \S+:\d+)?\."
+    )
+
+
+@pytest.mark.parametrize("arguments", [("upgrade", "head"), ("upgrade", "+1"), ("stamp", "head")])
+def test_nothing_is_migrated_on_a_standby(urls: tuple[sa.URL, sa.URL], home: Path, arguments: tuple[str, ...]) -> None:
+    for url in urls:
+        assert said_of(url).fullmatch(error_of(program("-x", f"url={text_of(url)}", *arguments, home=home), 3))
+
+
+@pytest.mark.parametrize("purge", ["yes", "no"])
+def test_nothing_is_migrated_back_on_a_standby(urls: tuple[sa.URL, sa.URL], home: Path, purge: str) -> None:
+    done = program("-x", f"url={text_of(urls[0])}", "-x", f"purge={purge}", "downgrade", "base", home=home)
+    assert said_of(urls[0]).fullmatch(error_of(done, 3))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_connection_to_a_standby_that_is_handed_in_is_refused(urls: tuple[sa.URL, sa.URL], begun: bool) -> None:
+    with engine_of(urls[0]).connect() as connection:
+        if begun:
+            connection.begin()
+        config = alembic_config(urls[0])
+        config.attributes["connection"] = connection
+        with pytest.raises(DatabaseUnreachableError, match="is a standby"):
+            alembic.command.upgrade(config, "head")
+        assert connection.in_transaction() == begun
+
+
+def test_a_real_run_and_a_real_undo_are_refused_and_dry_ones_are_not(urls: tuple[sa.URL, sa.URL]) -> None:
+    for options in (("--to", DAY, "--days", "2"), ("--undo", os.devnull)):
+        done = backfill(*options, url=urls[0])
+        assert done.returncode == 3
+        assert said_of(urls[0]).fullmatch(one_error_line(done))
+        assert backfill(*options, "--dry-run", url=urls[0]).returncode == 0
+
+
+def test_a_standby_is_compared_and_looked_at(urls: tuple[sa.URL, sa.URL], home: Path) -> None:
+    assert "(head)" in program("-x", f"url={text_of(urls[0])}", "current", home=home).stdout
+    done = program("-x", f"url={text_of(urls[0])}", "check", home=home)
+    assert done.returncode == 0, done.stderr
