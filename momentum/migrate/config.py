@@ -119,9 +119,9 @@ def alembic_config(url: URL | str, **options: Unpack[MigrationOptions]) -> Confi
     read_options(texts)
     text = url if isinstance(url, str) else written(url)
     config = Config()
-    config.set_main_option("script_location", str(SCRIPTS))
-    config.set_main_option("path_separator", "os")
     # ConfigParser takes a single per cent sign for the start of an interpolation.
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
     config.set_main_option("sqlalchemy.url", text.replace("%", "%%"))
     config.attributes["options"] = texts
     return config

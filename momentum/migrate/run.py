@@ -4,6 +4,7 @@ import functools
 import logging
 import sys
 from collections.abc import Iterator
+from configparser import InterpolationError
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -56,8 +57,14 @@ def find_url(environment: Environment, command: str) -> sa.URL:
     A downgrade doesn't use the env file: forgetting to name a database must not roll production back.
     """
     given, option = environment.options.url, "-x url="
-    if given is None and (given := environment.config.get_main_option("sqlalchemy.url")) is not None:
-        option = "sqlalchemy.url"
+    try:
+        if given is None and (given := environment.config.get_main_option("sqlalchemy.url")) is not None:
+            option = "sqlalchemy.url"
+    except InterpolationError:
+        # Its message repeats the URL, with its password.
+        raise ConfigurationError(
+            "The database URL from sqlalchemy.url has a % that starts an interpolation; write it as %%."
+        ) from None
     return env_file.find_url(given, option=option, use_env_file=command != "downgrade")
 
 

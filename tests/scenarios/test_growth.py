@@ -92,7 +92,7 @@ def test_a_migration_may_be_killed_at_any_moment(server: Server, growth: Growth,
     top, chance = growth.history[-1], random.Random(SEED)  # noqa: S311
     ini = tmp_path / "alembic.ini"
     settings = Path("alembic.ini").read_text(encoding="utf-8")
-    ini.write_text(settings.replace("%(here)s/alembic", str(growth.folder)), encoding="utf-8")
+    ini.write_text(settings.replace("momentum:../alembic", str(growth.folder)), encoding="utf-8")
     targets = {"up": top, "down": HEAD}
     with server.database() as url, server.database() as undisturbed:
         messages = {}
