@@ -364,7 +364,8 @@ facts (key, value) as (
         || case when p.proleakproof then ', leakproof' else '' end
         || case p.proparallel when 'u' then '' when 's' then ', parallel safe' else ', parallel restricted' end,
         'settings', coalesce(array_to_string(p.proconfig, ', '), 'none'),
-        'body', coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)
+        -- A script that was checked out with Windows' line ends makes the same function.
+        'body', coalesce(pg_get_function_sqlbody(p.oid), replace(p.prosrc, e'\r\n', e'\n'))
       )
     ) as f (part, value)
   union all

@@ -12,10 +12,12 @@ from alembic.script import Script
 
 from momentum.migrate.config import SCORES, alembic_config
 from momentum.testing import Server
+from momentum.verify.compare import compare_database
 from tests.catalog import dump, snapshot
-from tests.migrating import HISTORY, REVISIONS, current, database_with_scores, migrate_to, rows_of, run
+from tests.migrating import HISTORY, REVISIONS, current, database_with_scores, fetch, migrate_to, rows_of, run
 from tests.samples import PRODUCTION_SCORES
-from tests.supabase_cli import supabase
+from tests.server import engine_of
+from tests.supabase_cli import ROOT, supabase
 from tools.supabase_sql import DIRECTORY, export, file_name
 
 HEAD = HISTORY[-1]
@@ -54,6 +56,28 @@ def test_the_files_are_in_the_order_of_the_history_and_short() -> None:
         assert re.fullmatch(r"\d{14}_[a-z0-9_]+\.sql", name), f"the CLI skips a file with the name {name}"
         assert text.count("\n") < 300, f"{name} is too long to be read"
         assert "concurrently" not in text.lower(), f"{name} has a statement that no transaction would undo"
+
+
+def test_files_with_the_line_ends_of_windows_make_the_same(supabase_url: sa.URL, url: sa.URL) -> None:
+    for text in export().values():
+        run(supabase_url, text.replace("\n", "\r\n"))
+    body = "select prosrc from pg_catalog.pg_proc where pronamespace = 'momentum_internal'::regnamespace"
+    assert all("\r\n" in source for source in fetch(supabase_url, body))
+    with engine_of(supabase_url).connect() as connection:
+        assert compare_database(connection).differences == []
+    migrate_to(supabase_url, "base")
+    migrate_to(supabase_url, HEAD)
+    assert snapshot(supabase_url) == snapshot(url)
+
+
+def test_files_are_checked_out_with_the_line_ends_that_the_server_is_to_get() -> None:
+    names = subprocess.run(["git", "ls-files", "--eol", "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    if names.returncode:
+        pytest.skip("this is no clone")
+    for line in names.stdout.splitlines():
+        kept, here, attributes = line.partition("\t")[0].split(maxsplit=2)
+        assert attributes.strip() == "attr/text=auto eol=lf", line
+        assert "crlf" not in kept + here, line
 
 
 @pytest.mark.slow
