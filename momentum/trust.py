@@ -3,7 +3,7 @@
 These are the current role, the database's owner and superusers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,17 @@ def find_untrusted(
         relations: More relations, with their schemas; one that doesn't exist is passed over.
         only_these: Whether the private schema is asked about without all that is in it.
     """
-    parameters = {"schema": SCHEMA, "relations": list(relations), "whole": not only_these}
-    row = connection.execute(text(UNTRUSTED), parameters).one_or_none()
-    return Untrusted(*row) if row else None
+    return next(ask(connection, relations=relations, whole=not only_these), None)
+
+
+def untrusted_functions(connection: Connection, functions: Iterable[str]) -> list[Untrusted]:
+    """Return those of some functions, given by their oids, that belong to none of these roles or of the platform's."""
+    return list(ask(connection, functions=functions))
+
+
+def ask(
+    connection: Connection, *, relations: Iterable[str] = (), functions: Iterable[str] = (), whole: bool = False
+) -> Iterator[Untrusted]:
+    """Yield what can't be relied on."""
+    parameters = {"schema": SCHEMA, "relations": list(relations), "functions": list(functions), "whole": whole}
+    return (Untrusted(*row) for row in connection.execute(text(UNTRUSTED), parameters))

@@ -1,4 +1,4 @@
--- The first object that we rely on and that belongs to none of the roles that we trust, with the statement that hands it
+-- The objects that we rely on and that belong to none of the roles that we trust, each with the statement that hands it
 -- over. What an object runs, it would run with the rights of whoever uses it.
 with me (oid, name, database_owner) as (
   select
@@ -33,8 +33,9 @@ relations (kind, schema, name, owner) as (
   where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
 ),
 
-routines (kind, schema, name, owner) as (
+routines (oid, kind, schema, name, owner) as (
   select
+    p.oid,
     case p.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end,
     n.nspname,
     pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)),
@@ -90,6 +91,15 @@ objects (number, kind, name, owner, of_platform) as (
     false
   from relations as r
   where r.name = any(cast(:relations as text[]))
+  union all
+  select
+    6,
+    r.kind,
+    r.name,
+    r.owner,
+    true
+  from routines as r
+  where r.oid = any(cast(:functions as oid[]))
 )
 
 select
@@ -102,7 +112,14 @@ from objects as o
 cross join me
 where
   o.owner not in (select t.oid from trusted as t)
-  -- The accounts are the platform's by nature.
-  and not (o.of_platform and pg_catalog.pg_get_userbyid(o.owner) in ('supabase_admin', 'supabase_auth_admin'))
-order by o.number, o.name
-limit 1
+  -- The accounts and its own functions are the platform's by nature.
+  and not (
+    o.of_platform and pg_catalog.pg_get_userbyid(o.owner) in (
+      'supabase_admin',
+      'supabase_auth_admin',
+      'supabase_functions_admin',
+      'supabase_realtime_admin',
+      'supabase_storage_admin'
+    )
+  )
+order by o.number, o.name, o.owner

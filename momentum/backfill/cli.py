@@ -232,7 +232,17 @@ def backfill(
         Option(
             "--allow-webhooks",
             metavar="",
-            help="Run even if a trigger of the score table calls out of the database for every row.",
+            help="Run even if a trigger of the score table calls out of the database for every row, or may do so.",
+            rich_help_panel="How",
+        ),
+    ] = False,
+    allow_other_owners: Annotated[
+        bool,
+        Option(
+            "--allow-other-owners",
+            metavar="",
+            help="Run even if a trigger, rule, default or check of the score table runs functions, with your rights, "
+            "that belong neither to you nor to the database's owner or a superuser.",
             rich_help_panel="How",
         ),
     ] = False,
@@ -376,6 +386,7 @@ def backfill(
                 limits=limits,
                 max_error_rate=max_error_rate,
                 allow_webhooks=allow_webhooks,
+                allow_other_owners=allow_other_owners,
                 dry_run=dry_run,
                 count_by_day=report_page is not None,
                 look_for_discrepancies=not no_discrepancies,

@@ -76,7 +76,7 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
     return Database(
         scores,
         account_columns,
-        tuple(read_triggers(connection, scores.relation, event)),
+        tuple(read_triggers(connection, scores.relation, event, ("user_id", *scores.default_row))),
         is_distributed(connection, scores),
         read_clock(connection),
     )
@@ -230,16 +230,45 @@ def check_days(days: DayRange, now: datetime.datetime) -> None:
         raise ConfigurationError(f"The range ends on {days.last}, in the future; the server's UTC day is {now.date()}.")
 
 
-def check_triggers(triggers: Sequence[Trigger], relation: str, *, allow_webhooks: bool) -> None:
-    """Refuse to fire triggers that call out of the database, unless the settings allow it."""
-    calling = [trigger.name for trigger in triggers if trigger.calls_out]
+def check_triggers(
+    triggers: Sequence[Trigger], relation: str, *, allow_webhooks: bool, allow_other_owners: bool
+) -> None:
+    """Refuse to fire triggers that call out of the database, or run what is others', unless the settings allow it.
+
+    Args:
+        triggers: What runs for each row.
+        relation: The table.
+        allow_webhooks: Whether it may call out.
+        allow_other_owners: Whether it may run functions of roles that aren't trusted.
+    """
+    calling = [trigger for trigger in triggers if trigger.calls_out and not trigger.unknown]
+    unknown = next((trigger for trigger in triggers if trigger.unknown), None)
+    others = next((trigger for trigger in triggers if trigger.of_others), None)
     if calling and not allow_webhooks:
-        one = len(calling) == 1
         raise ConfigurationError(
-            f"The {'trigger' if one else 'triggers'} {', '.join(calling)} of {relation} would call out of the database "
-            f"for every row, such as to push notifications to phones; disable {'it' if one else 'them'} for the run, "
-            "or give --allow-webhooks."
+            f"The {listed(calling)} of {relation} would call out of the database for every row, such as to push "
+            f"notifications to phones; disable {'it' if len(calling) == 1 else 'them'} for the run, or give "
+            "--allow-webhooks."
         )
+    if unknown and not allow_webhooks:
+        raise ConfigurationError(
+            f"It can't be known whether the {listed([unknown])} of {relation} would call out of the database, because "
+            f"{unknown.unknown[0]}; disable it for the run, or give --allow-webhooks."
+        )
+    if others and not allow_other_owners:
+        raise ConfigurationError(
+            f"The {listed([others])} of {relation} would run, with your rights, {others.of_others[0]}; look at it and "
+            "disable it for the run, or give --allow-other-owners."
+        )
+
+
+def listed(triggers: Sequence[Trigger]) -> str:
+    """Return the names of triggers and of what else runs for each row, with what they are."""
+    kinds = dict.fromkeys(trigger.kind for trigger in triggers)
+    names = {kind: [trigger.name for trigger in triggers if trigger.kind == kind] for kind in kinds}
+    return " and the ".join(
+        f"{kind}{'s' if kind == 'trigger' and len(names[kind]) > 1 else ''} {', '.join(names[kind])}" for kind in kinds
+    )
 
 
 def is_distributed(connection: Connection, scores: ScoreTable) -> bool:

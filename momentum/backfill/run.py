@@ -68,7 +68,8 @@ def run_backfill(
     Raises:
         NotMigratedError: The database lacks something that the backfill needs.
         ConfigurationError: The role lacks a right, or row-level security would hide rows from it; the range is in the
-            future; or a trigger would call out of the database.
+            future; or a trigger would call out of the database or run
+            functions of roles that aren't trusted.
         DatabaseUnreachableError: It is not known whether a commit took place, because the server doesn't answer.
         sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help, or could not be
             reached again. Earlier commits stay, and another run resumes.
@@ -163,11 +164,16 @@ def look_before(engine: Engine, settings: Settings) -> Database:
         )
         check_days(settings.days, database.now)
         if not settings.dry_run:
-            check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
+            check_triggers(
+                database.triggers,
+                database.scores.relation,
+                allow_webhooks=settings.allow_webhooks,
+                allow_other_owners=settings.allow_other_owners,
+            )
         for user in session.read(lambda connection: find_unknown_users(connection, settings.users)):
             logger.warning("there is no user %s in auth.users", user)
         for trigger in database.triggers:
-            logger.info("each row fires the trigger %s", trigger)
+            logger.info("each row fires the %s %s", trigger.kind, trigger)
     return database
 
 

@@ -69,7 +69,8 @@ class Settings:
         pause: Seconds to pause after a commit, outside of a transaction.
         limits: The limits of a transaction, and how often it is tried.
         max_error_rate: The share of failed rows, 0 to 1, above which a run stops; judged from the 1,000th row on.
-        allow_webhooks: Whether triggers that call out of the database may fire.
+        allow_webhooks: Whether triggers that call out of the database, or may do so, may fire.
+        allow_other_owners: Whether those may fire that run functions of roles that aren't trusted.
         dry_run: Count the rows that would be inserted, in a read-only transaction.
         count_by_day: Whether to count at the end how many rows there are on each day, for the report's picture.
         look_for_discrepancies: Whether to compare scores with their breakdowns.
@@ -86,6 +87,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     max_error_rate: float = 0.01
     allow_webhooks: bool = False
+    allow_other_owners: bool = False
     dry_run: bool = False
     count_by_day: bool = False
     look_for_discrepancies: bool = True

@@ -1,40 +1,35 @@
-"""The triggers that fire for each row, and their effects.
+"""The triggers that fire for each row, whatever else runs for it, and the effects.
 
 A trigger that calls out of the database can't be undone: in the app's production layout one pushes a notification to a
-user's phone for every row that is inserted.
+user's phone for every row that is inserted. All of them run with the rights of the role that fills.
 """
 
-import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from momentum.backfill.effects import EVENTS, NAMED, RULE_EVENTS, Catalog, Effects, Walk, reaction
+from momentum.trust import untrusted_functions
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 FOR_EACH_ROW = 1
 BEFORE = 2
-EVENTS = {"insert": 4, "delete": 8, "update": 16}
-
-# Calls that leave the database: pg_net's schema, the extension http, and Supabase's database webhooks.
-CALLS_OUT = re.compile(r"\bnet\s*\.|http|\bsupabase_functions\s*\.", re.IGNORECASE)
-EFFECTS = {
-    "notifies listeners": re.compile(r"\bpg_notify\b|^\s*notify\b", re.IGNORECASE | re.MULTILINE),
-    "writes to other rows": re.compile(
-        r"\binsert\s+into\b|\bdelete\s+from\b|\bupdate\s+[\w.\"]+\s+set\b|\bmerge\s+into\b", re.IGNORECASE
-    ),
-    "may refuse the row": re.compile(r"\braise\s+(exception\b|')", re.IGNORECASE),
-}
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A trigger of the score table.
+    """A trigger of the score table, or something else of it that runs for each row.
 
     Attributes:
         name: Its name.
         fires: When it fires, such as ``after insert or update for each row``.
         function: The function that it executes, with its schema.
         effects: The effects of that function, as far as its source shows them.
-        calls_out: Whether the function, or one that it calls, calls out of the database.
+        calls_out: Whether the function, or what it leads to, calls out of the database, or that can't be known.
+        unknown: Why it can't be known.
+        of_others: The functions among them that belong to a role that isn't trusted, each with its owner.
+        kind: ``trigger``, or ``rule``, ``default``, ``check`` and so on.
     """
 
     name: str
@@ -42,50 +37,106 @@ class Trigger:
     function: str
     effects: tuple[str, ...]
     calls_out: bool
+    unknown: tuple[str, ...] = ()
+    of_others: tuple[str, ...] = ()
+    kind: str = "trigger"
 
     def __str__(self) -> str:
         does = ", ".join(self.effects) or "changes nothing outside the row"
         return f"{self.name}, {self.fires}: {self.function}() {does}"
 
 
-def read_triggers(connection: Connection, relation: str, event: str) -> list[Trigger]:
-    """Return the triggers of a table that fire on an event, by name.
+def read_triggers(connection: Connection, relation: str, event: str, given: Collection[str] = ()) -> list[Trigger]:
+    """Return the triggers of a table that fire on an event, by name, and what else runs for its rows.
 
-    They include those that fire once per statement, which may call out for each of its rows as well.
+    They include those that fire once per statement, which may call out for each of its rows as well. Rules, defaults,
+    checks and so on are included if they call out, or run functions of roles that aren't trusted.
 
     Args:
         connection: A connection.
         relation: The table.
         event: ``insert`` or ``delete``.
+        given: The columns to which the rows give a value, so that their defaults don't matter.
     """
-    rows = connection.execute(
-        text("""
-            select t.tgname as name, t.tgtype as type, p.oid as function, format('%s.%s', n.nspname, p.proname) as named
-            from pg_catalog.pg_trigger as t
-            inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
-            inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
-            where
-              t.tgrelid = to_regclass(:relation) and not t.tgisinternal and t.tgenabled in ('O', 'A')
-              and t.tgtype & :event <> 0
-            order by t.tgname
-        """),
-        {"relation": relation, "event": EVENTS[event]},
-    ).all()
-    if not rows:
+    catalog = Catalog.read(connection)
+    oid = catalog.relation(relation)
+    if oid is None:
         return []
-    functions = {
-        row.oid: (row.schema, row.name, f"{row.schema}.{row.name} {row.source}")
-        for row in connection.execute(
-            text("""
-                select p.oid, n.nspname as schema, p.proname as name,
-                  coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc, '') as source
-                from pg_catalog.pg_proc as p
-                inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
-                where n.nspname not in ('pg_catalog', 'information_schema')
-            """)
-        )
+    found = [*triggers_in(catalog, oid, event), *others_in(catalog, oid, event, given)]
+    functions = {function for _, _, _, _, effects in found for function in effects.functions}
+    owners = {each.name: each.owner for each in untrusted_functions(connection, functions)} if functions else {}
+    of_others = {
+        function: f"{signature}, which belongs to {owners[signature]}"
+        for function in functions
+        if (signature := catalog.functions[function]["signature"]) in owners
     }
-    return [Trigger(row.name, when(row.type), row.named, *effects_of(row.function, functions)) for row in rows]
+    triggers = [
+        Trigger(name, fires, function, *described(effects, of_others), kind)
+        for kind, name, fires, function, effects in found
+    ]
+    return [trigger for trigger in triggers if trigger.kind == "trigger" or trigger.calls_out or trigger.of_others]
+
+
+# The kind, the name, when it runs, the function and the effects.
+Found = tuple[str, str, str, str, Effects]
+
+
+def triggers_in(catalog: Catalog, relation: str, event: str) -> Iterator[Found]:
+    """Yield the triggers of a table that fire on an event."""
+    for trigger in catalog.triggers.get(relation, []):
+        if trigger["type"] & EVENTS[event]:
+            walk = Walk(catalog)
+            walk.fire(trigger)
+            yield "trigger", trigger["name"], when(trigger["type"]), trigger["called"], walk.effects
+
+
+def others_in(catalog: Catalog, relation: str, event: str, given: Collection[str]) -> Iterator[Found]:
+    """Yield what else runs when a row of a table is written, function by function."""
+    for rule in catalog.rules.get(relation, []):
+        if rule["event"] == RULE_EVENTS[event]:
+            walk = Walk(catalog)
+            walk.follow(rule, catalog.path)
+            yield "rule", rule["name"], f"on {event}", relation_name(catalog, relation), walk.effects
+    for each in catalog.attached.get(relation, []):
+        called = catalog.functions.get(each["function"])
+        evaluated = each["kind"] not in {"view", "policy"}
+        needless = each["kind"] == "default" and each["name"] in given
+        if event == "insert" and called is not None and evaluated and not needless:
+            walk = Walk(catalog)
+            walk.call(each["function"])
+            yield each["kind"], each["name"], "for each row", f"{called['schema']}.{called['name']}", walk.effects
+    for reference in catalog.references.get(relation, []):
+        if action := reaction(reference, event):
+            walk = Walk(catalog)
+            walk.write(reference["from"], action, catalog.path)
+            name = relation_name(catalog, reference["from"])
+            yield "reference from", name, f"{action} of each row", name, walk.effects
+
+
+def relation_name(catalog: Catalog, relation: str) -> str:
+    """Return the name of a relation, with its schema."""
+    fact = catalog.relations[relation]
+    return f"{fact['schema']}.{fact['name']}"
+
+
+def described(
+    effects: Effects, of_others: dict[str, str]
+) -> tuple[tuple[str, ...], bool, tuple[str, ...], tuple[str, ...]]:
+    """Return effects as a trigger has them.
+
+    Args:
+        effects: The effects.
+        of_others: The functions that belong to a role that isn't trusted, by oid, each with its owner.
+    """
+    unknown = () if effects.calls_out else tuple(effects.unknown)
+    others = tuple(of_others[function] for function in effects.functions if function in of_others)
+    said = [
+        *(["calls out of the database"] if effects.calls_out else []),
+        *(f"may call out of the database, which can't be known because {reason}" for reason in unknown),
+        *(name for name in NAMED if name in effects.named),
+        *(f"runs {function}" for function in others),
+    ]
+    return tuple(said), effects.calls_out or bool(unknown), unknown, others
 
 
 def when(bits: int) -> str:
@@ -93,26 +144,3 @@ def when(bits: int) -> str:
     moment = "before" if bits & BEFORE else "after"
     events = " or ".join(event for event, bit in EVENTS.items() if bits & bit)
     return f"{moment} {events} for each {'row' if bits & FOR_EACH_ROW else 'statement'}"
-
-
-def effects_of(function: int, functions: dict[int, tuple[str, str, str]]) -> tuple[tuple[str, ...], bool]:
-    """Return the effects of a function and whether it calls out of the database.
-
-    Both are read from its source and from that of the functions that it calls.
-    """
-    by_name: dict[str, list[int]] = {}
-    for oid, (_, name, _) in functions.items():
-        by_name.setdefault(name, []).append(oid)
-    seen: set[int] = set()
-    waiting = [function]
-    while waiting:
-        oid = waiting.pop()
-        if oid in seen or oid not in functions:
-            continue
-        seen.add(oid)
-        for called in set(re.findall(r"\b(\w+)\"?\s*\(", functions[oid][2])):
-            waiting += by_name.get(called, [])
-    texts = [functions[oid][2] for oid in seen]
-    calls_out = any(CALLS_OUT.search(text) for text in texts)
-    effects = [name for name, pattern in EFFECTS.items() if any(pattern.search(text) for text in texts)]
-    return tuple((["calls out of the database"] if calls_out else []) + effects), calls_out

@@ -130,7 +130,7 @@ def run_undo(
 
     Raises:
         ConfigurationError: The manifest can't be read, the role lacks a right or rows are hidden from it, or a trigger
-            would call out of the database.
+            would call out of the database or run functions of roles that aren't trusted.
         NotMigratedError: The database lacks something that the undo needs.
         sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help.
     """
@@ -155,9 +155,14 @@ def run_undo(
         )
         report.triggers = database.triggers
         for trigger in database.triggers:
-            logger.info("each deleted row fires the trigger %s", trigger)
+            logger.info("each deleted row fires the %s %s", trigger.kind, trigger)
         if not settings.dry_run:
-            check_triggers(database.triggers, database.scores.relation, allow_webhooks=settings.allow_webhooks)
+            check_triggers(
+                database.triggers,
+                database.scores.relation,
+                allow_webhooks=settings.allow_webhooks,
+                allow_other_owners=settings.allow_other_owners,
+            )
         # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
         eligibility = Eligibility(database.account_columns, settings.days, database.now)
         undoing = Undoing(session, Pages(database.scores, eligibility), settings, report, logged(on_failure))

@@ -48,6 +48,7 @@ def test_a_run_with_and_without_the_command_has_the_same_settings() -> None:
         "workers",
         "max_error_rate",
         "allow_webhooks",
+        "allow_other_owners",
         "dry_run",
     ):
         assert options[name] == getattr(settings, name), name

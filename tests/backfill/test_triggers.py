@@ -1,7 +1,9 @@
 """The triggers that a run fires are listed before it begins; those that call out of the database must be allowed."""
 
 import json
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,3 +212,165 @@ def test_a_trigger_for_updates_only_is_no_obstacle(production: Scores) -> None:
     give_trigger(production, DIRECTLY, "after update")
     assert run_json(production)["inserted"] == 3
     assert sent(production) == 0
+
+
+WEBHOOK = """
+create table public.audit (user_id uuid);
+create trigger hook after insert on public.audit for each row
+  execute function supabase_functions.http_request('https://push.example');
+"""
+
+
+def test_a_trigger_that_writes_to_a_table_with_a_webhook_stops_the_real_run(production: Scores) -> None:
+    run(production.url, WEBHOOK)
+    give_trigger(production, "insert into public.audit values (new.user_id);")
+    done = call(*ONE_DAY, "--quiet", url=production.url)
+    assert done.returncode == 2
+    assert "The trigger push of public.daily_engagement_scores would call out" in one_error_line(done)
+    assert (production.count(), sent(production)) == (0, 0)
+
+
+def test_a_link_in_a_comment_is_no_call(production: Scores) -> None:
+    give_trigger(production, "-- See https://example.com/docs, and net.http_post there.\n")
+    assert run_json(production)["inserted"] == 3
+
+
+def test_sql_that_a_trigger_composes_may_call_out(production: Scores) -> None:
+    give_trigger(production, "execute 'select ' || new.final_score;")
+    done = call(*ONE_DAY, "--quiet", url=production.url)
+    assert done.returncode == 2
+    assert one_error_line(done) == (
+        "Error: It can't be known whether the trigger push of public.daily_engagement_scores would call out of the "
+        "database, because public.push() executes SQL that it composes; disable it for the run, or give "
+        "--allow-webhooks."
+    )
+    assert production.count() == 0
+    [push] = [trigger for trigger in run_json(production, "--allow-webhooks")["triggers"] if trigger["name"] == "push"]
+    assert push["calls_out"]
+    assert push["effects"] == [
+        "may call out of the database, which can't be known because public.push() executes SQL that it composes"
+    ]
+    assert production.count() == 3
+
+
+# What a role with some rights on the score table can have run for its rows, and what it is.
+BORROWED = {
+    "a trigger of its own": (
+        "grant trigger on {table} to {planter}; set role {planter}; "
+        "create trigger push before insert on {table} for each row execute function planted.push();",
+        "trigger push",
+        "planted.push()",
+    ),
+    "a trigger of its own that fires per statement": (
+        "grant trigger on {table} to {planter}; set role {planter}; "
+        "create trigger push after insert on {table} execute function planted.push();",
+        "trigger push",
+        "planted.push()",
+    ),
+    "a function that a trigger calls": (
+        "create function public.ours() returns trigger language plpgsql as "
+        "'begin perform planted.valid(1); return new; end'; "
+        "create trigger ours after insert on {table} for each row execute function public.ours();",
+        "trigger ours",
+        "planted.valid(integer)",
+    ),
+    "a trigger of a table that a trigger writes to": (
+        "create table public.log (user_id uuid); grant insert on public.log to public; "
+        "grant trigger on public.log to {planter}; set role {planter}; "
+        "create trigger push before insert on public.log for each row execute function planted.push(); reset role; "
+        "create function public.ours() returns trigger language plpgsql as "
+        "'begin insert into log values (new.user_id); return new; end'; "
+        "create trigger ours after insert on {table} for each row execute function public.ours();",
+        "trigger ours",
+        "planted.push()",
+    ),
+    "a check": (
+        "alter table {table} add constraint valid check (planted.valid(1))",
+        "check valid",
+        "planted.valid(integer)",
+    ),
+    "a default": (
+        "alter table {table} add more boolean default planted.valid(1)",
+        "default more",
+        "planted.valid(integer)",
+    ),
+    "an index": (
+        "create index valid_ones on {table} (planted.valid(events_count))",
+        "index valid_ones",
+        "planted.valid(integer)",
+    ),
+    "a rule": (
+        "create rule tell as on insert to {table} do also select planted.valid(1)",
+        "rule tell",
+        "planted.valid(integer)",
+    ),
+}
+
+PLANTED = """
+create schema planted authorization {planter};
+set role {planter};
+grant usage on schema planted to public;
+create function planted.push() returns trigger language plpgsql as
+  $$ begin perform pg_catalog.set_config('momentum.rights', current_user, false); return new; end $$;
+create function planted.valid(integer) returns boolean language sql immutable as 'select true';
+reset role;
+"""
+
+
+@pytest.mark.parametrize("case", BORROWED)
+def test_a_function_of_somebody_else_stops_the_real_run_unless_it_is_allowed(server: Server, case: str) -> None:
+    sql, what, function = BORROWED[case]
+    planter = f"planter_{secrets.token_hex(4)}"
+    with scores_in(server, "public.production") as scores:
+        add_users(scores.engine, 3)
+        admin_url = server.as_admin(scores.url)
+        run(admin_url, f"create role {planter}; {PLANTED.format(planter=planter)}")
+        run(admin_url, sql.format(table=scores.relation, planter=planter))
+        done = call(*ONE_DAY, "--quiet", url=scores.url)
+        assert (done.returncode, scores.count()) == (2, 0)
+        assert one_error_line(done) == (
+            f"Error: The {what} of public.daily_engagement_scores would run, with your rights, {function}, which "
+            f"belongs to {planter}; look at it and disable it for the run, or give --allow-other-owners."
+        )
+        done = call(*ONE_DAY, "--dry-run", url=scores.url)
+        assert done.returncode == 0
+        [line] = [line for line in done.stderr.splitlines() if planter in line]
+        assert line.startswith(f"each row fires the {what}, ")
+        assert line.endswith(f"runs {function}, which belongs to {planter}")
+        run(admin_url, f"grant usage on schema planted to {scores.url.username}")
+        if case != "a rule":  # Rules and upserts exclude each other.
+            assert run_json(scores, "--allow-other-owners")["inserted"] == 3
+        run(admin_url, f"drop owned by {planter} cascade; drop role {planter}")
+
+
+def test_functions_of_the_owner_a_superuser_and_the_platform_are_trusted(server: Server) -> None:
+    with scores_in(server, "public.production") as scores:
+        add_users(scores.engine, 3)
+        for number, owner in enumerate(
+            (server.admin_url.username, scores.url.username, "supabase_admin", "supabase_auth_admin")
+        ):
+            give_trigger(scores, "", name=f"trusted_{number}")
+            run(server.as_admin(scores.url), f"alter function public.trusted_{number}() owner to {owner}")
+        assert run_json(scores)["inserted"] == 3
+
+
+def test_an_undo_looks_at_what_a_delete_runs(server: Server, tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    with scores_in(server, "public.production") as scores:
+        run(scores.url, NET + SUPABASE_FUNCTIONS)
+        add_users(scores.engine, 3)
+        assert run_json(scores, "--manifest", str(manifest))["inserted"] == 3
+        run(
+            scores.url,
+            f"""
+            create table public.notes (id uuid references {scores.relation} (id) on delete cascade);
+            create trigger hook after delete on public.notes for each row
+              execute function supabase_functions.http_request('https://push.example');
+            """,
+        )
+        done = call("--undo", str(manifest), "--quiet", url=scores.url)
+        assert done.returncode == 2
+        assert "The reference from public.notes of public.daily_engagement_scores would" in one_error_line(done)
+        assert scores.count() == 3
+        assert call("--undo", str(manifest), "--quiet", "--allow-webhooks", url=scores.url).returncode == 0
+        assert scores.count() == 0

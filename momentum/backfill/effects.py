@@ -1,0 +1,386 @@
+"""Effects of what a database runs when a row is written: triggers, rules, defaults, and the functions that these call.
+
+The source of each function is read, with what it calls, what it writes to and what that runs in turn. SQL that a
+function composes, and code in another language, can't be read.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from momentum.backfill.tokens import Token, tokens_of
+
+CATALOG = Path(__file__).with_name("effects.sql").read_text(encoding="utf-8")
+
+# The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+EVENTS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
+INSTEAD = 64
+
+# pg_rewrite.ev_type.
+RULE_EVENTS = {"insert": "3", "delete": "4", "update": "2"}
+
+# The effects that are named, in this order.
+NOTIFIES, WRITES, REFUSES = "notifies listeners", "writes to other rows", "may refuse the row"
+NAMED = (NOTIFIES, WRITES, REFUSES)
+
+# Everything in these schemas sends requests: pg_net's, the extension http's in a schema of its own, Supabase's database
+# webhooks, and Amazon's.
+SENDING_SCHEMAS = {"net", "http", "supabase_functions", "aws_lambda"}
+# A worker sends what is written to this one.
+QUEUE_SCHEMA = "net"
+# The functions of extensions, wherever they are installed.
+SENDING_EXTENSIONS = {"pg_net", "http", "dblink", "postgres_fdw", "plproxy", "aws_lambda", "aws_s3"}
+SENDING_NAMES = re.compile(r"http(_(get|post|put|patch|delete|head))?|dblink\w*|lo_export", re.IGNORECASE)
+# Its messages reach connected clients and nobody else, like a notification.
+BROADCASTING_SCHEMA = "realtime"
+
+# Functions of the server that execute SQL from a text.
+EXECUTING = re.compile(r"(query|cursor|table|schema|database)_to_xml\w*|ts_stat|ts_rewrite")
+
+# Extensions in C that compute and do nothing else.
+COMPUTING_EXTENSIONS = {
+    *("autoinc", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dict_int", "dict_xsyn", "earthdistance"),
+    *("fuzzystrmatch", "hstore", "insert_username", "intarray", "isn", "lo", "ltree", "moddatetime", "pg_hashids"),
+    *("pg_jsonschema", "pg_stat_statements", "pg_trgm", "pgcrypto", "pgjwt", "pgsodium", "plpgsql", "postgis", "rum"),
+    *("seg", "supabase_vault", "tcn", "unaccent", "uuid-ossp", "vector"),
+}
+
+# A format that only puts literals into SQL: the rest of the statement is known.
+PLACEHOLDER = re.compile(r"%(?:\d+\$)?-?\d*L")
+
+# Words after which a name is a relation that is read.
+READING = ("from", "join", "using", "table", "only", ",")
+
+
+@dataclass
+class Effects:
+    """The effects of something that runs.
+
+    Attributes:
+        calls_out: Whether it calls out of the database.
+        unknown: Why it isn't known whether it does.
+        named: Its other effects.
+        functions: The functions that it runs, by oid.
+    """
+
+    calls_out: bool = False
+    unknown: dict[str, None] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    functions: dict[str, None] = field(default_factory=dict)
+
+
+class Catalog:
+    """What a database could run, except for the server's own parts."""
+
+    def __init__(self, facts: Iterable[dict[str, Any]]) -> None:
+        kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for fact in facts:
+            kinds[fact["is"]].append(fact)
+        [path] = kinds["path"]
+        # The path of the transaction that looks, and the one that the others may have.
+        self.path = tuple(dict.fromkeys([*path["schemas"], *schemas_in(path["default"]), "public", "extensions"]))
+        self.functions = {fact["oid"]: fact for fact in kinds["function"]}
+        self.relations = {fact["oid"]: fact for fact in kinds["relation"]}
+        self.attached = grouped(kinds["attached"], "relation")
+        self.triggers = grouped(sorted(kinds["trigger"], key=lambda fact: fact["name"]), "relation")
+        self.rules = grouped(kinds["rule"], "relation")
+        self.readings = grouped(kinds["reading"], "view")
+        self.references = grouped(kinds["reference"], "relation")
+        self.children = grouped(kinds["child"], "relation")
+        self.uses = grouped(kinds["use"], "function")
+        self._named = {kind: grouped(kinds[kind], "name") for kind in ("function", "relation", "operator", "type")}
+
+    @classmethod
+    def read(cls, connection: Connection) -> "Catalog":
+        """Read it from a database."""
+        return cls(connection.scalars(text(CATALOG)))
+
+    def find(self, kind: str, name: str, schema: str | None, path: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return everything of a kind that a name may mean.
+
+        Args:
+            kind: ``function``, ``relation``, ``operator`` or ``type``.
+            name: The name.
+            schema: Its schema, if it is written.
+            path: The schemas where it is looked for if not; without any of them, in every schema.
+        """
+        found = self._named[kind].get(name, [])
+        if schema is not None:
+            return [fact for fact in found if fact["schema"] == schema]
+        return [fact for fact in found if fact["schema"] in path or not path]
+
+    def relation(self, name: str) -> str | None:
+        """Return the oid of a relation whose name is written with its schema."""
+        schema, _, name = name.partition(".")
+        return next((fact["oid"] for fact in self.find("relation", name, schema)), None)
+
+
+def grouped(facts: Iterable[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
+    """Return facts by one of their values."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for fact in facts:
+        groups[fact[key]].append(fact)
+    return groups
+
+
+class Walk:
+    """Goes from function to function, and gathers the effects of all of them.
+
+    Attributes:
+        effects: The effects that have been found.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.effects = Effects()
+        self._catalog = catalog
+        self._seen: set[tuple[str, ...]] = set()
+
+    def call(self, function: str, path: Sequence[str] | None = None) -> None:
+        """Follow a function."""
+        path = tuple(self._catalog.path if path is None else path)
+        fact = self._catalog.functions.get(function)
+        if fact is None or self._is_seen("function", function, *path):
+            return
+        self.effects.functions[function] = None
+        if fact["schema"] == BROADCASTING_SCHEMA:
+            self.effects.named.add(NOTIFIES)
+            return
+        if (
+            fact["schema"] in SENDING_SCHEMAS
+            or fact["extension"] in SENDING_EXTENSIONS
+            or SENDING_NAMES.fullmatch(fact["name"])
+        ):
+            self.effects.calls_out = True
+        for use in self._catalog.uses.get(function, []):
+            self.call(use["used"], path)
+        if fact["source"] is not None:
+            self.read(fact["source"], path_of(fact["settings"]) or path, f"{fact['schema']}.{fact['name']}()")
+        elif fact["language"] != "internal" and fact["extension"] not in COMPUTING_EXTENSIONS:
+            self.effects.unknown[f"{fact['schema']}.{fact['name']}() is written in {fact['language'].upper()}"] = None
+
+    def fire(self, trigger: dict[str, Any], path: Sequence[str] | None = None) -> None:
+        """Follow a trigger, and its condition."""
+        for function in (trigger["function"], *trigger["conditions"]):
+            self.call(function, path)
+
+    def follow(self, rule: dict[str, Any], path: Sequence[str]) -> None:
+        """Follow a rule."""
+        self.read(rule["text"], path, f"the rule {rule['name']}")
+        for function in rule["uses"]:
+            self.call(function, path)
+
+    def write(self, relation: str, event: str, path: Sequence[str]) -> None:
+        """Follow a row that is inserted, updated or deleted, or a table that is truncated."""
+        catalog = self._catalog
+        fact = catalog.relations.get(relation)
+        if fact is None or self._is_seen("relation", relation, event, *path):
+            return
+        if fact["kind"] == "f" or fact["schema"] == QUEUE_SCHEMA:
+            self.effects.calls_out = True
+        instead = False
+        for trigger in catalog.triggers.get(relation, []):
+            if trigger["type"] & EVENTS[event]:
+                instead = instead or bool(trigger["type"] & INSTEAD)
+                self.fire(trigger, path)
+        for rule in catalog.rules.get(relation, []):
+            if rule["event"] == RULE_EVENTS.get(event):
+                instead = instead or rule["instead"]
+                self.follow(rule, path)
+        for each in catalog.attached.get(relation, []):
+            if event != "delete" or each["kind"] in {"policy", "view"}:
+                self.call(each["function"], path)
+        if fact["kind"] == "v" and not instead:
+            for reading in catalog.readings.get(relation, []):
+                self.write(reading["relation"], event, path)
+        self.follow_rows(relation, event, path)
+
+    def follow_rows(self, relation: str, event: str, path: Sequence[str]) -> None:
+        """Follow what a row takes along: rows that refer to it, and those of partitions and children."""
+        catalog = self._catalog
+        for reference in catalog.references.get(relation, []):
+            if action := reaction(reference, event):
+                self.write(reference["from"], action, path)
+        for child in catalog.children.get(relation, []):
+            if event != "insert" or catalog.relations[relation]["kind"] == "p":
+                self.write(child["child"], event, path)
+
+    def look(self, relation: str, path: Sequence[str]) -> None:
+        """Follow a relation that is read."""
+        fact = self._catalog.relations.get(relation)
+        if fact is None or self._is_seen("read", relation):
+            return
+        if fact["kind"] == "f":
+            self.effects.calls_out = True
+        for each in self._catalog.attached.get(relation, []):
+            if each["kind"] in {"policy", "view"}:
+                self.call(each["function"], path)
+        for reading in self._catalog.readings.get(relation, []):
+            self.look(reading["relation"], path)
+
+    def read(self, sql: str, path: Sequence[str], where: str) -> None:
+        """Follow a text of SQL or PL/pgSQL."""
+        tokens = [*tokens_of(sql), *[Token("end", "")] * 4]
+        # If it changes the path, a name may mean anything.
+        path = () if any(token.says("search_path") for token in tokens) else path
+        targets: set[int] = set()
+        for number, token in enumerate(tokens):
+            if token.kind == "operator":
+                self._operator(tokens, number, path)
+            elif token.is_name() and not tokens[number - 1].says("."):
+                if token.kind == "word":
+                    self._keyword(tokens, number, path, where)
+                    self._write(tokens, number, path, targets)
+                self._name(tokens, number, path, is_target=number in targets, where=where)
+
+    def _operator(self, tokens: list[Token], number: int, path: Sequence[str]) -> None:
+        """Follow the functions of an operator."""
+        text = tokens[number].text
+        schema = tokens[number - 2].text if tokens[number - 1].says(".") else None
+        # The server doesn't take the sign of a number for a part of an operator.
+        for name in dict.fromkeys((text, text.rstrip("+-"))):
+            for operator in self._catalog.find("operator", name, schema, path):
+                self.call(operator["function"], path)
+
+    def _keyword(self, tokens: list[Token], number: int, path: Sequence[str], where: str) -> None:
+        """Note the effect of a statement."""
+        word, following = tokens[number].text, tokens[number + 1]
+        if word == "notify" and following.is_name():
+            self.effects.named.add(NOTIFIES)
+        elif word == "raise" and (following.says("exception") or following.kind == "string"):
+            self.effects.named.add(REFUSES)
+        elif word == "copy":
+            statement = until_semicolon(tokens, number)
+            if any(token.says("program") for token in statement) or any(
+                first.says("to") and second.kind == "string" for first, second in itertools.pairwise(statement)
+            ):
+                self.effects.calls_out = True
+        elif word == "do" and following.kind == "string":
+            self.read(following.text, path, where)
+        elif word == "execute" and not following.says("function", "procedure"):
+            composed = constant_of(tokens, number + 1)
+            if composed is None:
+                self.effects.unknown[f"{where} executes SQL that it composes"] = None
+            else:
+                self.read(composed, path, where)
+
+    def _write(self, tokens: list[Token], number: int, path: Sequence[str], targets: set[int]) -> None:
+        """Follow the rows that a statement writes, and note where the name of their table is."""
+        word, at = tokens[number].text, number + 1
+        if (word in {"insert", "merge"} and tokens[at].says("into")) or (word == "delete" and tokens[at].says("from")):
+            at += 1
+        elif word == "truncate" or (word == "copy" and tokens[at].is_name()):
+            at += tokens[at].says("table")
+        elif word != "update" or tokens[number - 1].says("for", "key", "or", "before", "after"):
+            return
+        at += tokens[at].says("only")
+        if not tokens[at].is_name() or (word == "update" and tokens[at].says("of", "set", "or")):
+            return
+        if word != "truncate":
+            self.effects.named.add(WRITES)
+        targets.add(at)
+        parts, _ = qualified(tokens, at)
+        events = {"merge": ("insert", "update", "delete"), "copy": ("insert",), "insert": ("insert",)}.get(
+            word, (word,)
+        )
+        if word == "insert" and any(token.says("conflict") for token in until_semicolon(tokens, number)):
+            events = ("insert", "update")
+        for fact in self._catalog.find("relation", parts[-1], parts[-2] if len(parts) > 1 else None, path):
+            for event in events:
+                self.write(fact["oid"], event, path)
+
+    def _name(self, tokens: list[Token], number: int, path: Sequence[str], *, is_target: bool, where: str) -> None:
+        """Follow a name: a function that is called, a type, or a relation that is read."""
+        parts, after = qualified(tokens, number)
+        name, schema = parts[-1], parts[-2] if len(parts) > 1 else None
+        if tokens[after].says("(") and not is_target:
+            if schema in SENDING_SCHEMAS:
+                self.effects.calls_out = True
+            if schema in {None, "pg_catalog"}:
+                if name == "pg_notify":
+                    self.effects.named.add(NOTIFIES)
+                if name == "lo_export":
+                    self.effects.calls_out = True
+                if EXECUTING.fullmatch(name):
+                    self.effects.unknown[f"{where} executes SQL by {name}()"] = None
+            for function in self._catalog.find("function", name, schema, path):
+                self.call(function["oid"], path)
+        for each in self._catalog.find("type", name, schema, path):
+            self.call(each["function"], path)
+        if tokens[number - 1].says(*READING) and not is_target:
+            for relation in self._catalog.find("relation", name, schema, path):
+                self.look(relation["oid"], path)
+
+    def _is_seen(self, *key: str) -> bool:
+        """Return whether something has been followed before, and remember it."""
+        seen = key in self._seen
+        self._seen.add(key)
+        return seen
+
+
+def reaction(reference: dict[str, Any], event: str) -> str | None:
+    """Return what a foreign key does to the rows that refer to a row when that is written; None if nothing."""
+    action = reference.get(event)
+    return None if action in {None, "a", "r"} else event if action == "c" else "update"
+
+
+def path_of(settings: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the schemas of a function's own search path; none if it has no such setting."""
+    for setting in settings or ():
+        name, _, value = setting.partition("=")
+        if name == "search_path":
+            return ("pg_catalog", *schemas_in(value))
+    return ()
+
+
+def schemas_in(path: str) -> list[str]:
+    """Return the schemas that a search path names."""
+    return [token.text for token in tokens_of(path) if token.is_name() and token.text]
+
+
+def qualified(tokens: Sequence[Token], number: int) -> tuple[list[str], int]:
+    """Return the parts of a name, and where what follows it is."""
+    parts = [tokens[number].text]
+    number += 1
+    while tokens[number].says(".") and tokens[number + 1].is_name():
+        parts.append(tokens[number + 1].text)
+        number += 2
+    return parts, number
+
+
+def until_semicolon(tokens: Sequence[Token], number: int) -> list[Token]:
+    """Return the rest of a statement."""
+    return list(before_semicolon(tokens[number:]))
+
+
+def before_semicolon(tokens: Iterable[Token]) -> Iterator[Token]:
+    """Yield tokens up to a semicolon."""
+    for token in tokens:
+        if token.says(";"):
+            return
+        yield token
+
+
+def constant_of(tokens: Sequence[Token], number: int) -> str | None:
+    """Return the SQL that EXECUTE executes if it is a constant, or one into which only values are put; None if not."""
+    closing = 0
+    while tokens[number].says("("):
+        number += 1
+        closing += 1
+    if tokens[number].says("format", "pg_catalog") or tokens[number].kind == "string":
+        parts, after = (["string"], number) if tokens[number].kind == "string" else qualified(tokens, number)
+        if parts[-1] == "format" and tokens[after].says("("):
+            template = tokens[after + 1]
+            rest = PLACEHOLDER.sub("null", template.text).replace("%%", "")
+            # Its arguments are expressions, which are followed like everything else.
+            return PLACEHOLDER.sub("null", template.text) if template.kind == "string" and "%" not in rest else None
+        if parts == ["string"]:
+            end = number + 1 + closing
+            ends = tokens[end].says(";", "using", "into", "loop") or tokens[end].kind == "end"
+            return tokens[number].text if ends else None
+    return None

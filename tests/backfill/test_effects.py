@@ -1,0 +1,288 @@
+"""What a trigger leads to is followed: what calls out, what can't be known, and what only looks like a call."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from momentum.backfill.triggers import Trigger, read_triggers
+from momentum.testing import Server
+from tests.migrating import run
+from tests.server import engine_of
+
+# The extension pg_net, Supabase's webhooks, http and dblink, as far as they matter here; and a table with a webhook.
+SENDERS = """
+create schema net;
+create schema supabase_functions;
+create schema send;
+create function send.send() returns integer language sql as 'select 1';
+create table net.http_request_queue (url text);
+create function net.http_post(url text, body jsonb default '{}') returns bigint language sql as
+  $$ insert into net.http_request_queue values (url) returning 1::bigint $$;
+create function supabase_functions.http_request() returns trigger language plpgsql as
+  $$ begin perform net.http_post(tg_argv[0]); return new; end $$;
+create function public.http(request text) returns text language sql as $$ select request $$;
+create function public.dblink_exec(connection text, sql text) returns text language sql as $$ select sql $$;
+create function public.push() returns trigger language plpgsql as
+  $$ begin perform net.http_post('https://push.example'); return new; end $$;
+create function public.send() returns integer language sql as $$ select net.http_post('x')::integer $$;
+
+create table public.hooked (id integer, note text);
+create trigger hook after insert on public.hooked for each row
+  execute function supabase_functions.http_request('https://push.example');
+create table public.plain (id integer, note text, url text);
+create view public.hooked_view as select id, note from public.hooked;
+create view public.view_of_view as select id from public.hooked_view;
+create view public.instead as select id from public.plain;
+create trigger hook instead of insert on public.instead for each row execute function public.push();
+create table public.ruled (id integer);
+create rule hook as on insert to public.ruled do also select net.http_post('x');
+create table public.passed_on (id integer);
+create rule hook as on insert to public.passed_on do also insert into public.hooked values (new.id);
+create table public.defaulted (id integer, sent integer default public.send());
+create table public.checked (id integer check (public.send() > id));
+create table public.indexed (id integer);
+create function public.index_send(integer) returns integer language sql immutable as $$ select public.send() $$;
+create index on public.indexed (public.index_send(id));
+create table public.parted (id integer) partition by range (id);
+create table public.part partition of public.parted default;
+create trigger hook after insert on public.part for each row execute function public.push();
+create table public.parents (id integer primary key);
+create table public.children (id integer references public.parents (id) on delete cascade);
+create trigger hook after delete on public.children for each row execute function public.push();
+create table public.when_deleted (id integer);
+create trigger hook after delete on public.when_deleted for each row execute function public.push();
+create domain public.sent as integer check (public.send() > value);
+create table public.typed (id public.sent);
+create table public.conditional (id integer);
+create function public.is_due(integer) returns boolean language sql as $$ select public.send() > $1 $$;
+create function public.nothing() returns trigger language plpgsql as 'begin return new; end';
+create trigger hook after insert on public.conditional for each row when (public.is_due(new.id))
+  execute function public.nothing();
+create view public.sending as select public.send() as sent;
+
+create function public.minus(integer, integer) returns integer language sql as $$ select public.send() $$;
+create operator public.<-> (function = public.minus, leftarg = integer, rightarg = integer);
+create function public.outer() returns void language sql begin atomic select public.send(); end;
+create procedure public.proceed() language plpgsql as $$ begin perform public.send(); end $$;
+create function public.step(integer, integer) returns integer language sql as $$ select public.send() $$;
+create aggregate public.total(integer) (sfunc = public.step, stype = integer);
+create function public.harmless(text) returns text language sql as $$ select $1 $$;
+create function public.composing(what text) returns void language plpgsql as $$ begin execute what; end $$;
+"""
+
+# As the superuser: code in other languages.
+IN_C = """
+create function public.in_c() returns integer language c as '$libdir/plpgsql', 'plpgsql_call_handler';
+create foreign data wrapper elsewhere;
+create server elsewhere foreign data wrapper elsewhere;
+create foreign table public.far (id integer) server elsewhere;
+create view public.far_view as select id from public.far;
+grant all on public.far, public.far_view to public;
+do $$ begin
+  if exists (select from pg_catalog.pg_available_extensions where name = 'vector') then
+    create extension vector schema public;
+  end if;
+end $$;
+"""
+
+CALLING_OUT = {
+    "a function": "perform net.http_post('x');",
+    "in capitals, with spaces and a comment": "PERFORM NET . /* here */ HTTP_POST('x');",
+    "with quoted names": """perform "net"."http_post"('x');""",
+    "as a named argument's value": "perform public.harmless(net.http_post(url := 'x')::text);",
+    "a worker's queue": "insert into net.http_request_queue values ('x');",
+    "the extension http": "perform public.http('x');",
+    "the extension http by the path": "perform http('x');",
+    "dblink": "perform public.dblink_exec('x', 'select');",
+    "a table with a webhook": "insert into public.hooked values (1);",
+    "a table with a webhook by the path": "INSERT INTO hooked SELECT 1;",
+    "a table with a webhook in quotes": """insert into "public"."hooked" (id) values (1);""",
+    "a table with a webhook in a query": "with new_rows as (insert into public.hooked values (1) returning id) "
+    "select count(*) into strict new.id from new_rows;",
+    "a merge": "merge into public.hooked as h using public.plain as p on h.id = p.id when not matched then "
+    "insert values (p.id);",
+    "an update after a conflict": "insert into public.when_updated values (1) on conflict (id) do update set id = 2;",
+    "a copy": "copy public.hooked from stdin;",
+    "a view of a table with a webhook": "insert into public.hooked_view values (1);",
+    "a view of a view": "insert into public.view_of_view values (1);",
+    "a view's own trigger": "insert into public.instead values (1);",
+    "a rule": "insert into public.ruled values (1);",
+    "a rule that writes elsewhere": "insert into public.passed_on values (1);",
+    "a default": "insert into public.defaulted (id) values (1);",
+    "a check": "insert into public.checked values (1);",
+    "an index": "insert into public.indexed values (1);",
+    "a partition": "insert into public.parted values (1);",
+    "rows that refer to those that are deleted": "delete from public.parents;",
+    "a delete": "delete from only public.when_deleted where id = 1;",
+    "an update after an if": "if new.id > 1 then update public.when_updated set id = 1; end if;",
+    "a domain": "insert into public.typed values (1);",
+    "a cast to a domain": "new.id := 1::public.sent;",
+    "a trigger's condition": "insert into public.conditional values (1);",
+    "a view that is read": "perform sent from public.sending;",
+    "a foreign table": "insert into public.far values (1);",
+    "a foreign table that is read": "perform from public.plain, public.far;",
+    "a view of a foreign table": "perform from public.plain as p join public.far_view as f on p.id = f.id;",
+    "an operator": "new.id := new.id <-> 1;",
+    "an operator with its schema": "new.id := new.id operator(public.<->) 1;",
+    "an operator before a sign": "new.id := new.id <->-1;",
+    "a body in the standard's way": "perform public.outer();",
+    "a procedure": "call public.proceed();",
+    "an aggregate": "perform public.total(id) from public.plain;",
+    "a program": "copy public.plain to program 'curl https://push.example';",
+    "a file": "copy public.plain to '/tmp/plain';",
+    "a large object's file": "perform lo_export(1, '/tmp/x');",
+    "SQL in a constant": "execute 'select net.http_post(''x'')';",
+    "SQL in brackets": "execute ($sql$select public.send()$sql$) into new.id;",
+    "SQL with literals": "execute format('select net.http_post(%L)', new.id);",
+    "SQL of a loop": "for new in execute 'insert into public.hooked values (1) returning id' loop end loop;",
+    "a block": "do 'begin perform net.http_post(''x''); end';",
+    "an argument of composed SQL": "execute format('select %L', public.send());",
+    "a trigger function itself": "perform supabase_functions.http_request();",
+}
+
+UNKNOWN = {
+    "composed SQL": "execute 'select ' || new.note;",
+    "a variable": "execute new.note;",
+    "a format with names": "execute format('insert into %I values (1)', new.note);",
+    "a format with text": "execute pg_catalog.format('select %s', new.note);",
+    "a format that is a variable": "execute format(new.note);",
+    "composed SQL of a loop": "for new in execute new.note loop end loop;",
+    "composed SQL in brackets": "execute ('select ' || new.note);",
+    "another function's": "perform public.composing('select');",
+    "SQL that is a function's argument": "perform query_to_xml(new.note, true, true, '');",
+    "another language": "perform public.in_c();",
+}
+
+NO_CALLS = {
+    "a comment": "-- see https://example.com, net.http_post('x')\nnew.note := 'x';",
+    "a nested comment": "/* /* net.http_post('x') */ execute new.note; */ new.note := 'x';",
+    "a string": "new.note := 'select net.http_post(1); https://example.com';",
+    "a string in dollars": "new.note := $x$net.http_post('x')$x$;",
+    "a column called http": "new.note := new.http; new.note := http.note from public.plain as http;",
+    "a variable called net": "new.note := net.note from public.plain as net;",
+    "a column of one called net": "select net.url into new.note from public.plain as net where net.url ~ 'http';",
+    "a quoted name": """new."net.http_post" := 'x';""",
+    "the word execute in quotes": """new."execute" := 'x';""",
+    "a table without a trigger": "insert into public.plain values (1, 'x', 'https://example.com');",
+    "a table whose webhook fires on another event": "update public.hooked set id = 1; delete from public.hooked;",
+    "a table whose rule is for another event": "delete from public.ruled; update public.ruled set id = 1;",
+    "a table whose condition is for another event": "update public.conditional set id = 1;",
+    "a table that is read": "perform from public.hooked; perform from public.when_deleted for update;",
+    "a function": "new.note := public.harmless(format('%I', lower(new.note)));",
+    "a constant": "execute 'update public.plain set id = 1 where id = 2'; execute format('select %L, %%', new.note);",
+    "an operator of the server": "new.id := new.id - 1 + 2 << 1;",
+    "a function of a computing extension": "perform public.vector_norm('[1, 2]'::public.vector);",
+    "a schema of others with the same name": "perform send.send();",
+}
+
+
+@pytest.fixture(scope="module")
+def effects(server: Server) -> Iterator[dict[str, Trigger]]:
+    """What a trigger with each of these bodies does, by its number; they are all triggers of one table."""
+    with server.database(migrated=False) as url:
+        run(url, SENDERS)
+        run(
+            url,
+            """
+            create table public.when_updated (id integer);
+            create trigger hook after update on public.when_updated for each row execute function public.push();
+            create table public.scores (id integer, note text, http text);
+            """,
+        )
+        run(server.as_admin(url), IN_C)
+        bodies = [*CALLING_OUT.values(), *UNKNOWN.values(), *NO_CALLS.values()]
+        for number, body in enumerate(bodies):
+            run(
+                url,
+                f"""
+                set check_function_bodies = off;
+                create function public.body_{number}() returns trigger language plpgsql as
+                $body$ begin {body} return new; end $body$;
+                create trigger trigger_{number} after insert on public.scores for each row
+                  execute function public.body_{number}();
+                """,
+            )
+        with engine_of(url).connect() as connection:
+            triggers = read_triggers(connection, "public.scores", "insert")
+        assert len(triggers) == len(bodies)
+        by_number = {int(trigger.name.rpartition("_")[2]): trigger for trigger in triggers}
+        yield {body: by_number[number] for number, body in enumerate(bodies)}
+
+
+@pytest.mark.parametrize("case", CALLING_OUT)
+def test_a_way_out_is_found(effects: dict[str, Trigger], case: str) -> None:
+    trigger = effects[CALLING_OUT[case]]
+    assert trigger.effects[:1] == ("calls out of the database",)
+    assert (trigger.calls_out, trigger.unknown) == (True, ())
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_cannot_be_known_counts_as_a_way_out(effects: dict[str, Trigger], case: str) -> None:
+    trigger = effects[UNKNOWN[case]]
+    assert trigger.effects[0].startswith("may call out of the database, which can't be known because public.")
+    assert trigger.calls_out
+    assert len(trigger.unknown) == 1
+
+
+@pytest.mark.parametrize("case", NO_CALLS)
+def test_what_only_looks_like_a_call_is_none(effects: dict[str, Trigger], case: str) -> None:
+    trigger = effects[NO_CALLS[case]]
+    assert not trigger.calls_out, trigger.effects
+
+
+# What else of a table runs for its rows.
+ATTACHED = {
+    "rule push": ("create rule push as on insert to public.scores do also select net.http_post('x')", "insert"),
+    "default id": ("alter table public.scores alter id set default public.send()", "insert"),
+    "check due": ("alter table public.scores add constraint due check (public.is_due(id))", "insert"),
+    "index scores_sent": ("create index scores_sent on public.scores (public.index_send(id))", "insert"),
+    "type of the column sent": ("alter table public.scores add sent public.sent", "insert"),
+    "reference from public.notes": (
+        "alter table public.scores add primary key (id); "
+        "create table public.notes (id integer references public.scores (id) on delete cascade); "
+        "create trigger push after delete on public.notes for each row execute function public.push()",
+        "delete",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ATTACHED)
+def test_a_way_out_without_a_trigger_is_found(server: Server, case: str) -> None:
+    sql, event = ATTACHED[case]
+    with server.database(migrated=False) as url:
+        run(url, SENDERS)
+        run(url, f"create table public.scores (id integer, note text); {sql}")
+        with engine_of(url).connect() as connection:
+            [found] = read_triggers(connection, "public.scores", event)
+            assert f"{found.kind} {found.name}" == case
+            assert found.calls_out
+            assert read_triggers(connection, "public.scores", "delete" if event == "insert" else "insert") == []
+            if case == "default id":
+                assert read_triggers(connection, "public.scores", event, ["id"]) == []
+
+
+def test_a_functions_own_path_says_what_its_names_mean(supabase_url: sa.URL) -> None:
+    run(
+        supabase_url,
+        SENDERS
+        + """
+        create schema "Elsewhere";
+        create table "Elsewhere".plain (id integer);
+        create trigger push after insert on "Elsewhere".plain for each row execute function public.push();
+        create table public.scores (id integer);
+        create function public.inner_one() returns void language sql as 'insert into plain values (1)';
+        create function public.here() returns trigger language plpgsql as
+          'begin perform public.inner_one(); return new; end';
+        create function public.there() returns trigger language plpgsql set search_path = pg_catalog, "Elsewhere" as
+          'begin perform public.inner_one(); return new; end';
+        create function public.anywhere() returns trigger language plpgsql as
+          'begin set local search_path = "Elsewhere"; perform public.inner_one(); return new; end';
+        create trigger here after insert on public.scores for each row execute function public.here();
+        create trigger there after insert on public.scores for each row execute function public.there();
+        create trigger anywhere after insert on public.scores for each row execute function public.anywhere();
+        """,
+    )
+    with engine_of(supabase_url).connect() as connection:
+        found = {trigger.name: trigger.calls_out for trigger in read_triggers(connection, "public.scores", "insert")}
+    assert found == {"anywhere": True, "here": False, "there": True}
