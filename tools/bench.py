@@ -369,7 +369,7 @@ def page_seconds(url: sa.URL) -> list[float]:
 
     @sa.event.listens_for(engine, "after_cursor_execute")
     def end(_connection: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
-        if statement.startswith("INSERT"):
+        if "INSERT INTO" in statement:
             seconds.append(time.monotonic() - started)
 
     run_backfill(engine, Settings(DayRange(FIRST, LAST), look_for_discrepancies=False))

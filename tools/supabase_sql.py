@@ -13,9 +13,11 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import Script, ScriptDirectory
 
 import momentum.migrate.operations  # noqa: F401 - it registers op.park_table and the others
+from momentum.connect.settings import PINNED, as_statements
 from momentum.inventory import FRESH_SCORES, PRIVATE_SCHEMA
 from momentum.migrate.config import SCRIPTS as FOLDER
 from momentum.migrate.config import alembic_config
+from momentum.migrate.environment import LIMITS
 from momentum.scores import TABLE_NAME
 from tests.migrating import REVISIONS, SCRIPTS
 from tools.exported_sql import CREATION
@@ -26,8 +28,7 @@ HEADER = """\
 -- {title}
 -- Made by `make supabase-sql` from alembic/versions/{source};
 -- change that file, not this one.
-set local lock_timeout = '2s';
-set local statement_timeout = '1min';
+{settings}
 """
 
 # Before the first file, so that a push that cannot finish changes nothing. A database with tables of ours is left to
@@ -156,7 +157,8 @@ def export(revisions: Sequence[Script] = REVISIONS, scripts: ScriptDirectory = S
     files = {}
     for revision in revisions:
         sql = statements(revision, scripts)
-        header = HEADER.format(title=revision.doc, source=Path(revision.path).name)
+        settings = "\n".join(f"{setting};" for setting in as_statements({**LIMITS, **PINNED}))
+        header = HEADER.format(title=revision.doc, source=Path(revision.path).name, settings=settings)
         lines = f"{header}{guard(revision, sql)}\n{sql}".splitlines()
         files[file_name(revision)] = "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
     return files

@@ -34,16 +34,18 @@ create table if not exists momentum_internal.predecessor_rows (
 COPY = r"""
 do $copy_predecessor_rows$
 declare
-  source constant regclass := to_regclass('momentum_internal.predecessor_{table}');
-  columns text;
-  assignments text;
-  unchanged text;
-  merge text;
-  page uuid[];
-  row_id uuid;
-  last_id uuid;
-  disable text;
-  enable text;
+  -- First of all, because behind a pooler the session may have any path, and so names that others have planted.
+  path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  source constant pg_catalog.regclass := to_regclass('momentum_internal.predecessor_{table}');
+  columns pg_catalog.text;
+  assignments pg_catalog.text;
+  unchanged pg_catalog.text;
+  merge pg_catalog.text;
+  page pg_catalog.uuid[];
+  row_id pg_catalog.uuid;
+  last_id pg_catalog.uuid;
+  disable pg_catalog.text;
+  enable pg_catalog.text;
 begin
   if source is null then
     return;
@@ -155,6 +157,7 @@ begin
       execute 'alter table public.{table} ' || enable;
     end if;
     commit;
+    perform pg_catalog.set_config('search_path', path, true);
     last_id := page[cardinality(page)];
   end loop;
 end

@@ -26,7 +26,7 @@ ROUNDS = 5
 KEYS = {
     "seed": (
         "uq_daily_engagement_scores_user_id_utc_day",
-        "((score_ts at time zone 'UTC')::date)",
+        "((score_ts at time zone 'UTC')::pg_catalog.date)",
         "(((score_ts AT TIME ZONE ''UTC''::text))::date)",
     ),
     "production": ("uq_daily_engagement_scores_user_id_score_date", "score_date", "score_date"),
@@ -68,7 +68,9 @@ end $expect_own_key$"""
 MOVE = r"""
 do $move_superseded_scores$
 declare
-  ranking constant text := (
+  -- First of all, because behind a pooler the session may have any path, and so names that others have planted.
+  path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  ranking constant pg_catalog.text := (
     select 's.score_ts desc, ' || coalesce(
       (select 's.id desc nulls last, ' from pg_catalog.pg_attribute
         where attrelid = '{relation}'::regclass and attname = 'id' and not attisdropped and atttypid in (
@@ -77,7 +79,7 @@ declare
         )), ''
     ) || 's.ctid desc'
   );
-  columns constant text := (
+  columns constant pg_catalog.text := (
     select string_agg(format('%I', s.attname), ', ')
     from pg_catalog.pg_attribute as s
     inner join pg_catalog.pg_attribute as t on s.attname = t.attname
@@ -86,8 +88,8 @@ declare
       and s.attnum > 0 and t.attnum > 0 and not s.attisdropped and not t.attisdropped
   );
   page record;
-  staying tid[];
-  going tid[];
+  staying pg_catalog.tid[];
+  going pg_catalog.tid[];
 begin
   for page in execute format($find$
     select
@@ -135,6 +137,7 @@ begin
       select %1$s, momentum_difference from moved
     $move$, columns) using page.tids, page.versions, page.successors, page.successor_versions, staying, going;
     commit;
+    perform pg_catalog.set_config('search_path', path, true);
   end loop;
 end
 $move_superseded_scores$"""
@@ -142,7 +145,8 @@ $move_superseded_scores$"""
 PUT_BACK = r"""
 do $put_back_superseded_scores$
 declare
-  columns constant text := (
+  path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  columns constant pg_catalog.text := (
     select string_agg(format('%I', s.attname), ', ')
     from pg_catalog.pg_attribute as s
     inner join pg_catalog.pg_attribute as t on s.attname = t.attname
@@ -165,6 +169,7 @@ begin
       insert into {relation} (%1$s) overriding system value select %1$s from moved
     $move$, columns);
     commit;
+    perform pg_catalog.set_config('search_path', path, true);
   end loop;
 end
 $put_back_superseded_scores$"""
@@ -257,10 +262,8 @@ def upgrade() -> None:
         for row in review:
             log.warning("review: user %s on %s: %s was superseded by %s", *row[:4])
         if review and review[0].differing > len(review):
-            log.warning(
-                "review: these are %s of %s; the column momentum_difference of momentum_internal.superseded_scores has all",
-                *(len(review), review[0].differing),
-            )
+            rest = "the column momentum_difference of momentum_internal.superseded_scores has all"
+            log.warning("review: these are %s of %s; %s", len(review), review[0].differing, rest)
 
 
 def downgrade() -> None:

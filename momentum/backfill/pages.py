@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Date,
+    Executable,
     FromClause,
     Integer,
     MetaData,
@@ -32,10 +33,11 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
-from sqlalchemy.sql.dml import ReturningInsert
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from momentum.backfill.eligibility import ACCOUNTS, Eligibility
+from momentum.connect.settings import pin_path_again, under_own_path
 from momentum.scores import ScoreTable
 
 
@@ -209,6 +211,7 @@ class Pages:
         self, connection: Connection, ids: Sequence[uuid.UUID], limit: int
     ) -> Sequence[tuple[uuid.UUID, datetime.date]]:
         """Insert the first rows that some users lack, by user and day, up to a limit, and return them."""
+        self._prepare(connection)
         with connection.execute(self._insert_page, {"ids": list(ids), "limit": limit}) as result:
             # The driver's own rows, which cost half as much as SQLAlchemy's; there may be millions of them.
             rows: Sequence[tuple[uuid.UUID, datetime.date]] = result.cursor.fetchall()
@@ -231,6 +234,7 @@ class Pages:
 
     def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Insert the default rows of some user-days, and return those that were inserted."""
+        self._prepare(connection)
         return {UserDay(*row) for row in connection.execute(self._insert_rows, bind_rows(rows))}
 
     def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
@@ -239,6 +243,7 @@ class Pages:
 
     def delete_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Delete the rows of some user-days that are still the untouched default, and return these."""
+        self._prepare(connection)
         return {UserDay(*row) for row in connection.execute(self._delete, bind_rows(rows))}
 
     def list_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
@@ -387,12 +392,12 @@ class Pages:
         found = found.order_by(active.c.id, days.c.day)
         return found.limit(bindparam("limit", type_=Integer)) if limited else found
 
-    def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> ReturningInsert[uuid.UUID, datetime.date]:
+    def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> Executable:
         """Return the INSERT of the default rows of some user-days, which returns those that it inserted."""
         source = missing.subquery("missing")
         row: dict[str, ColumnElement[object]] = {"user_id": source.c.user_id}
         row |= {name: literal_column(expression) for name, expression in self._default_row.items()}
-        return (
+        return self._written(
             insert(self._table)
             .from_select(list(row), select(*row.values()).select_from(source), include_defaults=False)
             .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(self._layout.day)])
@@ -426,14 +431,26 @@ class Pages:
         """Return the conditions of a named row that is still as the backfill inserted it."""
         return [self._table.c.user_id == rows.c.user_id, self._day == rows.c.day, *self._untouched]
 
-    def _delete_statement(self) -> Any:
+    def _delete_statement(self) -> Executable:
         """Return the DELETE behind ``delete_untouched``."""
         rows = named_rows()
-        return (
+        return self._written(
             delete(self._table)
             .where(*self._is_untouched(rows))
             .returning(self._table.c.user_id, self._day.label("day"))
         )
+
+    def _written(self, statement: ReturningInsert[Any] | ReturningDelete[Any]) -> Executable:
+        """Return a statement that changes rows, and lets the table's triggers run under the session's own path.
+
+        Citus fires no triggers of a distributed table, and doesn't run all of its statements inside of another.
+        """
+        return statement if self._distributed else under_own_path(statement.cte("written"))
+
+    def _prepare(self, connection: Connection) -> None:
+        """Prepare a transaction for a statement that changes rows."""
+        if not self._distributed:
+            pin_path_again(connection)
 
     def _among_users(self) -> list[ColumnElement[bool]]:
         """Return the conditions of the users to whom the run is limited."""

@@ -11,12 +11,13 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Text, cast, func, literal_column, null, select, text
+from sqlalchemy import URL, ColumnElement, Connection, Engine, func, literal_column, null, select, text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import keeps_session, reason, stop_preparing
+from momentum.connect.settings import ENDING, PINNED, SEARCH_PATH, changes, corrections, keep_own_path
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
 from momentum.retries import Fault, jittered
@@ -205,12 +206,15 @@ class Session:
 
     def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> Begun | None:
         """Begin a transaction and set its limits, and return it if it writes; all in one round trip."""
-        settings = self.limits.for_transaction(planner)
+        # A trigger of the score table must find every other setting as a client does.
+        pinned = {"search_path": SEARCH_PATH} if writes else PINNED
+        settings = {**pinned, **ENDING, **self.limits.for_transaction(planner)}
         columns: list[ColumnElement[Any]] = [func.pg_catalog.pg_backend_pid()]
-        columns += [func.pg_catalog.set_config(name, value, True) for name, value in settings.items()]
+        columns += [keep_own_path()] if writes else []
+        columns += [*changes(settings), *corrections()]
         if writes:
             # As text, because the driver doesn't know the type xid8.
-            columns.append(cast(func.pg_catalog.pg_current_xact_id(), Text))
+            columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))
             columns.append(literal_column(LIFE) if self._reads_life(connection) else null())
         row = connection.execute(select(*columns)).one()
         if self._prepares and not keeps_session(connection, row[0]):

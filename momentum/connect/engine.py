@@ -1,6 +1,6 @@
 """The connection to a database, and the translation of the driver's errors."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from momentum.connect.settings import KEEPALIVES_OF_CLIENT
 from momentum.connect.supabase import is_session_pooler, primary_of, require_tls
 from momentum.connect.url import describe, prepare_threshold, redact, server_of
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
@@ -22,14 +23,14 @@ CONNECT_TIMEOUT = 10
 
 INSUFFICIENT_PRIVILEGE = "42501"
 
-# Our SQL names everything else with its schema: a name without one must mean the server's own function or operator, and
-# not one that a role with CREATE on public has put there.
-SEARCH_PATH = "pg_catalog, pg_temp"
-
 
 def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
     """Return the driver's arguments besides the URL, which takes precedence."""
-    arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "application_name": application_name}
+    arguments: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": application_name,
+        **KEEPALIVES_OF_CLIENT,
+    }
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
     # Text is exact in UTF-8 only, whatever PGCLIENTENCODING says.
     return {**arguments, "client_encoding": "utf8", **prepare_threshold(url)}
@@ -37,7 +38,7 @@ def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
 
 def create_engine(url: "URL", application_name: str) -> "Engine":
     """Return an engine that opens a connection for each use and closes it afterwards, with TLS to Supabase."""
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         require_tls(url),
         poolclass=NullPool,
         hide_parameters=True,
@@ -45,23 +46,14 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         use_native_hstore=False,
         connect_args={**connect_arguments(url, application_name), **server_of(url)},
     )
-
-
-def read_settings(connection: "Connection", names: Iterable[str]) -> dict[str, str]:
-    """Return settings as the server shows them, which is also how it takes them back."""
-    return {name: connection.exec_driver_sql(f"show {name}").scalar_one() for name in names}
-
-
-def change_settings(connection: "Connection", settings: Mapping[str, str], *, local: bool = True) -> None:
-    """Change settings, in one statement.
-
-    Args:
-        connection: A connection.
-        settings: The values by name.
-        local: Whether they end with the transaction; if not, they stay for the session.
-    """
-    set_config = sqlalchemy.func.pg_catalog.set_config
-    connection.execute(sqlalchemy.select(*(set_config(name, value, local) for name, value in settings.items())))
+    # Before its first transaction SQLAlchemy asks for the default schema, without the schema of the function that knows
+    # it, and whether strings take backslashes, which they never do in a transaction of ours.
+    dialect: Any = engine.dialect
+    dialect._get_default_schema_name = lambda connection: connection.scalar(
+        sqlalchemy.select(sqlalchemy.func.pg_catalog.current_schema())
+    )
+    dialect._set_backslash_escapes = lambda _: None
+    return engine
 
 
 def check_server(connection: "Connection", *, writes: bool) -> None:

@@ -10,8 +10,9 @@ from alembic.config import Config
 from sqlalchemy import TypeDecorator
 
 from momentum import inventory
+from momentum.connect.settings import as_statements
 from momentum.errors import ConfigurationError
-from momentum.migrate import locks, operations
+from momentum.migrate import locks
 from momentum.migrate.autogenerate import PLUGINS, write_finished_revisions
 from momentum.migrate.config import Options, read_options
 from momentum.migrate.filters import OurObjects
@@ -27,6 +28,8 @@ LIMITS = {"lock_timeout": "2s", "statement_timeout": locks.STATEMENT_TIMEOUT}
 # The functions that Alembic calls for commands that may create the version table; all others only read.
 CREATING = ("upgrade", "do_stamp", "do_ensure_version")
 MIGRATING = ("upgrade", "downgrade")
+# The one behind `alembic check` and `alembic revision --autogenerate`.
+AUTOGENERATING = "retrieve_migrations"
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Environment:
             "access": self.options.access,
             "scores": self.options.scores,
             "patience": self.patience,
-            "timeouts": operations.timeouts(*LIMITS.values(), local=True),
+            "timeouts": as_statements(LIMITS),
             **VERSION_TABLE,
         }
 

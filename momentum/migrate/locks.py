@@ -16,7 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from momentum.connect.engine import SEARCH_PATH, change_settings, reason, stop_preparing
+from momentum.connect.engine import reason, stop_preparing
+from momentum.connect.settings import ENDING, IDLE_TIMEOUT, PINNED, SEARCH_PATH, change_settings, changes, corrections
 from momentum.errors import MigrationError
 from momentum.inventory import VERSION_TABLE, private
 from momentum.retries import Backoff, Fault, fault_of, jittered, milliseconds
@@ -85,6 +86,7 @@ class Patience:
         seconds: The seconds after which no other attempt is made and no statement waits any longer.
         failed: How many attempts have failed.
         statement_timeout: The time limit of each statement.
+        search_path: Where names without a schema are looked up.
         heads: The revision that the database must be at whenever the run begins a transaction of its own; none if the
             run looks itself.
     """
@@ -93,6 +95,7 @@ class Patience:
     seconds: float = SECONDS
     failed: int = 0
     statement_timeout: str = STATEMENT_TIMEOUT
+    search_path: str = SEARCH_PATH
     heads: Collection[str] | None = None
     _started: float = field(default_factory=time.monotonic)
 
@@ -114,7 +117,9 @@ class Patience:
     def settings(self) -> dict[str, str]:
         """The settings of the next transaction."""
         return {
-            "search_path": SEARCH_PATH,
+            **PINNED,
+            "search_path": self.search_path,
+            **ENDING,
             "lock_timeout": milliseconds(lock_timeout(self.failed, self.remaining)),
             "statement_timeout": self.statement_timeout,
         }
@@ -211,7 +216,9 @@ def limited(connection: sa.Connection, patience: Patience) -> Iterator[None]:
     """
 
     def begin(connection: sa.Connection) -> None:
-        change_settings(connection, patience.settings)
+        # Whatever the role's default: what a migration reads under the advisory lock must not be older than the lock.
+        connection.exec_driver_sql("set transaction isolation level read committed")
+        connection.execute(sa.select(*changes(patience.settings), *corrections()))
 
     driver_connection: Any = connection.connection.driver_connection
     threshold = getattr(driver_connection, "prepare_threshold", None)
@@ -281,6 +288,8 @@ def obstacle_to_second_session(connection: sa.Connection, seconds: float = SECON
         finally:
             own.dispose()
 
+    # Meanwhile the connection's own transaction, which holds no lock, is idle.
+    change_settings(connection, {"idle_in_transaction_session_timeout": milliseconds(seconds + IDLE_TIMEOUT)})
     # Connecting and asking may both wait, so both are left behind when the time is up.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()

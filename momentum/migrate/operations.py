@@ -20,7 +20,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
-from momentum.connect.engine import SEARCH_PATH, change_settings, keeps_session, read_settings
+from momentum.connect.engine import keeps_session
+from momentum.connect.settings import PINNED, as_statements, change_settings, read_settings
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
 from momentum.migrate import access, locks
@@ -48,11 +49,14 @@ CONSTANT = re.compile(
 # Defaults that the server evaluates once for all existing rows.
 STABLE = re.compile(r"now\(\)|current_timestamp|current_date|current_user|statement_timestamp\(\)", flags=re.IGNORECASE)
 
-# The server's session behind a connection, and its time limit for statements outside of our transactions.
+# The server's session behind a connection, and its time limit for statements outside of our transactions. It is asked
+# for outside of them, under any search path.
 SESSION = sa.text("""
     select a.pid, cast(a.backend_start as text) as begun, s.reset_val as time_limit
     from pg_catalog.pg_stat_activity as a, pg_catalog.pg_settings as s
-    where a.pid = pg_catalog.pg_backend_pid() and s.name = 'statement_timeout'
+    where
+      a.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()
+      and s.name operator(pg_catalog.=) 'statement_timeout'
 """)
 
 SIZE = sa.text("""
@@ -681,7 +685,8 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
     statement = sa.text(operation.sql.replace(":", "\\:"))
     if context.as_sql:
         with context.autocommit_block():
-            for setting in timeouts(milliseconds(patience.seconds), "0"):
+            limits = dict(zip(TIMEOUTS, (milliseconds(patience.seconds), "0"), strict=True))
+            for setting in as_statements(limits, local=False):
                 operations.execute(setting)
             # A psql that continues after an error must not execute a statement that no transaction guards.
             operations.execute(context.opts["protection"])
@@ -760,7 +765,7 @@ def unlimited(connection: sa.Connection, patience: Patience, at_least: float) ->
         yield
         return
     values = (milliseconds(max(patience.remaining, at_least)), "0")
-    ours = {**dict(zip(TIMEOUTS, values, strict=True)), "search_path": SEARCH_PATH}
+    ours = {**dict(zip(TIMEOUTS, values, strict=True)), **PINNED}
     before = read_settings(connection, ours)
     change_settings(connection, ours, local=False)
     try:
@@ -773,9 +778,3 @@ def unlimited(connection: sa.Connection, patience: Patience, at_least: float) ->
             "The server's session behind the connection has changed, so a pooler does not keep sessions; connect to "
             "the database itself."
         )
-
-
-def timeouts(lock_timeout: str, statement_timeout: str, *, local: bool = False) -> list[str]:
-    """Return SQL that limits how long each statement may wait for a lock, and how long it may take."""
-    values = zip(TIMEOUTS, (lock_timeout, statement_timeout), strict=True)
-    return [f"set {'local ' if local else ''}{name} = '{value}'" for name, value in values]

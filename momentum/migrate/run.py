@@ -14,11 +14,11 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from momentum import inventory
 from momentum.connect import engine as database
 from momentum.connect import env_file
-from momentum.connect.engine import SEARCH_PATH, change_settings, read_settings
+from momentum.connect.settings import PINNED, REFLECTING_PATH, change_settings, read_settings
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import access, event_triggers, locks, operations, parking, preflight, rights
-from momentum.migrate.environment import CREATING, LIMITS, MIGRATING, Environment
+from momentum.migrate.environment import AUTOGENERATING, CREATING, LIMITS, MIGRATING, Environment
 from momentum.migrate.script import write_script
 from momentum.scores import find_score_table
 from momentum.verify import compare as verify
@@ -294,7 +294,12 @@ def run_online(environment: Environment) -> None:
             ):
                 run_with_retries(environment, connection, command)
         else:
-            with explained("The database refused a statement", "Nothing has changed."):
+            if command == AUTOGENERATING:
+                environment.patience.search_path = REFLECTING_PATH
+            with (
+                explained("The database refused a statement", "Nothing has changed."),
+                locks.limited(connection, environment.patience),
+            ):
                 rights.check_owners(connection)
                 connection.rollback()
                 migrate(environment, connection, command, [])
@@ -303,8 +308,8 @@ def run_online(environment: Environment) -> None:
 @contextmanager
 def settings_of_caller(connection: sa.Connection) -> Iterator[None]:
     """Change settings in a caller's transaction, timeouts where the caller has set none, and restore them."""
-    before = read_settings(connection, (*LIMITS, "search_path"))
-    ours = {name: limit for name, limit in LIMITS.items() if before[name] == "0"} | {"search_path": SEARCH_PATH}
+    before = read_settings(connection, (*LIMITS, *PINNED))
+    ours = {name: limit for name, limit in LIMITS.items() if before[name] == "0"} | PINNED
     theirs = {name: before[name] for name in ours}
     change_settings(connection, ours)
     try:

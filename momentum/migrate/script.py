@@ -7,8 +7,9 @@ from alembic import context
 from alembic.runtime.migration import RevisionStep
 
 from momentum import inventory
+from momentum.connect.settings import PINNED, as_statements
 from momentum.errors import ConfigurationError
-from momentum.migrate import access, operations
+from momentum.migrate import access
 from momentum.migrate.environment import LIMITS, Environment
 
 # The session setting with which a script made with --sql notes that it may continue.
@@ -38,7 +39,8 @@ def write_script(environment: Environment) -> None:
         checks = access.check_on_server(created, environment.options.access)
     # Alembic creates the version table in a script that starts at base; an online downgrade leaves an empty one.
     remove = "" if revision else f"drop table if exists {inventory.PRIVATE_SCHEMA}.alembic_version;\n  "
-    for setting in operations.timeouts(*LIMITS.values()):
+    # For the session, because some statements can't be in a transaction.
+    for setting in as_statements({**PINNED, **LIMITS}, local=False):
         context.execute(setting)
     # Withdrawn first: an earlier script of the same session may have been accepted.
     context.execute(f"do $withdraw$ begin perform set_config('{ACCEPTED}', 'no', false); end $withdraw$")
@@ -47,7 +49,7 @@ def write_script(environment: Environment) -> None:
         context.execute(f"create schema if not exists {inventory.PRIVATE_SCHEMA}")
     with context.begin_transaction():
         context.run_migrations()
-    for name in operations.TIMEOUTS:
+    for name in (*LIMITS, *PINNED):
         context.execute(f"reset {name}")
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from momentum.connect.engine import change_settings
+from momentum.connect.settings import ENDING, PINNED, change_settings
 from momentum.errors import ConfigurationError, NotMigratedError, VerificationError
 from momentum.history import read_history
 from momentum.inventory import (
@@ -88,18 +88,6 @@ PARTS = re.compile(r'(?:"(?:[^"]|"")*"|\([^()]*\)|[^,"])+')
 
 # Escapes that keep a fact on one line.
 ESCAPED = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
-
-# Settings that change how the server writes an expression or a name.
-PINNED = {
-    "search_path": "pg_catalog, pg_temp",
-    "quote_all_identifiers": "off",
-    "standard_conforming_strings": "on",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "TimeZone": "UTC",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-}
 
 FACTS = (FOLDER / "facts.sql").read_text(encoding="utf-8")
 ADOPTED_FACTS = (FOLDER / "adopted.sql").read_text(encoding="utf-8")
@@ -358,7 +346,7 @@ def pinned(connection: "Connection") -> Iterator[None]:
     owned = not connection.in_transaction()
     savepoint = connection.begin_nested()
     try:
-        change_settings(connection, PINNED)
+        change_settings(connection, {**PINNED, **ENDING})
         yield
     finally:
         if not connection.invalidated:

@@ -3,6 +3,17 @@
 -- change that file, not this one.
 set local lock_timeout = '2s';
 set local statement_timeout = '1min';
+set local search_path = pg_catalog, pg_temp;
+set local quote_all_identifiers = 'off';
+set local standard_conforming_strings = 'on';
+set local transform_null_equals = 'off';
+set local array_nulls = 'on';
+set local DateStyle = 'ISO, MDY';
+set local IntervalStyle = 'postgres';
+set local TimeZone = 'UTC';
+set local extra_float_digits = '1';
+set local bytea_output = 'hex';
+set local default_table_access_method = 'heap';
 
 do $only_after_07d3e6c8b51f$
 declare

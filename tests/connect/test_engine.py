@@ -131,6 +131,11 @@ def test_no_statement_is_prepared_behind_a_transaction_pooler(text: str, pooler:
     assert arguments == {
         "connect_timeout": 10,
         "application_name": "momentum-tests",
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 11000,
         "client_encoding": "utf8",
         **({"prepare_threshold": None} if pooler else {}),
     }
