@@ -11,6 +11,10 @@
 -- It is one transaction: if anything is refused, nothing has changed. sql/citus/undistribute.sql undoes it.
 begin;
 
+-- Names without a schema mean the server's own and Citus', and never what somebody has put into public.
+set local search_path = pg_catalog, pg_temp;
+set local standard_conforming_strings = on;
+
 -- Checks first: anything that Citus would refuse halfway through is refused here, in one sentence.
 do $look_first$
 declare

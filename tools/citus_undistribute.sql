@@ -11,6 +11,10 @@
 -- differences.
 begin;
 
+-- Names without a schema mean the server's own and Citus', and never what somebody has put into public.
+set local search_path = pg_catalog, pg_temp;
+set local standard_conforming_strings = on;
+
 do $look_first$
 declare
   name text;

@@ -34,7 +34,7 @@ SEVERAL = {
 # Figures that vary from run to run or from machine to machine. Counts don't.
 VARYING = {
     r"(?<=^PostgreSQL )[\d.]+": "VERSION",
-    r"[\d,.]+(?= (?:s|ms|rows/s)\b)": "N",
+    r"[\d,.]+(?= (?:s|ms|rows/s|seconds)\b)": "N",
 }
 
 
