@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import MomentumError
 from momentum.streams import complain, guarded_streams, settle
+from momentum.wording import holds_credentials, printable
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -81,7 +82,7 @@ def run_guarded(app: "Typer", name: str, arguments: list[str], complain: Callabl
     except TyperException as error:
         if not (message := error.format_message().rstrip(".")):
             return error.exit_code  # The help has been printed instead.
-        return complain(f"{message}; see {name} --help.", error.exit_code)
+        return complain(printable(f"{message}; see {name} --help."), error.exit_code)
     except MomentumError as error:
         return complain(str(error), error.exit_code)
     except Exception as error:  # A traceback could show a password.
@@ -92,7 +93,7 @@ def run_guarded(app: "Typer", name: str, arguments: list[str], complain: Callabl
 def misplaced_url(arguments: list[str]) -> bool:
     """Return whether an argument is a URL, or contains one, that isn't the value of the option for the URL."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if "://" in argument and before != URL_OPTION and not argument.startswith(f"{URL_OPTION}="):
+        if holds_credentials(argument) and before != URL_OPTION and not argument.startswith(f"{URL_OPTION}="):
             return True
     return False
 
@@ -107,7 +108,8 @@ def redacted_traceback(error: BaseException, url: "URL") -> str:
     for each in chain_of(error):
         if isinstance(each, DBAPIError):
             without_secrets(each, url)
-    return blot_out("".join(traceback.format_exception(error)), url).rstrip()
+    text = blot_out("".join(traceback.format_exception(error)), url).rstrip()
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:

@@ -4,11 +4,16 @@ Each message is one sentence that says what is wrong, where, and what to do; it 
 is the exit code of a command that fails with the error.
 """
 
+from momentum.wording import printable
+
 
 class MomentumError(Exception):
-    """Base of every error that this package raises deliberately."""
+    """Base of every error that this package raises deliberately. Its message is printable, on one line."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigurationError(MomentumError):

@@ -23,7 +23,7 @@ from momentum.migrate.locks import read_heads
 from momentum.migrate.parking import Parkable, count_held, find_parked
 from momentum.scores import find_score_table
 from momentum.verify.compare import compare_database
-from momentum.wording import counted
+from momentum.wording import counted, printable
 
 # The UTC days, ending yesterday, in which every eligible user-day should have a row.
 DAYS = 7
@@ -217,5 +217,5 @@ def status(
     url = find_url(database_url, option=URL_OPTION, env_file=env_file)
     with connection_errors(url):
         found = read_status(create_engine(url, application_name="momentum-status"))
-    print(json.dumps(asdict(found)) if as_json else "\n".join(lines_of(found)))
+    print(json.dumps(asdict(found)) if as_json else "\n".join(map(printable, lines_of(found))))
     return 1 if found.to_do else 0

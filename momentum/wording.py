@@ -1,9 +1,55 @@
-"""The wording of numbers and of advice in messages."""
+"""The wording of numbers, names and advice in messages."""
+
+import logging
+import os
+import re
+import shlex
 
 # Roles with this prefix belong to Supabase's platform: nobody outside of it can connect as one or be made a member. A
 # project's owner has this one, which bypasses row-level security and may grant rights on auth.users.
 PLATFORM_PREFIX = "supabase_"
 PROJECT_OWNER = "postgres"
+
+
+# A user with a password and a host, as in a URL, with or without its scheme.
+CREDENTIALS = re.compile(r"://|:.*@", re.DOTALL)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters, line breaks and marks of direction written as escapes.
+
+    Names and the server's messages may hold any character, and a terminal or a log would obey some.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+def as_word(text: str) -> str:
+    """Return a word as a shell reads it; one that isn't printable as bash does, byte by byte."""
+    if text.isprintable():
+        return shlex.quote(text)
+    letters = (
+        chr(each) if chr(each).isascii() and (chr(each).isalnum() or each in b"-_./ ") else f"\\x{each:02x}"
+        for each in os.fsencode(text)
+    )
+    return f"$'{''.join(letters)}'"
+
+
+def make_printable(record: logging.LogRecord) -> bool:
+    """Make the message of a log record printable, and let it pass."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+# Those of the whole package: the revisions log too, and import nothing of it.
+for name in ("momentum.backfill", "momentum.database", "momentum.migrations"):
+    logging.getLogger(name).addFilter(make_printable)
+
+
+def holds_credentials(text: str) -> bool:
+    """Return whether a text may be a URL, or hold one, whose password no message may repeat."""
+    return CREDENTIALS.search(text) is not None
 
 
 def counted(number: int, noun: str) -> str:

@@ -28,7 +28,8 @@ REVISION_FILES = sorted((SCRIPTS / "versions").glob("*.py"))
 
 # From the ground up: a wing or module imports from lines below its own, and within itself.
 LAYERS = [
-    {"errors", "history", "retries", "streams", "wording"},
+    {"history", "retries", "streams", "wording"},
+    {"errors"},
     {"trust"},
     {"types"},
     {"base"},

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import uuid
@@ -40,7 +39,7 @@ from momentum.command import run_app
 from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.streams import guarded_streams
-from momentum.wording import counted
+from momentum.wording import as_word, counted
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -668,7 +667,7 @@ def resume_command(context: typer.Context, days: DayRange) -> str:
         value = context.params[str(option.name)]
         for one in value if isinstance(value, list | tuple) else [value]:
             words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
-    return shlex.join(words)
+    return " ".join(map(as_word, words))
 
 
 class StopSignals:

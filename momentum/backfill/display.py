@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from momentum.wording import counted
+from momentum.wording import counted, printable
 
 if TYPE_CHECKING:
     from momentum.backfill.discrepancies import LargestDiscrepancies
@@ -114,7 +114,7 @@ class Display:
     def warn(self, message: str) -> None:
         """Write a warning, unless only errors are wanted."""
         if not self._quiet:
-            self.write(message, "warning")
+            self.write(printable(message), "warning")
 
     def complain(self, message: str, exit_code: int) -> int:
         """Write an error and return its exit code."""
@@ -124,7 +124,7 @@ class Display:
     def log(self, line: str) -> None:
         """Write a line that is shown only with ``--verbose``."""
         if self._verbose:
-            self.write(line, "debug" if self._as_json else "info")
+            self.write(printable(line), "debug" if self._as_json else "info")
 
     def progress(self, progress: "Progress") -> None:
         """Show the progress of a run."""
@@ -263,7 +263,7 @@ def print_undo_report(report: "UndoReport", resume: str | None) -> None:
     """Print the report of an undo for people."""
     title = "Dry run of the undo of" if report.dry_run else "Undo of"
     state = ": nothing was deleted." if report.dry_run else ", interrupted:" if report.interrupted else ":"
-    print(f"{title} {report.manifest}{state}")
+    print(f"{title} {printable(str(report.manifest))}{state}")
     rows = [
         *([("torn lines, left out", report.torn)] if report.torn else []),
         ("rows of the manifest", report.listed),

@@ -17,7 +17,7 @@ from pathlib import Path
 from momentum.backfill.discrepancies import Discrepancy
 from momentum.backfill.files import replacing
 from momentum.errors import ConfigurationError
-from momentum.wording import counted
+from momentum.wording import counted, printable
 
 # Dimensions of the drawing. Heights are in pixels; widths are in days, because the drawing is as wide as the screen.
 BARS_HEIGHT = 240
@@ -108,6 +108,7 @@ def write_page(path: Path, page: Page) -> None:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

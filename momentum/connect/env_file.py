@@ -13,6 +13,7 @@ from momentum.connect.environment import DEFAULT_ENV_FILE, ENV_FILE_VARIABLES, S
 from momentum.connect.supabase import database_url, is_supabase, objection_to_key, project_named, project_of
 from momentum.connect.url import parse_url
 from momentum.errors import ConfigurationError
+from momentum.wording import holds_credentials
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -48,8 +49,11 @@ class EnvFile:
         """The file's path.
 
         Raises:
-            ConfigurationError: It is in a home directory that doesn't exist.
+            ConfigurationError: It is in a home directory that doesn't exist, or a URL.
         """
+        if self._name is not None and holds_credentials(self._name):
+            # Every message would repeat it, with its password.
+            raise ConfigurationError("A URL is given in place of the env file.")
         try:
             return Path(DEFAULT_ENV_FILE if self._name is None else self._name).expanduser()
         except RuntimeError as error:
@@ -68,7 +72,8 @@ class EnvFile:
         # dotenv skips each line that it cannot parse and logs a warning, which is of no use here.
         logging.getLogger("dotenv").setLevel(logging.ERROR)
         try:
-            with self.path.open(encoding="utf-8") as stream:
+            # Editors of Windows begin a file with a mark.
+            with self.path.open(encoding="utf-8-sig") as stream:
                 if os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH):
                     self._warn(f"The env file {self} can be read by other users of this machine; chmod 600 {self}.")
                 return {key: value for key, value in dotenv_values(stream=stream, interpolate=False).items() if value}

@@ -55,7 +55,7 @@ class Environment:
         """
         config = context.config
         revision = getattr(config.cmd_opts, "revision", None) or getattr(config.cmd_opts, "revisions", None)
-        if "://" in str(revision):
+        if any(letter in str(revision) for letter in "/@"):
             # Alembic would repeat it, with its password.
             raise ConfigurationError("A URL is given in place of a revision; the database's is given as -x url=URL.")
         given = {**config.attributes.get("options", {}), **context.get_x_argument(as_dictionary=True)}

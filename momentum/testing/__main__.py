@@ -22,6 +22,7 @@ from momentum.testing.servers import (
     running_server,
     start_embedded,
 )
+from momentum.wording import holds_credentials
 
 COMMAND = "python -m momentum.testing"
 DIRECTORY = Path.cwd() / ".momentum" / "postgres"
@@ -123,7 +124,8 @@ def run(command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="Th
         try:
             return subprocess.run(command, env=env, check=False).returncode
         except OSError as error:
-            raise ConfigurationError(f"{command[0]} cannot be run: {error.strerror}.") from error
+            named = "The command" if holds_credentials(command[0]) else command[0]
+            raise ConfigurationError(f"{named} cannot be run: {error.strerror}.") from error
 
 
 def before_run(arguments: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from momentum.streams import complain
 from momentum.verify.compare import compare_database
 from momentum.verify.kept import describe_kept
 from momentum.verify.repairs import write_script
+from momentum.wording import printable
 
 COMMAND = "python -m momentum.verify"
 
@@ -52,14 +53,14 @@ def verify(
     except KeyboardInterrupt:
         return complain("Interrupted.", 130)
     for line in describe_kept(comparison.kept):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     for warning in comparison.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+        print(f"Warning: {printable(warning)}", file=sys.stderr)
     if sql and comparison.differences:
         print(write_script(comparison))
     else:
         matches = f"{'-- ' if sql else ''}{describe(url)} matches revision {comparison.revision}."
-        print("\n".join(map(str, comparison.differences)) or matches)
+        print("\n".join(printable(str(each)) for each in comparison.differences) or matches)
     return 1 if comparison.differences else 0
 
 

@@ -24,7 +24,7 @@ from momentum.verify.compare import (
     one_line,
     parts_of,
 )
-from momentum.wording import advise
+from momentum.wording import advise, printable
 
 HEADER = """\
 -- Statements that make the database match revision {revision}, for psql as the role that migrates:
@@ -72,8 +72,8 @@ def write_script(comparison: Comparison) -> str:
     for difference in sorted(comparison.differences, key=repairs.rank):
         lines = repairs.guarded(difference)
         if lines:
-            blocks.append("\n".join([f"-- {difference}", *lines, ""]))
-    notes = [f"-- Warning: {warning}\n" for warning in comparison.warnings]
+            blocks.append("\n".join([f"-- {printable(str(difference))}", *lines, ""]))
+    notes = [f"-- Warning: {printable(warning)}\n" for warning in comparison.warnings]
     statements = [LOCKS, ""] if any(re.search("^[^-]", block, re.MULTILINE) for block in blocks) else []
     return "\n".join([HEADER.format(revision=comparison.revision), *notes, *statements, *blocks]).rstrip("\n")
 
