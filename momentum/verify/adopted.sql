@@ -31,6 +31,20 @@ indexes (name, value) as (
   where t.key = :score_table
 ),
 
+keys (name, definition, parts) as (
+  select
+    c.relname,
+    pg_get_indexdef(i.indexrelid),
+    array(
+      select pg_get_indexdef(i.indexrelid, k, false)
+      from generate_series(1, i.indnkeyatts) as k
+    )
+  from tables as t
+  inner join pg_catalog.pg_index as i on t.oid = i.indrelid and (i.indisunique or i.indisexclusion)
+  inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+  where t.key = :score_table and t.kind = 'r' and i.indpred is null
+),
+
 facts (key, value) as (
   select
     key,
@@ -40,7 +54,7 @@ facts (key, value) as (
   union all
   select
     t.key || ', column ' || quote_ident(a.attname),
-    format_type(a.atttypid, null)
+    format_type(a.atttypid, null) || case a.attgenerated when '' then '' else ', generated' end
   from tables as t
   inner join pg_catalog.pg_attribute as a on t.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
   where a.attname = any(:columns)
@@ -71,6 +85,23 @@ facts (key, value) as (
   from tables as t
   inner join pg_catalog.pg_rewrite as w on t.oid = w.ev_class
   where t.key = :score_table and t.kind = 'r' and w.ev_enabled <> 'D'
+  union all
+  -- A crash empties it.
+  select
+    t.key || ', persistence',
+    'unlogged'
+  from tables as t
+  inner join pg_catalog.pg_class as c on t.oid = c.oid
+  where t.key = :score_table and t.kind = 'r' and c.relpersistence = 'u'
+  union all
+  -- All default rows have the same score and breakdown: such a key lets one of them in, or one per user or day.
+  select
+    :score_table || ', narrow key ' || quote_ident(k.name),
+    k.definition
+  from keys as k
+  where
+    k.parts <@ (cast(:columns as text[]) || cast(:days as text[]))
+    and not (array['user_id'] <@ k.parts and k.parts && cast(:days as text[]))
   union all
   -- The unique index is the recorded one or, if the table had its own, any suitable one, whatever its name.
   (

@@ -78,7 +78,7 @@ VERSION = f"table {private(VERSION_TABLE)}, row"
 
 # What the facts belong to that nothing of ours makes, and the facts about an adopted table that are its owner's.
 PLATFORM = "platform"
-NOT_OURS = re.compile(rf"{PLATFORM}\b|{SCORE_TABLE}, (child|owner|required column|rule)\b")
+NOT_OURS = re.compile(rf"{PLATFORM}\b|{SCORE_TABLE}, (child|narrow key|owner|persistence|required column|rule)\b")
 
 # A fact's key says what it belongs to: `table public.habit_index, column id, comment` is one of the column's.
 PART = ", "
@@ -97,6 +97,7 @@ SESSION = (FOLDER / "session.sql").read_text(encoding="utf-8")
 MEMBERSHIPS = (FOLDER / "memberships.sql").read_text(encoding="utf-8")
 
 AUTH_UID = f"{PLATFORM}, function auth.uid()"
+AUTH_UID_BODY = f"{AUTH_UID}, body"
 RIGHT_USER = "returns the user whom the token names"
 
 
@@ -122,9 +123,9 @@ class Session(NamedTuple):
     Attributes:
         role: The current role.
         acts_as: The roles whose rights it has, its own included, as SQL writes their names.
-        alters: The roles of clients from which it may take the right to bypass row-level security.
-        memberships: The roles of clients that are members of service_role: each with the role that granted it, as SQL
-            writes its name, and whether the session may revoke it.
+        alters: The roles of clients whose attributes it may change, such as the right to bypass row-level security.
+        memberships: The roles of clients that are members of others: each with that role and the one that granted it,
+            as SQL writes their names, and whether the session may revoke it.
         owner: The owner of ``momentum_internal``, as SQL writes its name.
         public: The same of the schema ``public``; None if there is none.
         server: The server's version, such as 180001.
@@ -133,7 +134,7 @@ class Session(NamedTuple):
     role: str
     acts_as: frozenset[str]
     alters: frozenset[str]
-    memberships: list[tuple[str, str, bool]]
+    memberships: list[tuple[str, str, str, bool]]
     owner: str
     public: str | None
     server: int
@@ -442,7 +443,10 @@ def read_facts(connection: "Connection", record: Mapping[str, Any]) -> dict[str,
             key: value.replace(f"FROM {record['relation']} ", f"FROM <{SCORE_TABLE}> ") for key, value in facts.items()
         }
         facts |= read_adopted_facts(connection, record)
-    return facts | read(connection, PLATFORM_FACTS) | {AUTH_UID: try_auth_uid(connection)}
+    facts |= read(connection, PLATFORM_FACTS) | {AUTH_UID: try_auth_uid(connection)}
+    if facts[AUTH_UID] != RIGHT_USER:
+        facts.pop(AUTH_UID_BODY, None)
+    return facts
 
 
 def try_auth_uid(connection: "Connection") -> str:
@@ -516,6 +520,7 @@ def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> d
         unique_index=record.get("unique_index"),
         created_index=bool(record.get("created_index")),
         user_and_day=f"user_id and {layout.indexed_day}",
+        days=[layout.indexed_day, layout.moment],
     )
     if untrusted := find_untrusted(connection, [record["relation"]], only_these=True):
         facts[f"{SCORE_TABLE}, owner"] = f"{untrusted.owner}, who could borrow the rights of whoever fills it"

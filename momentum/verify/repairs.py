@@ -65,6 +65,16 @@ SETTINGS = {
 }
 
 
+# What the facts say of a role of clients that it must not be, and what takes that away.
+ATTRIBUTES = {
+    "superuser": "nosuperuser nobypassrls",
+    "bypasses": "nobypassrls",
+    "may create roles": "nocreaterole",
+    "may log in": "nologin",
+    "may replicate": "noreplication",
+}
+
+
 def write_script(comparison: Comparison) -> str:
     """Return the script that removes the differences of a comparison."""
     repairs = Repairs(comparison)
@@ -185,8 +195,7 @@ class Repairs:
         words = key.split(" ")
         if found is None:
             yield from by_hand("The role or the schema does not exist; on Supabase, ask its support to put it back.")
-            return
-        if " schema public" in key:
+        elif " schema public" in key:
             role, owner = words[3], str(self.session.public)
             statements = []
             if "CREATE" in found:
@@ -198,26 +207,40 @@ class Repairs:
                     yield f"{statement};"
                 else:
                     yield from by_hand(f"The schema public belongs to {owner}: {advise(owner, statement)}")
-            return
-        if key == AUTH_UID:
+        elif key.startswith(AUTH_UID):
             yield from by_hand(
                 "Whoever reads or writes through policies may be taken for another user; on Supabase, ask"
             )
             yield from by_hand("its support to put its own function back.")
-            return
-        role = words[-1]
-        if "superuser" in found or "bypasses" in found:
-            attributes = "nosuperuser nobypassrls" if "superuser" in found else "nobypassrls"
-            yield from self.of_role(f"alter role {role} {attributes};", may=role in self.session.alters)
-        for member, grantor, may in self.session.memberships:
-            if member == role:
+        elif key.startswith(f"{PLATFORM}, setting "):
+            yield from by_hand("With it, rules are not enforced for this role, or it is taken for another user; on")
+            yield from by_hand("Supabase, ask its support to reset or revoke it.")
+        elif key.endswith(" in the database"):
+            yield from by_hand(
+                "The database's owner can revoke it from this role, from public, or from a role that this"
+            )
+            yield from by_hand("one is a member of.")
+        else:
+            yield from self.of_client(words[-1], found)
+
+    def of_client(self, role: str, found: str) -> Iterator[str]:
+        """Yield the lines for a role that clients get."""
+        attributes = [without for attribute, without in ATTRIBUTES.items() if attribute in found]
+        if role == "service_role":
+            attributes = ["bypassrls"]
+        if attributes:
+            may = role in self.session.alters
+            yield from self.of_role(f"alter role {role} {' '.join(attributes)};", may=may)
+        strong = found.partition("member of ")[2].partition(PART)[0].split(" and ")
+        for member, of, grantor, may in self.session.memberships:
+            if member == role and of in strong:
                 # Otherwise it would revoke nothing but what the role that runs it has granted itself.
                 by = f" granted by {grantor}" if self.session.server >= 160000 else ""
-                yield from self.of_role(f"revoke service_role from {role}{by} cascade;", may=may)
-        if "member" in found:
+                yield from self.of_role(f"revoke {of} from {role}{by} cascade;", may=may)
+        if "member of " in found:
             yield from by_hand(
-                f"If {role} is a member by way of another role, revoke that role from it, or service_role from that "
-                "role."
+                f"If {role} is a member by way of another role, revoke that role from it, or {' and '.join(strong)} "
+                "from that role."
             )
 
     def of_role(self, statement: str, *, may: bool) -> Iterator[str]:
@@ -275,6 +298,12 @@ class Repairs:
                 yield f"{statement}; -- each keeps the rows that are stored in it"
             else:
                 yield from by_hand(f"{child} belongs to {owner}: {advise(owner, statement)}")
+        elif kind == "narrow":
+            yield from by_hand(
+                "The table is not ours, so choose: with this key the backfill fails for all rows but one."
+            )
+        elif kind == "persistence" and subject == SCORE_TABLE:
+            yield from by_hand(f"This rewrites the table: alter table {relation} set logged;")
         elif kind == "owner":
             owner = str(found).partition(",")[0]
             yield from by_hand(advise(owner, f"alter table {relation} owner to {self.session.owner}"))

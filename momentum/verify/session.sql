@@ -33,7 +33,7 @@ select
     select r.rolname
     from pg_catalog.pg_roles as r
     where
-      r.rolname in ('anon', 'authenticated')
+      r.rolname in ('anon', 'authenticated', 'service_role')
       and (
         me.superuser
         or (

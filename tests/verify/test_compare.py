@@ -476,6 +476,70 @@ PLATFORM_DRIFTS: dict[str, tuple[str, list[str]]] = {
         f"{AS_ADMIN}create role between; grant service_role to between; grant between to authenticated",
         ["changed: platform, role authenticated: found subject to row level security, member of service_role"],
     ),
+    "anon may do what users may": (
+        f"{AS_ADMIN}grant authenticated to anon",
+        ["changed: platform, role anon: found subject to row level security, member of authenticated, expected"],
+    ),
+    "users may read everything": (
+        f"{AS_ADMIN}grant pg_read_all_data to authenticated",
+        ["changed: platform, role authenticated: found subject to row level security, member of pg_read_all_data"],
+    ),
+    "users may become the auth service": (
+        f"{AS_ADMIN}grant supabase_auth_admin to authenticated",
+        ["changed: platform, role authenticated: found subject to row level security, member of supabase_auth_admin"],
+    ),
+    "anon may create roles": (
+        f"{AS_ADMIN}alter role anon createrole",
+        ["changed: platform, role anon: found subject to row level security, may create roles, expected"],
+    ),
+    "users may log in past the token's check": (
+        f"{AS_ADMIN}alter role authenticated login",
+        ["changed: platform, role authenticated: found subject to row level security, may log in, expected"],
+    ),
+    "anon may read the log of all changes": (
+        f"{AS_ADMIN}alter role anon replication",
+        ["changed: platform, role anon: found subject to row level security, may replicate, expected"],
+    ),
+    "the service no longer sees all rows": (
+        f"{AS_ADMIN}alter role service_role nobypassrls",
+        ["unexpected: platform, role service_role: subject to row level security"],
+    ),
+    "anon may create schemas": (
+        f"{AS_ADMIN}do $$ begin execute format('grant create on database %I to anon', current_database()); end $$",
+        ["unexpected: platform, rights of anon in the database: CREATE"],
+    ),
+    "there is a second way to say who the user is": (
+        UID.format(f"coalesce(nullif(current_setting('request.user', true), '')::uuid, {SUB})"),
+        ["unexpected: platform, function auth.uid(), body: select coalesce(nullif(current_setting('request.user', "],
+    ),
+    "who the user is, is kept": (
+        f"{AS_ADMIN}alter function auth.uid() immutable",
+        ["unexpected: platform, function auth.uid(), body: "],
+    ),
+    "users may not ask who they are": (
+        f"{AS_ADMIN}grant execute on function auth.uid() to anon, service_role; "
+        "do $$ begin execute format('grant execute on function auth.uid() to %I', (select datdba::regrole from "
+        "pg_database where datname = current_database())); end $$; "
+        "revoke execute on function auth.uid() from public",
+        ["unexpected: platform, function auth.uid(), calls by authenticated: refused"],
+    ),
+    "users write without keys and triggers": (
+        f"{AS_ADMIN}alter role authenticated set session_replication_role = replica",
+        ["unexpected: platform, setting session_replication_role of role authenticated: session_replication_role=repl"],
+    ),
+    "everybody writes without keys and triggers": (
+        f"{AS_ADMIN}do $$ begin execute format('alter database %I set session_replication_role = replica', "
+        "current_database()); end $$",
+        ["unexpected: platform, setting session_replication_role of every role: session_replication_role=replica"],
+    ),
+    "anon may switch keys and triggers off": (
+        f"{AS_ADMIN}grant set on parameter session_replication_role to anon",
+        ["unexpected: platform, setting session_replication_role, grant to anon: SET"],
+    ),
+    "somebody without a token gets one": (
+        f"""{AS_ADMIN}alter role anon set request.jwt.claims = '{{"sub": "1"}}'""",
+        ["unexpected: platform, setting request.jwt.claims of role anon: request.jwt.claims="],
+    ),
     "everybody may create tables": (
         "grant create on schema public to public",
         [
@@ -581,6 +645,18 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
         "alter table legacy.daily_engagement_scores add mood text not null default 'calm'; "
         "alter table legacy.daily_engagement_scores alter mood drop default",
         ["unexpected: score table, required column mood: not null, without a default"],
+    ),
+    "a key lets in one day per user": (
+        "create unique index once on legacy.daily_engagement_scores (user_id, score)",
+        ["unexpected: score table, narrow key once: CREATE UNIQUE INDEX once ON legacy.daily_engagement_scores"],
+    ),
+    "an exclusion lets in one day per user": (
+        "alter table legacy.daily_engagement_scores add constraint once exclude using btree (user_id with =)",
+        ["unexpected: score table, narrow key once: CREATE INDEX once ON legacy.daily_engagement_scores"],
+    ),
+    "the table is empty after a crash": (
+        "alter table legacy.daily_engagement_scores set unlogged",
+        ["unexpected: score table, persistence: unlogged"],
     ),
     "the table belongs to somebody else": (
         f"{AS_ADMIN}alter table legacy.daily_engagement_scores owner to authenticated",
@@ -908,6 +984,8 @@ create trigger touch before update on {table} for each row execute function mome
 comment on table {table} is 'Other scores.';
 comment on column {table}.user_id is 'Whose.';
 alter table {table} alter user_id drop not null;
+create unique index once_more on {table} (user_id, {moment}, {score});
+create unique index once_in_a_while on {table} (user_id) where {score} > 90;
 reset session authorization;
 alter table {table} owner to {owner};
 """
@@ -926,9 +1004,16 @@ def test_what_else_an_adopted_table_has_makes_no_difference(
         "create unique index a_day_once on public.daily_engagement_scores (score_date, user_id); "
         f"{INVALIDATE.format('public.by_day')}; alter table public.daily_engagement_scores drop events_count"
     )
-    for connection, schema, more in ((seed, "legacy", of_seed), (production, "public", of_production)):
+    for connection, schema, moment, score, more in (
+        (seed, "legacy", "score_ts", "score", of_seed),
+        (production, "public", "score_date", "final_score", of_production),
+    ):
         extras = EXTRAS.format(
-            schema=schema, table=f"{schema}.daily_engagement_scores", owner=server.admin_url.username
+            schema=schema,
+            table=f"{schema}.daily_engagement_scores",
+            owner=server.admin_url.username,
+            moment=moment,
+            score=score,
         )
         assert_named(connection, (f"{extras}; {more}", []))
 
