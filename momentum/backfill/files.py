@@ -62,10 +62,12 @@ def check_writable(path: Path, option: str) -> None:
         ConfigurationError: The file cannot be written.
     """
     try:
-        if not path.exists():
+        try:
+            is_fifo = stat.S_ISFIFO(path.stat().st_mode)
+        except FileNotFoundError:
             with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
                 return
-        if not path.is_fifo():
+        if not is_fifo:
             with path.open("ab"):
                 pass
     except OSError as error:
@@ -128,7 +130,7 @@ def give_rights(descriptor: int, target: Path) -> None:
     """Give a new file the owner and the rights of the one that it replaces, or else those of any new file."""
     try:
         found = target.stat()
-    except FileNotFoundError:
+    except OSError:
         mask = os.umask(0)
         os.umask(mask)
         os.fchmod(descriptor, 0o666 & ~mask)

@@ -128,6 +128,8 @@ def read_manifest(path: Path) -> Manifest:
                     break
                 # An editor may have put a byte order mark before the first line.
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if len(line) == LONGEST_LINE:
+                    raise ValueError
                 try:
                     packed[parse_line(line)] = None
                 except NOT_A_LINE:

@@ -155,6 +155,27 @@ def test_nothing_is_wiped_or_made_before_the_database_has_answered(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("loop", "Too many levels of symbolic links"),
+        ("there/new", "Not a directory"),
+        ("nowhere/new", "No such file or directory"),
+        ("sub", "Is a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--report", "--discrepancies", "--manifest", "--failures"])
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path, option: str, name: str, reason: str) -> None:
+    make_links(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    there = sorted(tmp_path.iterdir())
+    done = call(option, str(tmp_path / name), url=NOWHERE)
+    assert done.returncode == 2
+    assert one_error_line(done) == f"Error: {option} {tmp_path / name} cannot be written ({reason})."
+    assert sorted(tmp_path.iterdir()) == there
+
+
 def test_a_page_and_a_review_replace_the_last_ones_and_keep_their_rights(scored: sa.URL, tmp_path: Path) -> None:
     page, review, new = tmp_path / "page.html", tmp_path / "real.csv", tmp_path / "review.csv"
     page.write_text("the last page, " * 10_000)

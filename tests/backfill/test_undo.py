@@ -260,6 +260,7 @@ def test_whole_lines_count_once_however_they_are_written(
         b"[" * 200_000,
         b'{"user_id":' * 200_000,
         b'{"user_id": "' + b"0" * 3_000_000,
+        bytes(3_000_000),
         codecs.BOM_UTF8 + WHOLE,
     ],
     ids=lambda line: repr(line[:40]),
@@ -301,6 +302,11 @@ def test_whatever_is_in_a_file_it_is_a_manifest_or_its_bad_line_is_named(pieces:
         return
     assert all(isinstance(user, uuid.UUID) and isinstance(day, datetime.date) for user, day in found)
     assert len(set(found)) == len(list(found))
+
+
+def test_a_file_without_an_end_is_no_manifest() -> None:
+    with pytest.raises(ConfigurationError, match=r"^Line 1 of --undo /dev/zero is not one of a manifest"):
+        read_manifest(Path("/dev/zero"))
 
 
 def test_a_torn_line_is_named_and_the_whole_ones_are_undone(url: sa.URL, manifest: Path) -> None:
