@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import itertools
 import re
 import subprocess
 import sys
@@ -76,11 +77,28 @@ def user(connection: sa.Connection) -> uuid.UUID:
     return add_user(connection)
 
 
-def needed(model: Any) -> dict[str, Any]:
-    """Return the values that a model needs besides its user, as SQL, from the samples."""
-    attributes, samples = sa.inspect(model).attrs, write_values(model.__table__)
-    columns = {name: attributes[name].columns[0] for name in required_attributes(model) if name != "user_id"}
-    return {name: sa.literal_column(samples[column.name], column.type) for name, column in columns.items()}
+def relation_of(model: Any, attribute: str) -> Any:
+    """Return the relationship whose key an attribute is, if it is one's."""
+    columns = {*getattr(sa.inspect(model).attrs[attribute], "columns", ())}
+    return next((relation for relation in sa.inspect(model).relationships if columns & relation.local_columns), None)
+
+
+# Each row that another refers to is one of its own.
+ORDINALS = itertools.count(2)
+
+
+def needed(model: Any, ordinal: int = 1) -> dict[str, Any]:
+    """Return the values that a model needs besides its user: SQL from the samples, and rows that it must refer to."""
+    attributes, samples = sa.inspect(model).attrs, write_values(model.__table__, ordinal=ordinal)
+    values: dict[str, Any] = {}
+    for name in required_attributes(model):
+        column, relation = attributes[name].columns[0], relation_of(model, name)
+        if relation is not None:
+            other = relation.mapper.class_
+            values |= {name: None, relation.key: other(**needed(other, next(ORDINALS)))}
+        elif name != "user_id":
+            values[name] = sa.literal_column(samples[column.name], column.type)
+    return values
 
 
 def make(model: Any, user: uuid.UUID, **values: Any) -> Any:

@@ -30,6 +30,14 @@ ACTORS: dict[str, tuple[str, uuid.UUID | None]] = {
 }
 
 TABLES = tuple(f"public.{table.name}" for table in Base.metadata.sorted_tables)
+# The tables whose rows others need, so that they can't be deleted, and the codes of that.
+NEEDED = {
+    f"public.{key.column.table}"
+    for table in Base.metadata.sorted_tables
+    for key in table.foreign_keys
+    if not key.parent.nullable
+}
+REFERRED_TO = ("23001", "23503")
 VIEW = "public.daily_momentum_scores"
 INTERNAL = ("momentum_internal.alembic_version", "momentum_internal.score_table")
 SCORES = {"fresh": "legacy.daily_engagement_scores", "public.production": "public.daily_engagement_scores"}
@@ -160,7 +168,10 @@ def layout(request: pytest.FixtureRequest, server: Server) -> Iterator[Layout]:
 def test_our_tables_wait_for_their_policies(layout: Layout, actor: str) -> None:
     _, engine, _ = layout
     for table in TABLES:
-        assert outcomes(engine, actor, table) == OURS[actor], f"{actor} and {table}"
+        found = outcomes(engine, actor, table)
+        if table in NEEDED and found[3] in REFERRED_TO:
+            found[3] = ALL[3]
+        assert found == OURS[actor], f"{actor} and {table}"
 
 
 @pytest.mark.parametrize("actor", ACTORS)
