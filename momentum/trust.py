@@ -3,8 +3,10 @@
 These are the current role, the database's owner and superusers.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -67,3 +69,33 @@ def ask(
     """Yield what can't be relied on."""
     parameters = {"schema": SCHEMA, "relations": list(relations), "functions": list(functions), "whole": whole}
     return (Untrusted(*row) for row in connection.execute(text(UNTRUSTED), parameters))
+
+
+def refusing_block(relations: Iterable[str] = ()) -> str:
+    """Return SQL that fails if something can't be relied on, for scripts, which can't ask first.
+
+    Args:
+        relations: As for ``find_untrusted``.
+    """
+    values = {
+        "schema": f"'{SCHEMA}'",
+        "relations": f"array[{', '.join(repr(relation) for relation in relations)}]",
+        "functions": "array[]",
+        "whole": "true",
+    }
+    query = re.sub(r"(?<!:):(\w+)", lambda found: values[found[1]], UNTRUSTED).replace("array[] as", "'{}' as")
+    return f"""
+do $owners$
+declare
+  untrusted record;
+begin
+  for untrusted in
+{indent(query.strip(), "    ")}
+  loop
+    raise exception
+      'The % % belongs to %, and you are %; what it runs would have your rights, so only what belongs to you, the '
+      'database''s owner or a superuser is used; let % run `%`, then try again.',
+      untrusted.kind, untrusted.name, untrusted.owner, untrusted.role, untrusted.owner, untrusted.statement;
+  end loop;
+end
+$owners$"""

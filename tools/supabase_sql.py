@@ -19,6 +19,7 @@ from momentum.migrate.config import SCRIPTS as FOLDER
 from momentum.migrate.config import alembic_config
 from momentum.migrate.environment import LIMITS
 from momentum.scores import TABLE_NAME
+from momentum.trust import refusing_block
 from tests.migrating import REVISIONS, SCRIPTS
 from tools.exported_sql import CREATION
 
@@ -138,7 +139,7 @@ def guard(revision: Script, sql: str) -> str:
     if revision.down_revision is None:
         names = [f"public.{name}" for each in REVISIONS for name in each.module.creates]
         names += [f"legacy.{name}" for name in FRESH_SCORES] + [f"public.{TABLE_NAME}"]
-        return ONLY_A_NEW_DATABASE.format(
+        return f"{refusing_block()};\n" + ONLY_A_NEW_DATABASE.format(
             private=PRIVATE_SCHEMA, names=",\n        ".join(f"'{name}'" for name in names)
         )
     return ONLY_AFTER.format(private=PRIVATE_SCHEMA, before=revision.down_revision) + "".join(

@@ -105,6 +105,11 @@ def others_in(catalog: Catalog, relation: str, event: str, given: Collection[str
             walk = Walk(catalog)
             walk.call(each["function"])
             yield each["kind"], each["name"], "for each row", f"{called['schema']}.{called['name']}", walk.effects
+    for child in catalog.children.get(relation, []) if event == "delete" else []:
+        walk = Walk(catalog)
+        walk.write(child["child"], event, catalog.path)
+        name = relation_name(catalog, child["child"])
+        yield "child", name, f"{event} of its rows", name, walk.effects
     for reference in catalog.references.get(relation, []):
         if action := reaction(reference, event):
             walk = Walk(catalog)

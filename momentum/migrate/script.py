@@ -11,6 +11,8 @@ from momentum.connect.settings import PINNED, as_statements
 from momentum.errors import ConfigurationError
 from momentum.migrate import access
 from momentum.migrate.environment import LIMITS, Environment
+from momentum.scores import SCHEMAS, TABLE_NAME
+from momentum.trust import refusing_block
 
 # The session setting with which a script made with --sql notes that it may continue.
 ACCEPTED = "momentum.script_accepted"
@@ -44,6 +46,8 @@ def write_script(environment: Environment) -> None:
         context.execute(setting)
     # Withdrawn first: an earlier script of the same session may have been accepted.
     context.execute(f"do $withdraw$ begin perform set_config('{ACCEPTED}', 'no', false); end $withdraw$")
+    relations = [f"public.{name}" for name in (*inventory.TABLES, inventory.VIEW)]
+    context.execute(refusing_block([*relations, *(f"{schema}.{TABLE_NAME}" for schema in SCHEMAS)]))
     context.execute(guard(lower, f"{checks}{remove}perform set_config('{ACCEPTED}', 'yes', false);"))
     if revision is None:
         context.execute(f"create schema if not exists {inventory.PRIVATE_SCHEMA}")
@@ -60,10 +64,10 @@ def guarded(step: RevisionStep, environment: Environment) -> RevisionStep:
     @functools.wraps(migrate)
     def migrate_guarded(**arguments: Any) -> None:
         lower = next(iter(step.from_revisions if step.is_upgrade else step.to_revisions), None)
-        context.get_context().opts |= {"protection": protection(lower), "guard": guard(lower, REFUSE)}
+        context.get_context().opts |= {"protection": protection(lower), "guard": guard(lower, before=REFUSE)}
         for setting in environment.settings("upgrade")["timeouts"]:
             context.execute(setting)
-        context.execute(guard(next(iter(step.from_revisions), None), REFUSE))
+        context.execute(guard(next(iter(step.from_revisions), None), before=REFUSE))
         migrate(**arguments)
 
     step.migration_fn = migrate_guarded
@@ -80,7 +84,9 @@ do $protect$
 declare
   found text;
 begin
-  if to_regclass('{inventory.PRIVATE_SCHEMA}.alembic_version') is not null then
+  if current_setting('{ACCEPTED}', true) is distinct from 'yes' then
+    null; -- Not even the version is read from something that may be planted.
+  elsif to_regclass('{inventory.PRIVATE_SCHEMA}.alembic_version') is not null then
     execute 'select version_num from {inventory.PRIVATE_SCHEMA}.alembic_version' into found;
   end if;
   if current_setting('{ACCEPTED}', true) is distinct from 'yes' or found is distinct from '{expected}' then
@@ -90,8 +96,8 @@ end
 $protect$"""
 
 
-def guard(expected: str | None, then: str) -> str:
-    """Return SQL that fails unless the database is at the expected revision, and then runs more SQL."""
+def guard(expected: str | None, then: str = "", *, before: str = "") -> str:
+    """Return SQL that fails unless the database is at the expected revision, and runs more SQL after or before that."""
     version_table = f"{inventory.PRIVATE_SCHEMA}.alembic_version"
     literal = f"'{expected}'" if expected else "null"
     return f"""
@@ -99,6 +105,7 @@ do $guard$
 declare
   found text;
 begin
+  {before}
   if to_regclass('{version_table}') is not null then
     execute 'select string_agg(version_num, '', '') from {version_table}' into found;
   end if;

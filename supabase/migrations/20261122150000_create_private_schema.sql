@@ -15,6 +15,145 @@ set local extra_float_digits = '1';
 set local bytea_output = 'hex';
 set local default_table_access_method = 'heap';
 
+do $owners$
+declare
+  untrusted record;
+begin
+  for untrusted in
+    -- The objects that we rely on and that belong to none of the roles that we trust, each with the statement that hands it
+    -- over. What an object runs, it would run with the rights of whoever uses it.
+    with me (oid, name, database_owner) as (
+      select
+        r.oid,
+        r.rolname,
+        d.datdba
+      from pg_catalog.pg_roles as r
+      inner join pg_catalog.pg_database as d on d.datname = pg_catalog.current_database()
+      where r.rolname = current_user
+    ),
+
+    -- A membership is no trust: on Supabase postgres is a member of anon, and on PostgreSQL 15 any role can make others its
+    -- members.
+    trusted (oid) as (
+      select r.oid
+      from pg_catalog.pg_roles as r
+      cross join me
+      where r.rolsuper or r.oid in (me.oid, me.database_owner) or r.rolname = 'pg_database_owner'
+    ),
+
+    relations (kind, schema, name, owner) as (
+      select
+        case c.relkind
+          when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' when 'f' then 'foreign table'
+          else 'table'
+        end,
+        n.nspname,
+        pg_catalog.format('%I.%I', n.nspname, c.relname),
+        c.relowner
+      from pg_catalog.pg_class as c
+      inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+      where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+    ),
+
+    routines (oid, kind, schema, name, owner) as (
+      select
+        p.oid,
+        case p.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end,
+        n.nspname,
+        pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)),
+        p.proowner
+      from pg_catalog.pg_proc as p
+      inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
+    ),
+
+    objects (number, kind, name, owner, of_platform) as (
+      select
+        1,
+        'schema',
+        pg_catalog.quote_ident(n.nspname),
+        n.nspowner,
+        n.nspname = 'auth'
+      from pg_catalog.pg_namespace as n
+      where n.nspname = cast('momentum_internal' as text) or n.nspname = 'auth'
+      union all
+      select
+        2,
+        r.kind,
+        r.name,
+        r.owner,
+        r.schema = 'auth'
+      from relations as r
+      where (r.schema = cast('momentum_internal' as text) and cast(true as boolean)) or r.name = 'auth.users'
+      union all
+      select
+        3,
+        r.kind,
+        r.name,
+        r.owner,
+        r.schema = 'auth'
+      from routines as r
+      where (r.schema = cast('momentum_internal' as text) and cast(true as boolean)) or r.name = 'auth.uid()'
+      union all
+      select
+        4,
+        case t.typtype when 'd' then 'domain' else 'type' end,
+        pg_catalog.format('%I.%I', n.nspname, t.typname),
+        t.typowner,
+        false
+      from pg_catalog.pg_type as t
+      inner join pg_catalog.pg_namespace as n on t.typnamespace = n.oid
+      -- A table's own type and an array are their owner's, too.
+      where n.nspname = cast('momentum_internal' as text) and cast(true as boolean) and t.typrelid = 0 and t.typcategory <> 'A'
+      union all
+      select
+        5,
+        r.kind,
+        r.name,
+        r.owner,
+        false
+      from relations as r
+      where r.name = any(cast('{}' as text[]))
+      union all
+      select
+        6,
+        r.kind,
+        r.name,
+        r.owner,
+        true
+      from routines as r
+      where r.oid = any(cast('{}' as oid[]))
+    )
+
+    select
+      o.kind,
+      o.name,
+      me.name as role,
+      pg_catalog.pg_get_userbyid(o.owner) as owner,
+      pg_catalog.format('alter %s %s owner to %I', o.kind, o.name, me.name) as statement
+    from objects as o
+    cross join me
+    where
+      o.owner not in (select t.oid from trusted as t)
+      -- The accounts and its own functions are the platform's by nature.
+      and not (
+        o.of_platform and pg_catalog.pg_get_userbyid(o.owner) in (
+          'supabase_admin',
+          'supabase_auth_admin',
+          'supabase_functions_admin',
+          'supabase_realtime_admin',
+          'supabase_storage_admin'
+        )
+      )
+    order by o.number, o.name, o.owner
+  loop
+    raise exception
+      'The % % belongs to %, and you are %; what it runs would have your rights, so only what belongs to you, the '
+      'database''s owner or a superuser is used; let % run `%`, then try again.',
+      untrusted.kind, untrusted.name, untrusted.owner, untrusted.role, untrusted.owner, untrusted.statement;
+  end loop;
+end
+$owners$;
+
 -- Names that this file or a later one takes, so that a push that can't finish changes nothing. A new revision adds its
 -- own; a database to which this file has been applied is not concerned.
 do $only_a_new_database$

@@ -238,6 +238,11 @@ ATTACHED = {
     "check due": ("alter table public.scores add constraint due check (public.is_due(id))", "insert"),
     "index scores_sent": ("create index scores_sent on public.scores (public.index_send(id))", "insert"),
     "type of the column sent": ("alter table public.scores add sent public.sent", "insert"),
+    "child public.heirs": (
+        "create table public.heirs () inherits (public.scores); "
+        "create trigger push after delete on public.heirs for each row execute function public.push()",
+        "delete",
+    ),
     "reference from public.notes": (
         "alter table public.scores add primary key (id); "
         "create table public.notes (id integer references public.scores (id) on delete cascade); "

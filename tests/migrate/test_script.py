@@ -361,3 +361,43 @@ def test_a_script_needs_no_database(tmp_path: Path) -> None:
     sql = script("upgrade", "head")
     (tmp_path / "up.sql").write_text(sql, encoding="utf-8")
     assert sql.count("BEGIN;") == sql.count("COMMIT;") == len(HISTORY) - 1, "each revision is a transaction of its own"
+
+
+PLANTED = """
+create schema momentum_internal authorization {planter};
+create schema planted authorization {planter};
+set role {planter};
+grant usage on schema momentum_internal, planted to public;
+create table planted.rights (of name);
+grant insert on planted.rights to public;
+create function planted.borrow() returns text language plpgsql as
+  $$ begin insert into planted.rights values (current_user); return null; end $$;
+create view momentum_internal.alembic_version as select planted.borrow()::varchar(32) as version_num;
+grant select on momentum_internal.alembic_version to public;
+"""
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["psql stops", "psql goes on"])
+def test_a_script_runs_nothing_that_somebody_has_planted(server: Server, supabase_url: sa.URL, stops: bool) -> None:
+    """Not even a psql that goes on after an error reads the version from what may be a view."""
+    planter = f"{supabase_url.database}_planter"
+    admin_url = server.as_admin(supabase_url)
+    run(admin_url, f"create role {planter}; {PLANTED.format(planter=planter)}")
+    before = snapshot(supabase_url)
+    sql = script("upgrade", "head")
+    done = psql(supabase_url, sql if stops else f"\\set ON_ERROR_STOP off\n{sql}")
+    assert f"ERROR:  The schema momentum_internal belongs to {planter}, and you are {supabase_url.username}; " in (
+        done.stderr
+    )
+    assert snapshot(supabase_url) == before
+    assert fetch(admin_url, "select of from planted.rights") == []
+    run(admin_url, f"drop owned by {planter} cascade; drop role {planter}")
+
+
+def test_a_script_takes_no_score_table_of_somebody_else(server: Server) -> None:
+    url = database_with_scores(server, "public.production")
+    run(server.as_admin(url), "alter table public.daily_engagement_scores owner to authenticated")
+    done = psql(url, script("upgrade", "head", scores="public.production"))
+    assert "The table public.daily_engagement_scores belongs to authenticated, and you are " in done.stderr
+    assert current(url) == "base"
+    server.drop_database(url)

@@ -208,3 +208,24 @@ def test_what_was_made_in_between_two_pushes_has_no_empty_twin(
     run(supabase_url, in_the_way)
     assert said in refusal_of(supabase_url, REVISIONS[revision])
     assert current(supabase_url) == HISTORY[revision]
+
+
+def test_a_private_schema_that_somebody_has_planted_is_refused_and_nothing_in_it_runs(
+    server: Server, supabase_url: sa.URL
+) -> None:
+    planter = f"{supabase_url.database}_planter"
+    admin_url = server.as_admin(supabase_url)
+    run(
+        admin_url,
+        f"""
+        create role {planter};
+        create schema momentum_internal authorization {planter};
+        set role {planter};
+        create view momentum_internal.alembic_version as select (1 / 0)::varchar(32) as version_num;
+        grant usage on schema momentum_internal to public;
+        grant select on momentum_internal.alembic_version to public;
+        """,
+    )
+    said = f"The schema momentum_internal belongs to {planter}, and you are {supabase_url.username}; "
+    assert said in refusal_of(supabase_url, REVISIONS[0])
+    run(admin_url, f"drop owned by {planter} cascade; drop role {planter}")
