@@ -10,15 +10,18 @@ from sqlalchemy import Connection, Engine, text
 
 from momentum import __version__
 from momentum.backfill import DayRange, Settings, run_backfill
+from momentum.backfill.preflight import check_owners
 from momentum.backfill.report import Report
 from momentum.backfill.run import read_today
 from momentum.backfill.settings import Limits
 from momentum.command import URL_OPTION, EnvFile, Url
 from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
+from momentum.connect.settings import PINNED, change_settings
 from momentum.connect.url import describe
 from momentum.errors import NotMigratedError
 from momentum.history import SCRIPTS, read_history
+from momentum.inventory import TABLES, VIEW
 from momentum.migrate.locks import read_heads
 from momentum.migrate.parking import Parkable, count_held, find_parked
 from momentum.scores import find_score_table
@@ -98,12 +101,16 @@ def read_status(engine: Engine) -> Status:
         engine: Connects to the database as the role that migrates it.
 
     Raises:
-        ConfigurationError: The role may not see what this needs.
+        ConfigurationError: The role may not see what this needs, or something belongs to a role that could borrow ours.
         sqlalchemy.exc.DBAPIError: The server does not answer, or refused a statement.
     """
     history = read_history()
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
+        change_settings(connection, PINNED)
+        check_owners(connection)
         heads = read_heads(connection)
+        if heads:
+            check_owners(connection, f"public.{VIEW}", *(f"public.{name}" for name in TABLES))
         version = connection.exec_driver_sql("show server_version").scalar_one()
         revision = ", ".join(heads) or "base"
         status = Status(describe(engine.url), version, revision, history[-1])

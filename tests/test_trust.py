@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from momentum.errors import ConfigurationError, MomentumError, PreflightError
 from momentum.migrate.config import alembic_config
+from momentum.status import read_status
 from momentum.testing import Server
 from momentum.verify.compare import compare_database
 from tests.backfilling import DAY, call, one_error_line, scores_in
@@ -109,6 +110,7 @@ def test_a_private_schema_that_somebody_has_planted_is_refused(
     assert refusal(supabase_url, lambda: alembic.command.current(config), PreflightError) == expected
     if kind in {"schema", "view"}:  # The others it neither reads nor calls, and their owners are facts.
         assert refusal(supabase_url, lambda: compare(supabase_url), ConfigurationError) == expected
+    assert refusal(supabase_url, lambda: read_status(engine_of(supabase_url)), ConfigurationError) == expected
     done = call("--to", str(DAY), "--days", "1", url=supabase_url)
     assert (done.returncode, one_error_line(done)) == (2, f"Error: {expected}")
     leave(server, supabase_url, planter)
@@ -174,6 +176,8 @@ def test_what_has_come_to_belong_to_somebody_else_is_refused_on_the_way_back(
         for options in ({}, {"purge": True}):
             work = lambda options=options: alembic.command.downgrade(alembic_config(url, **options), "base")  # noqa: E731
             assert refusal(url, work, PreflightError) == said(kind, name, planter, url)
+        looked = refusal(url, lambda: read_status(engine_of(url)), ConfigurationError)
+        assert looked == said(kind, name, planter, url)
         leave(server, url, planter)
 
 
