@@ -240,7 +240,7 @@ def backfill(
         Option(
             "--allow-other-owners",
             metavar="",
-            help="Run even if a trigger, rule, default or check of the score table runs functions, with your rights, "
+            help="Run even if a trigger, default or check of the score table runs functions, with your rights, "
             "that belong neither to you nor to the database's owner or a superuser.",
             rich_help_panel="How",
         ),

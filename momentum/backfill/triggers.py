@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from momentum.backfill.effects import EVENTS, NAMED, RULE_EVENTS, Catalog, Effects, Walk, reaction
+from momentum.backfill.effects import EVENTS, NAMED, Catalog, Effects, Walk, reaction
 from momentum.trust import untrusted_functions
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
@@ -29,7 +29,7 @@ class Trigger:
         calls_out: Whether the function, or what it leads to, calls out of the database, or that can't be known.
         unknown: Why it can't be known.
         of_others: The functions among them that belong to a role that isn't trusted, each with its owner.
-        kind: ``trigger``, or ``rule``, ``default``, ``check`` and so on.
+        kind: ``trigger``, or ``default``, ``check``, ``index`` and so on.
     """
 
     name: str
@@ -49,8 +49,8 @@ class Trigger:
 def read_triggers(connection: Connection, relation: str, event: str, given: Collection[str] = ()) -> list[Trigger]:
     """Return the triggers of a table that fire on an event, by name, and what else runs for its rows.
 
-    They include those that fire once per statement, which may call out for each of its rows as well. Rules, defaults,
-    checks and so on are included if they call out, or run functions of roles that aren't trusted.
+    They include those that fire once per statement, which may call out for each of its rows as well. Defaults, checks
+    and so on are included if they call out, or run functions of roles that aren't trusted.
 
     Args:
         connection: A connection.
@@ -91,12 +91,7 @@ def triggers_in(catalog: Catalog, relation: str, event: str) -> Iterator[Found]:
 
 
 def others_in(catalog: Catalog, relation: str, event: str, given: Collection[str]) -> Iterator[Found]:
-    """Yield what else runs when a row of a table is written, function by function."""
-    for rule in catalog.rules.get(relation, []):
-        if rule["event"] == RULE_EVENTS[event]:
-            walk = Walk(catalog)
-            walk.follow(rule, catalog.path)
-            yield "rule", rule["name"], f"on {event}", relation_name(catalog, relation), walk.effects
+    """Yield what else runs when a row of a table without rules and children is written, function by function."""
     for each in catalog.attached.get(relation, []):
         called = catalog.functions.get(each["function"])
         evaluated = each["kind"] not in {"view", "policy"}
@@ -105,11 +100,6 @@ def others_in(catalog: Catalog, relation: str, event: str, given: Collection[str
             walk = Walk(catalog)
             walk.call(each["function"])
             yield each["kind"], each["name"], "for each row", f"{called['schema']}.{called['name']}", walk.effects
-    for child in catalog.children.get(relation, []) if event == "delete" else []:
-        walk = Walk(catalog)
-        walk.write(child["child"], event, catalog.path)
-        name = relation_name(catalog, child["child"])
-        yield "child", name, f"{event} of its rows", name, walk.effects
     for reference in catalog.references.get(relation, []):
         if action := reaction(reference, event):
             walk = Walk(catalog)

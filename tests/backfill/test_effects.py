@@ -233,16 +233,10 @@ def test_what_only_looks_like_a_call_is_none(effects: dict[str, Trigger], case: 
 
 # What else of a table runs for its rows.
 ATTACHED = {
-    "rule push": ("create rule push as on insert to public.scores do also select net.http_post('x')", "insert"),
     "default id": ("alter table public.scores alter id set default public.send()", "insert"),
     "check due": ("alter table public.scores add constraint due check (public.is_due(id))", "insert"),
     "index scores_sent": ("create index scores_sent on public.scores (public.index_send(id))", "insert"),
     "type of the column sent": ("alter table public.scores add sent public.sent", "insert"),
-    "child public.heirs": (
-        "create table public.heirs () inherits (public.scores); "
-        "create trigger push after delete on public.heirs for each row execute function public.push()",
-        "delete",
-    ),
     "reference from public.notes": (
         "alter table public.scores add primary key (id); "
         "create table public.notes (id integer references public.scores (id) on delete cascade); "
