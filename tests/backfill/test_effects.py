@@ -68,6 +68,9 @@ create procedure public.proceed() language plpgsql as $$ begin perform public.se
 create function public.step(integer, integer) returns integer language sql as $$ select public.send() $$;
 create aggregate public.total(integer) (sfunc = public.step, stype = integer);
 create function public.harmless(text) returns text language sql as $$ select $1 $$;
+create schema realtime;
+create function realtime.send(topic text) returns void language plpgsql as
+  $$ begin execute 'set local realtime.topic = ' || topic; end $$;
 create function public.composing(what text) returns void language plpgsql as $$ begin execute what; end $$;
 """
 
@@ -173,6 +176,7 @@ NO_CALLS = {
     "a constant": "execute 'update public.plain set id = 1 where id = 2'; execute format('select %L, %%', new.note);",
     "an operator of the server": "new.id := new.id - 1 + 2 << 1;",
     "a function of a computing extension": "perform public.vector_norm('[1, 2]'::public.vector);",
+    "a message to connected clients": "perform realtime.send(new.note); perform pg_notify('x', net.note); notify x;",
     "a schema of others with the same name": "perform send.send();",
 }
 
