@@ -523,7 +523,9 @@ class Outputs:
         from momentum.backfill.page import write_page
         from momentum.connect.url import describe
 
-        if self.page is not None:
+        if self.page is not None and report.uncounted:
+            display.complain(f"--report {self.page} is not written, because the rows of each day are not known.", 0)
+        elif self.page is not None:
             try:
                 write_page(self.page, page_of(report, settings, describe(url), self.largest, resume))
             except ConfigurationError as error:

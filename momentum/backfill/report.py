@@ -52,6 +52,7 @@ class Report:
         failed_by_day: The rows that failed on each day.
         present_by_day: The rows on each day that were present or came from somebody else meanwhile; empty unless the
             settings asked for it.
+        uncounted: Whether the settings asked for it, and they could not be counted.
         triggers: The triggers of the score table that fire for the run's rows.
         discrepancies: Rows that differ from their breakdown; None if they were not compared.
         left_over: Eligible user-days without a row, recounted at the end; None if there was no recount.
@@ -80,6 +81,7 @@ class Report:
     inserted_by_day: Counter[datetime.date] = field(default_factory=Counter)
     failed_by_day: Counter[datetime.date] = field(default_factory=Counter)
     present_by_day: Counter[datetime.date] = field(default_factory=Counter)
+    uncounted: bool = False
     triggers: tuple[Trigger, ...] = ()
     discrepancies: int | None = None
     left_over: int | None = None

@@ -105,8 +105,13 @@ def run_backfill(
                 )
         if settings.count_by_day:
             with timed(report, "count by day"):
-                report.present_by_day = count_present_by_day(session, pages, chunks())
-                report.present_by_day.subtract(report.inserted_by_day)
+                try:
+                    report.present_by_day = count_present_by_day(session, pages, chunks())
+                    report.present_by_day.subtract(report.inserted_by_day)
+                except DBAPIError as error:
+                    # They are for the picture only.
+                    logger.warning("the rows of each day could not be counted: %s", reason(error, session.url))
+                    report.uncounted = True
     report.interrupted = report.interrupted or should_stop()
     report.elapsed_seconds = time.monotonic() - started
     return report

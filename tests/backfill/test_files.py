@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill.files import replacing
-from tests.backfilling import DAY, PROGRAM, call, one_error_line
+from tests.backfilling import DAY, PROGRAM, call, one_error_line, run_out_of_time
 from tests.migrating import execute
 from tests.samples import add_users
 from tests.server import engine_of
@@ -227,6 +227,23 @@ def test_a_file_that_cannot_be_written_costs_neither_the_report_nor_the_last_one
     if path.is_file():
         assert path.read_text() == "the last one"
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_page_whose_days_cannot_be_counted_costs_neither_the_report_nor_the_last_one(
+    scored: sa.URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(_pages: object, connection: sa.Connection, **_: object) -> None:
+        run_out_of_time(connection)
+
+    monkeypatch.setattr("momentum.backfill.pages.Pages.count_present_by_day", count)
+    page = tmp_path / "page.html"
+    page.write_text("the last one")
+    done = call(*ONE_DAY, "--json", "--report", str(page), url=scored)
+    assert (done.returncode, json.loads(done.stdout)["inserted"], page.read_text()) == (0, 2, "the last one")
+    assert done.stderr.splitlines()[-2:] == [
+        "warning: the rows of each day could not be counted: canceling statement due to statement timeout",
+        f"Error: --report {page} is not written, because the rows of each day are not known.",
+    ]
 
 
 def test_a_long_review_on_a_full_disk_costs_no_report(url: sa.URL, tmp_path: Path) -> None:
