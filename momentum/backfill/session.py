@@ -60,7 +60,7 @@ class Begun(NamedTuple):
 
     Attributes:
         id: Its id.
-        life: The life of the server in which it has this id; None if the role may not read that.
+        life: The life of the server in which it has this id; None if that can't be read.
     """
 
     id: int
@@ -92,8 +92,8 @@ class Session:
         self._connection: Connection | None = None
         # Prepared statements are faster, and work only in the session in which they were prepared.
         self._prepares = True
-        # Whether the role may read which life of the server it is; not known before the first transaction that writes.
-        self._may_read_life: bool | None = None
+        # Not known before the first transaction that writes.
+        self._can_read_life: bool | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -222,12 +222,18 @@ class Session:
         return Begun(int(row[-2]), row[-1]) if writes else None
 
     def _reads_life(self, connection: Connection) -> bool:
-        """Return whether the role may read which life of the server it is, as every role may by default."""
-        if self._may_read_life is None:
-            function = "pg_catalog.pg_control_checkpoint()"
-            allowed = connection.scalar(select(func.pg_catalog.has_function_privilege(function, "execute")))
-            self._may_read_life = bool(allowed)
-        return self._may_read_life
+        """Return whether the life of the server can be read: a role may lack the right, and some servers can't say."""
+        if self._can_read_life is None:
+            try:
+                connection.execute(select(literal_column(LIFE)))
+                self._can_read_life = True
+            except DBAPIError as error:
+                if classify(error) is Fault.LOST:
+                    raise
+                # The transaction has only begun.
+                connection.rollback()
+                self._can_read_life = False
+        return self._can_read_life
 
     def _read_once(
         self, connection: Connection, work: Callable[[Connection], Result], planner: Mapping[str, str]
