@@ -1,7 +1,9 @@
 """The connection to a database, and the translation of the driver's errors."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -10,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from momentum.connect.settings import KEEPALIVES_OF_CLIENT
 from momentum.connect.supabase import is_session_pooler, primary_of, require_tls
-from momentum.connect.url import describe, prepare_threshold, redact, server_of
+from momentum.connect.url import describe, prepare_threshold, redact, resolve, server_of
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MomentumError
 from momentum.retries import LOST_CONNECTION
 from momentum.wording import PROJECT_OWNER
@@ -36,6 +38,22 @@ def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
     return {**arguments, "client_encoding": "utf8", **prepare_threshold(url)}
 
 
+def certificate_of(url: "URL") -> dict[str, str]:
+    """Return the driver's argument for no certificate if the home, where libpq looks for one, is another user's.
+
+    libpq would refuse to connect with TLS. Where the home can be read, or a certificate is named, nothing changes.
+    """
+    if resolve(url).get("sslcert"):
+        return {}
+    try:
+        Path("~/.postgresql/postgresql.crt").expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):
+        return {}
+    except OSError:
+        return {"sslcert": f"{os.devnull}/none"}
+    return {}
+
+
 def create_engine(url: "URL", application_name: str) -> "Engine":
     """Return an engine that opens a connection for each use and closes it afterwards, with TLS to Supabase."""
     engine = sqlalchemy.create_engine(
@@ -44,7 +62,7 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         hide_parameters=True,
         # We have no hstore column, and looking for the type costs every engine a round trip.
         use_native_hstore=False,
-        connect_args={**connect_arguments(url, application_name), **server_of(url)},
+        connect_args={**connect_arguments(url, application_name), **server_of(url), **certificate_of(url)},
     )
     # Before its first transaction SQLAlchemy asks for the default schema, without the schema of the function that knows
     # it, and whether strings take backslashes, which they never do in a transaction of ours.

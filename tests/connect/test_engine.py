@@ -1,5 +1,7 @@
 """The connection: its arguments, and what the driver's errors become."""
 
+import socket
+import threading
 import traceback
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from sqlalchemy import make_url
 
 from momentum.backfill.faults import classify
 from momentum.connect.engine import (
+    certificate_of,
     connect_arguments,
     connection_errors,
     create_engine,
@@ -24,8 +27,8 @@ from tests.server import engine_of
 SECRET = "s3cret"
 
 
-def errors_of(url: sa.URL, sql: str = "select 1") -> MomentumError:
-    engine = engine_of(url)
+def errors_of(url: sa.URL, sql: str = "select 1", engine: sa.Engine | None = None) -> MomentumError:
+    engine = engine or engine_of(url)
     with pytest.raises(MomentumError) as raised, connection_errors(url), engine.connect() as connection:
         connection.execute(sa.text(sql))
     assert SECRET not in str(raised.value)
@@ -188,3 +191,40 @@ def test_a_script_is_executed_letter_by_letter(supabase_url: sa.URL) -> None:
     with engine_of(supabase_url).begin() as connection:
         execute_script(connection, "create table t (a text); insert into t values ('100 % :of %s %(x)s')")
         assert connection.scalar(sa.text("select a from t")) == "100 % :of %s %(x)s"
+
+
+@pytest.mark.parametrize("home", ["another user's", "no folder", "unset"])
+def test_tls_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    """The server agrees to TLS and then leaves, so that the client has only just begun with it."""
+    if home == "unset":
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path if home == "another user's" else tmp_path / "none"))
+        # A loop can't be read by anyone, not even by root.
+        (tmp_path / ".postgresql").symlink_to(tmp_path / ".postgresql")
+    begun: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(8)
+                client.sendall(b"S")
+                begun.append(client.recv(1))
+
+        server = threading.Thread(target=answer, daemon=True)
+        server.start()
+        url = parse_url(f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/app?sslmode=require", "a test")
+        error = errors_of(url, engine=create_engine(url, "momentum-tests"))
+        server.join()
+    assert begun == [b"\x16"], f"no handshake of TLS: {error}"
+    assert "certificate file" not in str(error)
+
+
+def test_a_certificate_that_is_named_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".postgresql").symlink_to(tmp_path / ".postgresql")
+    assert certificate_of(make_url("postgresql://me@db.example/app")) == {"sslcert": "/dev/null/none"}
+    assert certificate_of(make_url("postgresql://me@db.example/app?sslcert=/own")) == {}
+    monkeypatch.setenv("PGSSLCERT", "/own")
+    assert certificate_of(make_url("postgresql://me@db.example/app")) == {}

@@ -1,13 +1,17 @@
 """Where the URL comes from, and what the env file holds."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import make_url
 
 from momentum.connect.env_file import EnvFile, check_service_role_key, find_url
+from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError
+from tests import processes
 from tests.connect.project import (
     DIRECT,
     GOOD,
@@ -197,3 +201,50 @@ def test_the_key_and_its_file_are_looked_at_for_supabase_only(tmp_path: Path, mo
     with pytest.raises(ConfigurationError, match=rf"in {tmp_path}/.bee_secrets/supabase.env\.$"):
         check_service_role_key(make_url(DIRECT), EnvFile(), environ={})
     check_service_role_key(make_url(DIRECT), EnvFile(), environ={"SUPABASE_SERVICE_ROLE_KEY": f" {GOOD}\n"})
+
+
+def test_a_file_that_an_editor_of_windows_has_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    path.write_bytes(b"\xef\xbb\xbfSUPABASE_DB_URL=postgresql://localhost/app\r\nA=b\r\n")
+    assert EnvFile(str(path)).values == {"SUPABASE_DB_URL": "postgresql://localhost/app", "A": "b"}
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder", "another user's", "not in UTF-8", "in UTF-16", "a URL"])
+@pytest.mark.parametrize("program", [("momentum-backfill",), ("momentum.verify",)])
+def test_a_program_refuses_a_named_file_before_it_connects(tmp_path: Path, kind: str, program: tuple[str]) -> None:
+    path = tmp_path / "env"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "another user's":
+        path.symlink_to(path)
+    elif kind != "missing":
+        path.write_bytes(f"A={SECRET}é".encode("utf-16" if kind == "in UTF-16" else "latin1"))
+        path.chmod(0o600)
+    named = f"postgresql://me:{SECRET}@h/app" if kind == "a URL" else str(path)
+    env = {**os.environ, "DATABASE_URL": "postgresql://127.0.0.1:1/app"}
+    done = processes.run(*program, "--env-file", named, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert SECRET not in done.stderr
+    said = {"missing": "There is no env file", "a URL": "A URL belongs after --database-url only"}
+    assert said.get(kind, f"The env file {path} cannot be read") in done.stderr
+    if kind == "a URL":
+        with pytest.raises(ConfigurationError, match=r"^A URL is given in place of the env file\.$"):
+            find_url(None, option="--database-url", env_file=named, environ={})
+
+
+@pytest.mark.parametrize("whose", ["unset", "no folder", "another user's"])
+def test_a_program_needs_no_home_when_everything_is_in_the_environment(url: sa.URL, tmp_path: Path, whose: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "HOME"} | {"DATABASE_URL": as_text(url)}
+    if whose != "unset":
+        env["HOME"] = str(tmp_path / ("none" if whose == "no folder" else ""))
+        for name in (".bee_secrets", ".postgresql", ".pgpass", ".pg_service.conf"):
+            (tmp_path / name).symlink_to(tmp_path / name)
+    for program in (
+        ("momentum-backfill", "--dry-run"),
+        ("momentum.verify",),
+        ("alembic", "-c", "alembic.ini", "upgrade", "head"),
+        ("alembic", "-c", "alembic.ini", "current"),
+    ):
+        done = processes.run(*program, env=env)
+        assert done.returncode == 0, done.stderr
