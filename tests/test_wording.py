@@ -76,7 +76,7 @@ def assert_clean(said: str) -> None:
 URLS = [f"postgresql://me:{SECRET}@127.0.0.1:1/app", f"postgresql:me:{SECRET}@127.0.0.1/app", f"me:{SECRET}@h/app"]
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", [URLS[0], *(pytest.param(url, marks=pytest.mark.slow) for url in URLS[1:])])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -124,6 +124,22 @@ def test_a_password_in_the_environment_is_not_repeated(variable: str, arguments:
     env = {**os.environ, "HOME": str(home), "DATABASE_URL": "postgresql://me@127.0.0.1:1/app", variable: value}
     done = processes.run(*arguments, env=env)
     assert done.returncode in (2, 3), done.stderr
+    for part in (SECRET, "Pa@", "w0rd", "Traceback"):
+        assert part not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "variable", ["PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSSLMODE"]
+)
+@pytest.mark.parametrize("program", [("momentum-backfill", "--verbose"), (*ALEMBIC, "upgrade", "head")], ids=" ".join)
+def test_a_url_in_a_variable_of_libpq_is_not_repeated(variable: str, program: tuple[str, ...], home: Path) -> None:
+    user, host = ("" if variable == "PGUSER" else "me@", "" if variable.startswith(("PGHOST", "PGPORT")) else "h")
+    database = "" if variable == "PGDATABASE" else "app"
+    text = f"postgresql://{user}{host}/{database}"
+    env = {"PGDATABASE": "app", **os.environ, "HOME": str(home), "DATABASE_URL": text, variable: URLS[0]}
+    done = processes.run(*program, env=env)
+    assert done.returncode == 2, done.stderr
+    assert "The database URL from DATABASE_URL cannot be used: " in done.stderr
     for part in (SECRET, "Pa@", "w0rd", "Traceback"):
         assert part not in done.stdout + done.stderr
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, quote
 from sqlalchemy import URL
 
 from momentum.errors import ConfigurationError
+from momentum.wording import holds_credentials
 
 FORM = "the form is postgresql://USER:PASSWORD@HOST:PORT/NAME"
 ESCAPES = "write @ / ? % in the user or password as %40 %2F %3F %25"
@@ -31,6 +32,9 @@ NOT_IN_PLACE = re.compile("[,/@]")
 
 # Options whose values no output may show.
 SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+
+# Options whose values messages show.
+SHOWN = ("user", "host", "hostaddr", "dbname")
 
 # The options that libpq checks last, after it has resolved all others: the newest that it knows comes first.
 CHECKED_LAST = ("max_protocol_version", "load_balance_hosts", "target_session_attrs")
@@ -134,7 +138,9 @@ def objection_to(given: Mapping[str, str]) -> str | None:
         return "client_encoding is UTF8 here, because text is exact in no other"
     options, objection = ask_libpq(given)
     if objection:
-        return objection
+        return "libpq refuses an option that may hold a password" if holds_credentials(objection) else objection
+    if held := [name for name in SHOWN if holds_credentials(options.get(name, ""))]:
+        return f"its {' and '.join(held)} may be a whole URL, which messages would show; give a name only"
     if "replication" in options:
         return "a connection with the option replication runs no ordinary statements"
     ports = [port.strip() for port in options.get("port", "").split(",")]
