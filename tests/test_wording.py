@@ -218,7 +218,7 @@ def test_names_in_a_url_are_shown_as_escapes(supabase_url: sa.URL, part: str, ho
     elif part == "user":
         url = url.set(username=name)
     else:
-        url = url.set(query={"host": name})
+        url = sa.URL.create(url.drivername, url.username, database=url.database, query={"host": name})
     env = {**os.environ, "HOME": str(home), "MOMENTUM_DATABASE_URL": with_password(url)}
     for arguments in (("momentum-backfill",), ("momentum.verify",), (*ALEMBIC, "upgrade", "head")):
         done = processes.run(*arguments, env=env)
