@@ -38,6 +38,7 @@ from tests.catalog import snapshot
 from tests.samples import ROWS, add_user, needed_columns, read_values, write_values
 from tests.server import engine_of
 
+NOBODY = uuid.UUID(int=0)
 DAY = datetime.date(2024, 2, 29)
 NOON = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
 
@@ -87,24 +88,27 @@ def relation_of(model: Any, attribute: str) -> Any:
 ORDINALS = itertools.count(2)
 
 
-def needed(model: Any, ordinal: int = 1) -> dict[str, Any]:
-    """Return the values that a model needs besides its user: SQL from the samples, and rows that it must refer to."""
+def needed(model: Any, user: uuid.UUID = NOBODY, ordinal: int = 1) -> dict[str, Any]:
+    """Return the values that a model needs: its user, SQL from the samples, and rows that it must refer to."""
     attributes, samples = sa.inspect(model).attrs, write_values(model.__table__, ordinal=ordinal)
     values: dict[str, Any] = {}
     for name in required_attributes(model):
         column, relation = attributes[name].columns[0], relation_of(model, name)
         if relation is not None:
             other = relation.mapper.class_
-            values |= {name: None, relation.key: other(**needed(other, next(ORDINALS)))}
-        elif name != "user_id":
+            values |= {name: None, relation.key: other(**needed(other, user, next(ORDINALS)))}
+        elif name == "user_id":
+            values[name] = user
+        else:
             values[name] = sa.literal_column(samples[column.name], column.type)
     return values
 
 
 def make(model: Any, user: uuid.UUID, **values: Any) -> Any:
-    """Return an instance with the values that it needs and those that are given."""
-    owner = {"user_id": user} if model in OWNED else {}
-    return model(**{**owner, **needed(model), **values})
+    """Return an instance with the values that it needs and those that are given; a given key is not a row's."""
+    replaced = {relation.key for name in values if (relation := relation_of(model, name)) is not None}
+    rest = {name: value for name, value in needed(model, user).items() if name not in replaced}
+    return model(**{**rest, **values})
 
 
 # Values that are harder to write than those of the samples.
@@ -195,7 +199,7 @@ def inserted_columns(session: Session) -> Iterator[list[str]]:
 @pytest.mark.parametrize("model", MODELS)
 def test_only_the_columns_that_were_given_are_sent(session: Session, user: uuid.UUID, model: Any) -> None:
     row = make(model, user)
-    unset = set(sa.inspect(model).attrs.keys()) - {"user_id", *needed(model)}
+    unset = set(sa.inspect(model).attrs.keys()) - needed(model).keys()
     assert {getattr(row, name) for name in unset} == {None}, "to read an attribute does not give it"
     session.add(row)
     with inserted_columns(session) as sent:
