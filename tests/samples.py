@@ -16,7 +16,7 @@ LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 # Values for the columns of each table. A row gets those whose columns the table has: the score table comes in several
 # layouts, and the app's own versions of our tables lack some columns. The ordinal makes a name or a day that is not yet
-# taken, and never a future day.
+# taken, and never a future day. `make pgtap-sql` writes them into the files of sql/pgtap/ too.
 ROWS = {
     "momentum_pillars": {"name": "'pillar ' || :ordinal", "description": "E'a\\tdescription, 100 %'"},
     "momentum_events": {
