@@ -126,6 +126,7 @@ with columns as (
     a.attnotnull,
     a.atthasdef,
     format_type(a.atttypid, a.atttypmod) as type,
+    y.typcategory,
     col_description(a.attrelid, a.attnum) as comment,
     exists (
       select from pg_constraint where conrelid = r.oid and contype = 'p' and a.attnum = any (conkey)
@@ -138,6 +139,7 @@ with columns as (
     p.bound
   from relation as r
   inner join pg_attribute as a on r.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+  inner join pg_type as y on a.atttypid = y.oid
   cross join lateral (
     select
       string_agg(format('drop policy %I on %s; ', policyname, r.name), '') as freed,
@@ -199,11 +201,17 @@ select
   altered || 'set default ' || case type
     when 'uuid' then '''00000000-0000-0000-0000-000000000000'''
     when 'timestamp with time zone' then 'clock_timestamp()'
-    when 'date' then 'current_date'
-    when 'numeric(5,2)' then '0'
-    when 'jsonb' then '''{}'''
     when 'boolean' then 'random() < 0.5'
-    else ''''''
+    else case typcategory
+      when 'D' then 'now()'
+      when 'E' then format('enum_first(null::%s)', type)
+      when 'I' then '''127.0.0.1'''
+      when 'N' then '0'
+      when 'R' then '''empty'''
+      when 'S' then ''''''
+      when 'T' then '''1 day'''
+      else '''{}'''
+    end
   end
 from columns
 union all
