@@ -152,7 +152,7 @@ class ScoreTable:
         unique_index: The unique index over user and day, with the schema; none until there is one.
         created_index: Whether the migrations create or have created that index.
         exists: Whether a table of this name exists.
-        audited: Whether it has the columns ``created_at`` and ``updated_at``.
+        audited: Whether it has the columns ``created_at`` and ``updated_at``, and both are moments.
     """
 
     relation: str
@@ -324,7 +324,10 @@ def find_score_table(connection: Connection) -> ScoreTable | None:
               (
                 select count(*) = 2
                 from pg_catalog.pg_attribute as a
-                where a.attrelid = to_regclass(s.relation) and a.attname in ('created_at', 'updated_at')
+                where
+                  a.attrelid = to_regclass(s.relation) and a.attname in ('created_at', 'updated_at')
+                  -- Others can't be compared.
+                  and a.atttypid in ('timestamp'::regtype, 'timestamptz'::regtype)
               ) as audited
             from momentum_internal.score_table as s
         """)

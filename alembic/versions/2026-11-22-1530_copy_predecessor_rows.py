@@ -76,11 +76,11 @@ begin
 
   merge := format($merge$
     with changed as (
-      select s.*, md5(s::text)::uuid as momentum_fingerprint
+      select s.*, md5((s.*)::text)::uuid as momentum_fingerprint
       from %1$s as s
       where s.id = any ($1) and not exists (
         select from momentum_internal.predecessor_rows as r
-        where r.relation = '{table}' and r.id = s.id and r.refused is null and r.fingerprint = md5(s::text)::uuid
+        where r.relation = '{table}' and r.id = s.id and r.refused is null and r.fingerprint = md5((s.*)::text)::uuid
       )
     ), copied as (
       insert into public.{table} (%2$s)
@@ -146,7 +146,7 @@ begin
         exception when integrity_constraint_violation or data_exception then
           execute format(
             'insert into momentum_internal.predecessor_rows '
-            'select %L, s.id, md5(s::text)::uuid, $2 from %s as s where s.id = $1 '
+            'select %L, s.id, md5((s.*)::text)::uuid, $2 from %s as s where s.id = $1 '
             'on conflict (relation, id) do update set fingerprint = excluded.fingerprint, refused = excluded.refused',
             '{table}', source
           ) using row_id, sqlerrm;

@@ -47,7 +47,9 @@ Obstacle = Callable[[str], str | None]
 OLDEST_SERVER = 15
 ROLES = ("anon", "authenticated", "service_role")
 
-# The column of superseded rows that says how much their scores differ from those that stay.
+# The column that rows of a predecessor have while they are copied, and the one of superseded rows that says how much
+# their scores differ from those that stay.
+FINGERPRINT = "momentum_fingerprint"
 DIFFERENCE = "momentum_difference"
 
 NOT_SUPABASE = "this is not a Supabase database; `python -m momentum.testing start` starts a local one for trials."
@@ -301,6 +303,11 @@ def check_predecessor(connection: Connection, name: str, *, obstacle: Obstacle) 
                 f"{relation} has no column {column}, so its rows cannot be copied; rename or move the table, then try "
                 "again."
             )
+    if FINGERPRINT in found:
+        raise PreflightError(
+            f"{relation} has a column {FINGERPRINT}, which the migrations give to rows while they copy them; rename "
+            "it, then try again."
+        )
     for column, expected in column_types(table).items():
         if found.get(column, expected) != expected:
             raise PreflightError(

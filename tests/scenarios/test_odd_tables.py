@@ -3,6 +3,7 @@
 import datetime
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from momentum.backfill import DayRange, Settings, run_backfill
 from momentum.errors import ConfigurationError, NotMigratedError, PreflightError
 from momentum.testing import Server
+from tests.backfilling import call
 from tests.catalog import snapshot
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, rows_of, run, visible
 from tests.samples import LONG_AGO, add_user
@@ -322,6 +324,57 @@ def test_an_own_unique_index_may_be_called_anything(production_url: sa.URL, name
 def test_an_own_key_of_the_seeds_layout_may_be_called_anything(seed_url: sa.URL, name: str) -> None:
     run(seed_url, f"create unique index {quoted(name)} on {SEED} (user_id, ((score_ts at time zone 'UTC')::date))")
     served_exactly(seed_url, inserts=3)
+
+
+@pytest.fixture
+def predecessors_url(server: Server) -> Iterator[sa.URL]:
+    """A database with the app's own versions of our tables, not migrated, and a user."""
+    url = database_with_scores(server, "fresh", predecessors=True)
+    with engine_of(url).begin() as connection:
+        add_user(connection, id=USER, created_at=LONG_AGO)
+    yield url
+    server.drop_database(url)
+
+
+def test_columns_of_a_predecessor_may_be_called_anything(predecessors_url: sa.URL) -> None:
+    added = ", ".join(f"add column {quoted(name)} text default 'x'" for name in NAMES)
+    run(
+        predecessors_url,
+        f"""
+        alter table public.habit_index {added};
+        insert into public.habit_index (user_id, index_date, habit_score) values ('{USER}', '2024-03-01', 10);
+        """,
+    )
+    before = visible(snapshot(predecessors_url))
+    for score in (10, 20):
+        run(predecessors_url, f"update public.habit_index set habit_score = {score} where user_id = '{USER}'")
+        migrate_to(predecessors_url, HEAD, existing="adopt", access="close")
+        # A change that was made between a downgrade and the next upgrade is seen by the row's fingerprint.
+        assert fetch(predecessors_url, "select habit_score from public.habit_index") == [score]
+        migrate_to(predecessors_url, "base")
+        assert visible(snapshot(predecessors_url)) == before
+
+
+def test_a_predecessor_with_a_column_that_is_called_like_one_of_ours_is_refused(predecessors_url: sa.URL) -> None:
+    run(predecessors_url, "alter table public.momentum_events add column momentum_fingerprint uuid")
+    before = snapshot(predecessors_url)
+    with pytest.raises(PreflightError, match=r"public\.momentum_events has a column momentum_fingerprint, "):
+        migrate_to(predecessors_url, HEAD, existing="adopt", access="close")
+    assert snapshot(predecessors_url) == before
+
+
+@pytest.mark.parametrize("kind", ["json default '{}'", "text default 'x'", "date default current_date"])
+def test_a_created_at_that_is_no_moment_keeps_nothing_from_being_undone(
+    seed_url: sa.URL, tmp_path: Path, kind: str
+) -> None:
+    run(seed_url, f"alter table {SEED} add column created_at {kind}, add column updated_at timestamptz default now()")
+    migrate_to(seed_url, HEAD)
+    manifest = tmp_path / "rows.jsonl"
+    days = ("--from", str(DAYS.first), "--to", str(DAYS.last))
+    assert call(*days, "--manifest", str(manifest), url=seed_url).returncode == 0
+    assert execute(seed_url, f"select count(*) from {SEED}") == 3
+    assert call("--undo", str(manifest), url=seed_url).returncode == 0
+    assert execute(seed_url, f"select count(*) from {SEED}") == 0
 
 
 # --- Odd moments and scores ---
