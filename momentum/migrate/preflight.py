@@ -45,6 +45,7 @@ from momentum.wording import advise, counted
 Obstacle = Callable[[str], str | None]
 
 OLDEST_SERVER = 15
+MOST_COLUMNS = 1600
 ROLES = ("anon", "authenticated", "service_role")
 
 # The column that rows of a predecessor have while they are copied, and the one of superseded rows that says how much
@@ -376,6 +377,11 @@ def check_score_table(connection: Connection, adopts: Collection[str], adoptable
             raise PreflightError(
                 f"{relation} has the layout {layout.name}, which no revision after the one of this database adopts; "
                 "use a version of the package that does, or downgrade to base first."
+            )
+        if layout.moves_superseded and len(read_columns(connection, relation)) >= MOST_COLUMNS:
+            raise PreflightError(
+                f"{relation} has {MOST_COLUMNS} columns, and the table of its superseded rows has one more than it, "
+                "which is too many for Postgres; drop a column, then try again."
             )
     if candidates:
         return

@@ -377,6 +377,32 @@ def test_a_created_at_that_is_no_moment_keeps_nothing_from_being_undone(
     assert execute(seed_url, f"select count(*) from {SEED}") == 0
 
 
+@pytest.mark.slow
+def test_a_table_with_as_many_columns_as_there_can_be_is_refused_and_one_with_fewer_is_served(seed_url: sa.URL) -> None:
+    there = int(
+        execute(seed_url, f"select count(*) from pg_attribute where attrelid = '{SEED}'::regclass and attnum > 0")
+    )
+    added = ", ".join(f"add column c{number} bool" for number in range(1600 - there))
+    run(seed_url, f"{TWO_ROWS}; alter table {SEED} {added}")
+    assert "has 1600 columns" in refused_whole(seed_url)
+    run(seed_url, f"alter table {SEED} drop column c0")
+    served_exactly(seed_url, inserts=2)
+
+
+@pytest.mark.parametrize(
+    ("created", "inserts"),
+    [("-infinity", 3), ("0044-03-15 BC", 3), ("infinity", 0), ("20000-01-01", 0), ("2024-03-02 23:59:59.9+00", 2)],
+)
+@pytest.mark.parametrize("active_within", [None, 4000])
+def test_an_account_of_any_moment_is_counted(
+    seed_url: sa.URL, created: str, inserts: int, active_within: int | None
+) -> None:
+    run(seed_url, f"update auth.users set created_at = '{created}', last_sign_in_at = 'infinity' where id = '{USER}'")
+    migrate_to(seed_url, HEAD)
+    report = run_backfill(engine_of(seed_url), Settings(DAYS, active_within=active_within))
+    assert (report.eligible, report.inserted, report.failed, report.left_over) == (inserts, inserts, 0, 0)
+
+
 # --- Odd moments and scores ---
 
 MOMENTS = [
