@@ -12,8 +12,9 @@ from dataclasses import dataclass
 BUSY = ("55P03", "40P01", "40001")
 # The statement timeout; more temporary files than temp_file_limit allows.
 TOO_LARGE = ("57014", "53400")
-# A connection exception; a server that is shutting down, has crashed or is starting.
-LOST_CONNECTION = ("08", "57P")
+# A connection exception; a server that is shutting down, has crashed or is starting; a session that the server ended
+# because it was idle in a transaction, or too long in one.
+LOST_CONNECTION = ("08", "57P", "25P03", "25P04")
 TOO_MANY_CONNECTIONS = "53300"
 # A value that doesn't fit (22), a broken constraint (23), an exception raised by a trigger (P0001).
 DATA_ERRORS = ("22", "23", "P0001")
@@ -50,7 +51,7 @@ def fault_of(sqlstate: str, *, lost: bool) -> Fault:
         return Fault.SLOW
     if sqlstate.startswith(DATA_ERRORS):
         return Fault.DATA
-    if lost or sqlstate == TOO_MANY_CONNECTIONS:
+    if lost or sqlstate == TOO_MANY_CONNECTIONS or sqlstate.startswith(LOST_CONNECTION):
         return Fault.LOST
     return Fault.FATAL
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import sqlalchemy as sa
@@ -254,7 +254,7 @@ class Proxy:
         port = self._listener.getsockname()[1]
         self.url = url.set(host="127.0.0.1", port=port, query={"sslmode": "disable", "gssencmode": "disable"})
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 

@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -31,7 +32,9 @@ import sqlalchemy as sa
 
 from momentum.connect.engine import create_engine, execute_script
 from momentum.connect.environment import URL_VARIABLES
+from momentum.connect.settings import IDLE_TIMEOUT
 from momentum.connect.url import as_text
+from momentum.errors import DatabaseUnreachableError
 from momentum.migrate.locks import LOCK_TIMEOUTS
 from momentum.testing import Server, running_server
 from tests.samples import LEGACY_SCORES, PRODUCTION_SCORES
@@ -56,6 +59,8 @@ FILL = ("momentum-backfill", "--no-discrepancies", "--quiet", "--days")
 # Seconds that a statement may take beyond the lock timeout and its time without migrations: the machine is busy.
 SLACK = 0.25
 UNDEFINED_TABLE = "42P01"
+# The exit code of a command whose session the server has ended.
+CONNECTION_LOST = DatabaseUnreachableError.exit_code
 
 USERS, SCORES, VIEW, TABLES = KINDS = ("auth.users", "the score table", "the view", "our tables")
 # These are always there; the others come and go with the revisions.
@@ -557,6 +562,54 @@ def execute(words: Sequence[str], url: sa.URL, *more: str) -> Command:
     return command
 
 
+# Whether a command holds a lock for which a client may have to wait.
+HOLDS_LOCK = """
+    select exists (
+      select from pg_catalog.pg_stat_activity as a
+      inner join pg_catalog.pg_locks as l on a.pid = l.pid
+      where
+        a.datname = current_database() and a.application_name in ('momentum-migrations', 'momentum-backfill')
+        and l.granted and l.relation > 16383
+        and l.mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'AccessExclusiveLock')
+    )
+"""
+# Seconds for which a command is stopped: longer than the server waits for it.
+STOPPED = IDLE_TIMEOUT + 2
+# How often a command is stopped at most, each time in another run of it.
+STOPS = 3
+
+
+def execute_with_stops(words: Sequence[str], url: sa.URL, *more: str) -> Command:
+    """Run a command, stop it while it holds locks, and run it again if that has ended it.
+
+    Returns:
+        The last run, which began with the first one.
+    """
+    started = time.monotonic()
+    for _ in range(STOPS):
+        environ = {**os.environ, URL_VARIABLES[0]: as_text(url)}
+        command = [str(PROGRAMS / words[0]), *words[1:], *more]
+        with (
+            psycopg.connect(as_text(url), autocommit=True, application_name="traffic-watch") as watch,
+            subprocess.Popen(
+                command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process,
+        ):
+            # A random moment: the program takes a second or so to begin.
+            until = time.monotonic() + random.uniform(0.5, 3)  # noqa: S311
+            while process.poll() is None:
+                if time.monotonic() >= until and watch.execute(HOLDS_LOCK).fetchone() == (True,):
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(STOPPED)
+                    process.send_signal(signal.SIGCONT)
+                    process.wait()
+            if process.returncode != CONNECTION_LOST:
+                return Command(words, started, time.monotonic(), process.returncode)
+    last = execute(words, url, *more)
+    last.started = started
+    return last
+
+
 def migrate_up_and_down(
     run: Run,
     url: sa.URL,
@@ -574,19 +627,20 @@ def migrate_up_and_down(
         layout: The layout of its score table.
         seconds: The least duration.
         idle: ``reading`` for a transaction that has read auth.users and stays open all the time, ``holding`` for one
-            that holds a lock on everything.
+            that holds a lock on everything, ``stopped`` if it is the commands that stop in the middle.
         hold: When the latter lets go.
     """
+    carry_out = execute_with_stops if idle == "stopped" else execute
 
     def migrate(words: Sequence[str]) -> None:
         with idle_transaction(url, touch_everything(url, layout), hold) if idle == "holding" else nullcontext():
-            run.commands.append(execute(words, url))
+            run.commands.append(carry_out(words, url))
 
     started = time.monotonic()
     with idle_transaction(url, READS_USER) if idle == "reading" else nullcontext():
         migrate(UP)
         for days in itertools.count(10, 10):
-            run.commands.append(execute(FILL, url, str(min(days, DAYS))))
+            run.commands.append(carry_out(FILL, url, str(min(days, DAYS))))
             migrate(DOWN)
             migrate(UP)
             if time.monotonic() - started >= seconds:
@@ -699,11 +753,16 @@ def problems(run: Run) -> list[str]:
     return [f"{run.name}: {sentence}" for sentence in [*found, *run.lost]]
 
 
-def stalls(run: Run) -> list[str]:
-    """Return a sentence for each kind of statement that took longer than a migration may keep a client waiting."""
+def stalls(run: Run, *, stopped: bool = False) -> list[str]:
+    """Return a sentence for each kind of statement that took longer than a migration may keep a client waiting.
+
+    Args:
+        run: The run.
+        stopped: Whether the commands were stopped, so that clients had to wait until the server noticed.
+    """
     found = []
     for kind in KINDS:
-        bound = LOCK_TIMEOUTS.longest + longest(run.alone, kind) + SLACK
+        bound = LOCK_TIMEOUTS.longest + longest(run.alone, kind) + SLACK + (IDLE_TIMEOUT if stopped else 0)
         if (stall := longest(run.migrating, kind)) > bound:
             found.append(f"{run.name}: a statement on {kind} took {stall:.2f} s, more than {bound:.2f} s")
     return found
@@ -792,7 +851,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="how long each run migrates (60)")
     parser.add_argument("--rows", type=int, action="append", help="scores to begin with (10000 and 2000000)")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="layout of the score table (both)")
-    parser.add_argument("--idle", choices=("no", "reading", "holding"), action="append", help="an idle transaction")
+    parser.add_argument(
+        "--idle",
+        choices=("no", "reading", "holding", "stopped"),
+        action="append",
+        help="an idle transaction, or commands that stop",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the tables for a document")
     options = parser.parse_args(arguments)
     everything = not (options.rows or options.layout or options.idle)
@@ -803,6 +867,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if everything:
         cases += [("seed", "reading", 10_000), ("seed", "holding", 10_000)]
+        cases += [(layout, "stopped", 10_000) for layout in LAYOUTS]
     found: list[str] = []
     runs: dict[tuple[str, str], Run] = {}
     with running_server(on_disk=True) as server:
@@ -812,7 +877,12 @@ def main(arguments: Sequence[str]) -> int:
             def migrate(run: Run, url: sa.URL, layout: Layout, seconds: float, idle: str = idle) -> None:
                 migrate_up_and_down(run, url, layout, seconds, idle=idle)
 
-            others = {"no": "", "reading": ", next to an idle reader of auth.users", "holding": ", next to a holder"}
+            others = {
+                "no": "",
+                "reading": ", next to an idle reader of auth.users",
+                "holding": ", next to a holder",
+                "stopped": ", with commands that stop in the middle",
+            }
             run = run_traffic(
                 server,
                 layout,
@@ -823,7 +893,7 @@ def main(arguments: Sequence[str]) -> int:
                 name=f"{layout} layout, {rows:,} rows{others[idle]}",
             )
             show(run, markdown=options.markdown)
-            found += problems(run) + stalls(run)
+            found += problems(run) + stalls(run, stopped=idle == "stopped")
             if (layout, idle) in runs:
                 found += grown(runs[layout, idle], run)
             runs[layout, idle] = run

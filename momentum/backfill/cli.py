@@ -222,7 +222,8 @@ def backfill(
         Option(
             min=1,
             metavar="N",
-            help="How often a transaction is tried after lock timeouts, deadlocks and lost connections.",
+            help="How often a transaction is tried after lock timeouts and deadlocks. After a lost connection an "
+            "attempt lasts 10 seconds.",
             rich_help_panel="How",
         ),
     ] = Limits.attempts,

@@ -208,6 +208,7 @@ class Filler:
                 read_only=self._settings.dry_run,
                 sleep=self._sleep,
                 is_aborted=lambda: self._aborted,
+                is_stopping=self._ended,
             ) as session:
                 with self._changed:
                     self._sessions.append(session)

@@ -27,7 +27,7 @@ from momentum.backfill.preflight import (
 )
 from momentum.backfill.recount import count_missing
 from momentum.backfill.report import NAMED_FAILURES, Report
-from momentum.backfill.session import Session
+from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits, Settings
 from momentum.connect.engine import reason
 from momentum.retries import Fault
@@ -88,11 +88,11 @@ def run_backfill(
         return Chunks(pages, database.scores, settings.days)
 
     with timed(report, "fill"):
-        total = count_candidates(engine, settings, pages)
+        total = count_candidates(engine, settings, pages, should_stop)
         observers = observers._replace(on_failure=logged(observers.on_failure))
         Filler(engine, pages, chunks(), settings, report, observers, should_stop, total).run()
     report.interrupted = report.interrupted or should_stop()
-    with reading_session(engine, settings.limits) as session:
+    with reading_session(engine, settings.limits, should_stop) as session:
         if not (report.users or report.interrupted):
             report.passed_over = session.read(lambda connection: count_accounts(connection, settings.users))
         if not (settings.dry_run or report.interrupted or report.gave_up):
@@ -128,9 +128,15 @@ def timed(report: Report, phase: str) -> Iterator[None]:
         report.phases[phase] = time.monotonic() - started
 
 
-def reading_session(engine: Engine, limits: Limits) -> Session:
-    """Return a session that only reads."""
-    return Session(engine, limits, read_only=True, sleep=time.sleep)
+def reading_session(engine: Engine, limits: Limits, should_stop: Callable[[], bool]) -> Session:
+    """Return a session that only reads, and waits for nobody once the run is to stop."""
+    return Session(
+        engine,
+        limits,
+        read_only=True,
+        sleep=lambda seconds: sleep_until(should_stop, seconds),
+        is_stopping=should_stop,
+    )
 
 
 def client_clock() -> datetime.datetime:
@@ -182,13 +188,13 @@ def look_before(engine: Engine, settings: Settings) -> Database:
     return database
 
 
-def count_candidates(engine: Engine, settings: Settings, pages: Pages) -> int | None:
+def count_candidates(engine: Engine, settings: Settings, pages: Pages, should_stop: Callable[[], bool]) -> int | None:
     """Return how many user-days there are to settle; None if they can't be counted in time.
 
     The number is only for the progress that is displayed, so its lack is no reason to stop.
     """
     try:
-        with reading_session(engine, settings.limits) as session:
+        with reading_session(engine, settings.limits, should_stop) as session:
             return session.read(pages.count_candidates)
     except DBAPIError as error:
         if classify(error) is Fault.FATAL:

@@ -3,6 +3,7 @@
 Nothing depends on a session of the server, and nothing is left in one, so that any pooler may be in between.
 """
 
+import itertools
 import logging
 import random
 import time
@@ -15,7 +16,7 @@ from sqlalchemy import URL, ColumnElement, Connection, Engine, func, literal_col
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.faults import classify, sqlstate
-from momentum.backfill.settings import Limits
+from momentum.backfill.settings import SECONDS_OF_RECONNECTING, Limits
 from momentum.connect.engine import keeps_session, reason, stop_preparing
 from momentum.connect.settings import ENDING, PINNED, SEARCH_PATH, changes, corrections, keep_own_path
 from momentum.connect.url import describe
@@ -83,12 +84,14 @@ class Session:
         read_only: bool,
         sleep: Callable[[float], None],
         is_aborted: Callable[[], bool] = lambda: False,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.retried = 0
         self._engine = engine.execution_options(postgresql_readonly=True) if read_only else engine
         self.limits = limits
         self._sleep = sleep
         self._is_aborted = is_aborted
+        self._is_stopping = is_stopping
         self._connection: Connection | None = None
         # Prepared statements are faster, and work only in the session in which they were prepared.
         self._prepares = True
@@ -153,8 +156,13 @@ class Session:
         return self._try(lambda connection: self._write_once(connection, work, is_kept), attempts)
 
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
-        """Run a transaction until it succeeds or another attempt would not help."""
+        """Run a transaction until it succeeds or another attempt would not help.
+
+        A server that restarts is waited for: after a lost connection seconds count, and not attempts, unless there is
+        to be one only. A run that is to stop waits for nobody.
+        """
         failed = 0
+        started = time.monotonic()
         while True:
             try:
                 return once(self._connect())
@@ -165,7 +173,11 @@ class Session:
                     self._stop_preparing()
                     continue
                 failed += 1
-                if not fault.may_pass or failed >= (attempts or self.limits.attempts) or self._is_aborted():
+                if fault is Fault.LOST and attempts != 1:
+                    is_over = self._is_stopping() or time.monotonic() - started >= self.limits.reconnecting
+                else:
+                    is_over = failed >= (attempts or self.limits.attempts)
+                if not fault.may_pass or is_over or self._is_aborted():
                     raise
                 self.retried += 1
                 logger.debug("attempt %s failed, trying again: %s", failed, reason(error, self._engine.url))
@@ -270,8 +282,12 @@ class Session:
         Raises:
             DatabaseUnreachableError: The server doesn't answer.
         """
-        for failed in range(1, self.limits.attempts + 1):
-            # Also if the run has been asked to stop: its report says what was committed.
+        started = time.monotonic()
+        for failed in itertools.count(1):
+            # A run that is to stop waits less long, for its report says what was committed.
+            longest = SECONDS_OF_RECONNECTING if self._is_stopping() else self.limits.reconnecting
+            if failed > 1 and (self._is_aborted() or time.monotonic() - started >= longest):
+                break
             sleep_until(self._is_aborted, self._length_of_pause(failed))
             try:
                 committed = self._read_once(

@@ -24,6 +24,9 @@ SAMPLE = 1000
 # The pauses between two attempts of a transaction.
 BACKOFF = Backoff(first=0.05, factor=2.0, longest=5.0)
 
+# The seconds that an attempt lasts after a lost connection.
+SECONDS_OF_RECONNECTING = 10
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -32,7 +35,8 @@ class Limits:
     Attributes:
         lock_timeout: Seconds that a statement may wait for a lock.
         statement_timeout: Seconds that a statement may take.
-        attempts: How often a transaction is tried at most.
+        attempts: How often a transaction is tried at most. After a lost connection an attempt lasts 10 seconds, however
+            often it connects meanwhile: a server that restarts refuses one connection after the other.
         backoff: The pause before each further attempt.
     """
 
@@ -40,6 +44,11 @@ class Limits:
     statement_timeout: float = 60.0
     attempts: int = 8
     backoff: Backoff = BACKOFF
+
+    @property
+    def reconnecting(self) -> float:
+        """The seconds after which a transaction is given up whose connection was lost and can't be made again."""
+        return self.attempts * SECONDS_OF_RECONNECTING
 
     def for_transaction(self, planner: Mapping[str, str]) -> dict[str, str]:
         """Return the settings of a transaction, as the server reads them.

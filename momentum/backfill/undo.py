@@ -149,7 +149,7 @@ def run_undo(
     def sleep(seconds: float) -> None:
         sleep_until(should_stop, seconds)
 
-    with Session(engine, settings.limits, read_only=settings.dry_run, sleep=sleep) as session:
+    with Session(engine, settings.limits, read_only=settings.dry_run, sleep=sleep, is_stopping=should_stop) as session:
         database = session.read(
             lambda connection: look_at(connection, "delete", dry_run=settings.dry_run, with_events=False), attempts=1
         )

@@ -71,6 +71,7 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         sqlalchemy.select(sqlalchemy.func.pg_catalog.current_schema())
     )
     dialect._set_backslash_escapes = lambda _: None
+    sqlalchemy.event.listen(engine, "do_connect", connect_watched)
     return engine
 
 
@@ -108,6 +109,15 @@ def check_server(connection: "Connection", *, writes: bool) -> None:
             f"The server of {describe(url)} is a standby, which can only be read; connect to its primary"
             f"{f', {primary}' if primary else ''}."
         )
+
+
+def connect_watched(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
+    """Make a connection that notices a silent network."""
+    from momentum.connect.watch import WatchedConnection  # here, because the driver takes a while to import
+
+    connection = WatchedConnection.connect(*arguments, **options)
+    connection.arguments = options
+    return connection
 
 
 def keeps_session(connection: "Connection", pid: int) -> bool:

@@ -51,6 +51,7 @@ IDLE_TIMEOUT = 2
 
 # Seconds after which either end of a connection takes a silent network for a lost one.
 SILENCE = 11
+SILENT = "the server has stopped answering"
 
 # The same limits for the kernel of the client and for that of the server: probes after 5 seconds of silence, every 2
 # seconds, 3 of them; and as long until what was sent must have been acknowledged.

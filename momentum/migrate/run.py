@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from momentum import inventory
 from momentum.connect import engine as database
 from momentum.connect import env_file
-from momentum.connect.settings import PINNED, REFLECTING_PATH, change_settings, read_settings
+from momentum.connect.settings import PINNED, REFLECTING_PATH, SILENT, change_settings, read_settings
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import access, event_triggers, locks, operations, parking, preflight, rights
@@ -110,14 +110,16 @@ def errors_explained(
     try:
         yield
     except sa.exc.DBAPIError as error:
+        reason = database.reason(error, connection.engine.url)
         if database.lost_connection(error):
+            # The driver's own words tell more if a connection was refused, for example because there are too many.
+            why = f" ({reason})" if reason.startswith(("connection ", SILENT)) else ""
             raise DatabaseUnreachableError(
-                "The connection to the database was lost; run the command again."
+                f"The connection to the database was lost{why}; run the command again."
             ) from database.without_secrets(error, connection.engine.url)
         patience = environment.patience
         spent = f" ({counted(patience.failed, 'time')} in {counted(round(patience.spent), 'second')})"
         tries = spent if locks.can_be_retried(error) else ""
-        reason = database.reason(error, connection.engine.url)
         raise MigrationError(f"{what}: {reason}{tries}. {consequence}") from database.without_secrets(
             error, connection.engine.url
         )

@@ -810,7 +810,7 @@ def test_a_count_for_the_display_may_be_missing_for_want_of_time_only(url: sa.UR
 
     def count(sql: str) -> int | None:
         pages: Any = Counting(sql)
-        return run_module.count_candidates(engine_of(url), settings, pages)
+        return run_module.count_candidates(engine_of(url), settings, pages, lambda: False)
 
     assert count("select 7") == 7
     run_out = "do $$ begin raise query_canceled; end $$"

@@ -36,15 +36,48 @@ def test_no_sleep_begins_after_the_run_or_for_no_time(slept: list[float]) -> Non
     assert slept == []
 
 
-def test_a_session_pauses_a_little_longer_after_each_attempt() -> None:
-    engine = create_engine(sa.make_url("postgresql+psycopg://me@127.0.0.1:1/nowhere"), "momentum-tests")
+def test_a_session_pauses_a_little_longer_after_each_attempt(url: sa.URL) -> None:
     pauses: list[float] = []
-    with Session(engine, Limits(attempts=4), read_only=True, sleep=pauses.append) as session:
+
+    def work(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("do $$ begin raise exception 'locked' using errcode = '55P03'; end $$")
+
+    with Session(
+        create_engine(url, "momentum-tests"), Limits(attempts=4), read_only=True, sleep=pauses.append
+    ) as session:
         with pytest.raises(sa.exc.OperationalError):
-            session.read(lambda _: None)
+            session.read(work)
         assert session.retried == 3
     assert [0.05 / 2 <= pauses[0] <= 0.05, 0.1 / 2 <= pauses[1] <= 0.1, 0.2 / 2 <= pauses[2] <= 0.2] == [True] * 3
     assert len(pauses) == 3
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> tuple[sa.Engine, list[float]]:
+    """An engine whose server is not there, and a list of pauses by which the clock goes."""
+    pauses: list[float] = []
+    monkeypatch.setattr("momentum.backfill.session.time.monotonic", lambda: sum(pauses))
+    return create_engine(sa.make_url("postgresql+psycopg://me@127.0.0.1:1/nowhere"), "momentum-tests"), pauses
+
+
+def test_a_server_that_is_away_is_waited_for_by_the_clock(nowhere: tuple[sa.Engine, list[float]]) -> None:
+    engine, pauses = nowhere
+    with Session(engine, Limits(), read_only=True, sleep=pauses.append) as session:
+        with pytest.raises(sa.exc.OperationalError):
+            session.read(lambda _: None)
+        assert 80 <= sum(pauses) <= 85
+        pauses.clear()
+        with pytest.raises(sa.exc.OperationalError):
+            session.read(lambda _: None, attempts=1)
+        assert pauses == [], "the first connection of a run is tried once"
+
+
+def test_a_run_that_is_to_stop_waits_for_no_server(nowhere: tuple[sa.Engine, list[float]]) -> None:
+    engine, pauses = nowhere
+    session = Session(engine, Limits(), read_only=True, sleep=pauses.append, is_stopping=lambda: len(pauses) == 2)
+    with session, pytest.raises(sa.exc.OperationalError):
+        session.read(lambda _: None)
+    assert len(pauses) == 2
 
 
 def test_an_error_about_a_prepared_statement_ends_preparing_and_costs_no_attempt(url: sa.URL) -> None:

@@ -28,6 +28,14 @@ PATHS = ('"$user", public, extensions', "public, pg_catalog")
 DAYS = ("--from", "2026-03-01", "--to", "2026-03-03")
 
 
+# Rows to move aside, and rows to copy, by the statements that commit page by page.
+DUPLICATES = """
+insert into legacy.daily_engagement_scores (user_id, score_ts, score)
+select id, timestamptz '2024-03-01 12:00+00' - n * interval '1 h', n from auth.users, generate_series(0, 2) as n
+"""
+APP_ROWS = "insert into public.momentum_events (event_type) values ('of nobody')"
+
+
 @dataclass
 class Planted:
     """A database in which everything is planted that could be called in place of the server's own."""
@@ -41,10 +49,14 @@ class Planted:
 
 
 @contextmanager
-def planted(server: Server, layout: str, path: str) -> Iterator[Planted]:
+def planted(server: Server, layout: str, path: str, *, predecessors: bool = False) -> Iterator[Planted]:
     """Yield a database that isn't migrated, with users and a score table of a layout, whose sessions have a path."""
-    url = database_with_scores(server, layout)
+    url = database_with_scores(server, layout, predecessors=predecessors)
     add_users(engine_of(url), 3, created_at=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
+    if layout == "legacy.seed":
+        run(url, DUPLICATES)
+    if predecessors:
+        run(url, APP_ROWS)
     if layout != "fresh":
         # The app's own triggers call what they find, with the rights of whoever inserts a row.
         run(url, f"alter table {layout.partition('.')[0]}.daily_engagement_scores disable trigger user")
@@ -75,7 +87,7 @@ def fill(url: sa.URL, *options: str) -> None:
 def test_nothing_planted_runs_from_the_first_upgrade_to_the_purge(
     server: Server, layout: str, path: str, tmp_path: Path
 ) -> None:
-    with planted(server, layout, path) as database:
+    with planted(server, layout, path, predecessors=layout == "fresh") as database:
         url = database.url
         alembic.command.upgrade(alembic_config(url, existing="adopt", access="keep"), "head")
         alembic.command.current(alembic_config(url))

@@ -1,0 +1,213 @@
+"""A process that is stopped, or whose network goes silent, holds nobody up, and notices it itself."""
+
+import contextlib
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import alembic.command
+import pytest
+import sqlalchemy as sa
+
+from momentum.connect import watch
+from momentum.connect.engine import create_engine
+from momentum.connect.settings import IDLE_TIMEOUT
+from momentum.errors import DatabaseUnreachableError
+from momentum.migrate.config import alembic_config
+from momentum.testing import Server
+from tests.alembic_program import error_of, program, start, text_of
+from tests.backfilling import DAY, Proxy, Scores, backfill, call, started, with_password
+from tests.migrating import HISTORY, WAITING_MIGRATION, current, database_with_scores, execute, fetch, run, wait_until
+from tests.processes import DEADLINE
+from tests.samples import add_users
+from tests.server import engine_of
+
+FILL = ("--from", f"{DAY}", "--to", f"{DAY}")
+
+# The sessions of a program that are in a transaction and wait for its next statement.
+IDLE = """
+exists (
+  select from pg_catalog.pg_stat_activity
+  where datname = current_database() and application_name = :program and state = 'idle in transaction'
+)
+"""
+
+
+def is_let_through(url: sa.URL, sql: str, **parameters: object) -> None:
+    """Assert that a client's statement succeeds, however long it has to wait for a lock meanwhile."""
+    with engine_of(url).begin() as connection:
+        connection.exec_driver_sql(f"set local statement_timeout = '{DEADLINE:.0f}s'")
+        connection.execute(sa.text(sql), parameters)
+
+
+@pytest.mark.slow
+def test_a_migration_that_is_stopped_with_locks_lets_clients_through(supabase_url: sa.URL, tmp_path: Path) -> None:
+    (user,) = add_users(engine_of(supabase_url))
+    sign_in = "update auth.users set last_sign_in_at = now() where id = :user"
+    with engine_of(supabase_url).connect() as holder:
+        holder.execute(sa.text("lock table auth.users in row exclusive mode"))
+        upgrade = ("-x", "deadline=600", "upgrade", "head")
+        with start(*upgrade, home=tmp_path, MOMENTUM_DATABASE_URL=text_of(supabase_url)) as process:
+            wait_until(supabase_url, WAITING_MIGRATION, process=process)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                holder.rollback()
+                # It may have given up its place before it was stopped; then it holds nothing.
+                is_let_through(supabase_url, sign_in, user=user)
+                wait_until(supabase_url, f"not {IDLE}", program="momentum-migrations")
+            finally:
+                process.send_signal(signal.SIGCONT)
+            _, stderr = process.communicate()
+    assert process.returncode == 3, stderr
+    assert stderr.splitlines()[-1] == "Error: The connection to the database was lost; run the command again."
+    assert "Traceback" not in stderr
+    assert program("upgrade", "head", home=tmp_path, MOMENTUM_DATABASE_URL=text_of(supabase_url)).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_backfill_that_is_stopped_with_locks_lets_clients_through_and_resumes(scores: Scores) -> None:
+    users = add_users(scores.engine, 5)
+    with engine_of(scores.url).connect() as holder:
+        holder.execute(sa.text("select from auth.users where id = :user for update"), {"user": max(users)})
+        with started(scores.url, *FILL, "--lock-timeout", "600") as process:
+            wait_until(
+                scores.url,
+                "exists (select from pg_stat_activity where datname = current_database() "
+                "and application_name = 'momentum-backfill' and wait_event_type = 'Lock')",
+                process=process,
+            )
+            process.send_signal(signal.SIGSTOP)
+            try:
+                holder.rollback()
+                wait_until(scores.url, IDLE, program="momentum-backfill")
+                assert scores.count() == 0, "its rows are not committed, and keep others from inserting theirs"
+                scores.add(min(users), DAY, 50)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert scores.filled() == [(user, DAY) for user in sorted(users)]
+    assert execute(scores.url, f"select count(*) from {scores.relation} where {scores_column(scores)} = 50") == 1
+
+
+def scores_column(scores: Scores) -> str:
+    """Return the column of the score."""
+    return "final_score" if scores.layout.endswith("production") else "score"
+
+
+def test_the_server_ends_each_transaction_of_a_client_that_stops(scores: Scores) -> None:
+    add_users(scores.engine, 3)
+    run(
+        scores.url,
+        f"""
+        create table public.seen (idle text);
+        grant all on public.seen to public;
+        create function public.note() returns trigger language plpgsql as $$ begin
+          insert into public.seen values (current_setting('idle_in_transaction_session_timeout'));
+          return new;
+        end $$;
+        create trigger note before insert on {scores.relation} for each row execute function public.note();
+        """,
+    )
+    assert backfill(*FILL, url=scores.url).returncode == 0
+    assert fetch(scores.url, "select distinct idle from public.seen") == [f"{IDLE_TIMEOUT}s"]
+
+
+class SilentProxy(Proxy):
+    """Forwards nothing more, and closes nothing, from when a certain message has gone by."""
+
+    def __init__(self, url: sa.URL, message: bytes) -> None:
+        super().__init__(url, message, forwarded=True)
+        self.silent = threading.Event()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, *, looks: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if looks and self._message in data:
+                    target.sendall(data)
+                    self.silent.set()
+                if not self.silent.is_set():
+                    target.sendall(data)
+        if not self.silent.is_set():
+            self._cut(target)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        self._pass_on(client, server, looks=True)
+
+    def _return(self, server: socket.socket, client: socket.socket) -> None:
+        self._pass_on(server, client, looks=False)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a network for silent soon; by how much is no part of these tests."""
+    for name, seconds in (("SILENCE", 0.3), ("ARRIVAL", 0.3), ("ANSWER", 2)):
+        monkeypatch.setattr(watch, name, seconds)
+    monkeypatch.setattr("momentum.backfill.settings.SECONDS_OF_RECONNECTING", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("message", [b"INSERT INTO", b"COMMIT", b"pg_dist_partition"])
+def test_a_silent_network_ends_a_backfill(scores: Scores, message: bytes) -> None:
+    add_users(scores.engine, 3)
+    with SilentProxy(scores.url, message) as proxy:
+        done = call(*FILL, "--attempts", "1", url=proxy.url.update_query_dict({"connect_timeout": "2"}))
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("message", [b"CREATE TABLE public.habit_index", b"CONCURRENTLY", b"COMMIT", b"pg_constraint"])
+def test_a_silent_network_ends_a_migration(server: Server, message: bytes) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    with SilentProxy(url, message) as proxy:
+        with pytest.raises(DatabaseUnreachableError) as raised:
+            alembic.command.upgrade(alembic_config(proxy.url), "head")
+        assert "\n" not in str(raised.value)
+        assert proxy.silent.is_set()
+    # What was at work may still be: it holds the lock of the migrations until it is done.
+    alembic.command.upgrade(alembic_config(url), "head")
+    assert current(url) == HISTORY[-1]
+    server.drop_database(url)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_statement_that_takes_long_is_waited_for(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[bool] = []
+    ask = watch.WatchedConnection._server_is_at_work
+    lock = sa.text("select pg_advisory_xact_lock(1)")
+    with engine_of(supabase_url).connect() as holder:
+        holder.execute(lock)
+
+        def ask_and_let_go(connection: watch.WatchedConnection) -> bool:
+            answers.append(ask(connection))
+            if len(answers) == 3:
+                holder.rollback()
+            return answers[-1]
+
+        monkeypatch.setattr(watch.WatchedConnection, "_server_is_at_work", ask_and_let_go)
+        with create_engine(supabase_url, "momentum-tests").connect() as connection:
+            connection.execute(lock)
+    assert answers == [True] * 3
+
+
+@pytest.mark.slow
+def test_one_signal_ends_a_backfill_whose_network_is_silent(scores: Scores) -> None:
+    add_users(scores.engine, 3)
+    with SilentProxy(scores.url, b"INSERT INTO") as proxy, started(proxy.url, *FILL) as process:
+        assert proxy.silent.wait(DEADLINE)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_one_line_says_that_the_network_is_silent(supabase_url: sa.URL, tmp_path: Path) -> None:
+    with SilentProxy(supabase_url, b"CREATE TABLE public.habit_index") as proxy:
+        done = program("upgrade", "head", home=tmp_path, MOMENTUM_DATABASE_URL=with_password(proxy.url))
+    assert "answer" in error_of(done, 3)
