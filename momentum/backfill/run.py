@@ -128,7 +128,7 @@ def timed(report: Report, phase: str) -> Iterator[None]:
         report.phases[phase] = time.monotonic() - started
 
 
-def reading_session(engine: Engine, limits: Limits, should_stop: Callable[[], bool]) -> Session:
+def reading_session(engine: Engine, limits: Limits, should_stop: Callable[[], bool] = lambda: False) -> Session:
     """Return a session that only reads, and waits for nobody once the run is to stop."""
     return Session(
         engine,

@@ -71,7 +71,7 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         sqlalchemy.select(sqlalchemy.func.pg_catalog.current_schema())
     )
     dialect._set_backslash_escapes = lambda _: None
-    sqlalchemy.event.listen(engine, "do_connect", connect_watched)
+    dialect.connect = connect_watched
     return engine
 
 
@@ -111,7 +111,7 @@ def check_server(connection: "Connection", *, writes: bool) -> None:
         )
 
 
-def connect_watched(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
+def connect_watched(*arguments: Any, **options: Any) -> Any:
     """Make a connection that notices a silent network."""
     from momentum.connect.watch import WatchedConnection  # here, because the driver takes a while to import
 
