@@ -404,7 +404,11 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (HabitIndex, {"habit_score": Decimal("100.01")}, "ck_habit_index_habit_score_in_range"),
     (HabitIndex, {"habit_score": Decimal("NaN")}, "ck_habit_index_habit_score_in_range"),
     *(
-        (model, {sa.inspect(model).get_property_by_column(key.parent).key: uuid.UUID(int=0)}, str(key.constraint.name))
+        (
+            model,
+            {sa.inspect(model).get_property_by_column(key.parent).key: uuid.UUID(int=0)},
+            str(key.constraint.name),
+        )
         for model in MODELS
         for key in sorted(model.__table__.foreign_keys, key=lambda key: str(key.constraint.name))
     ),

@@ -144,6 +144,8 @@ class Behaviour:
 
     def insert(self, row: dict[str, str], rest: str = "") -> str:
         """Return the statement that inserts a row."""
+        if not row:
+            return f"insert into {self.name} default values"
         line = f"insert into {self.name} ({', '.join(row)}) values ({', '.join(row.values())})"
         if rest or len(line) > WIDTH - 7:
             line = in_lines(f"insert into {self.name} (", [*row], ")")
@@ -180,7 +182,7 @@ class Behaviour:
             claim(
                 "lives_ok",
                 self.insert(self.values(ANN, FIRST)),
-                says=f"a row needs no more than {', '.join(self.needed)}",
+                says=f"a row needs no more than {', '.join(self.needed) or 'its defaults'}",
                 why="A client that sends the minimum must get a complete row.",
             ),
             claim(
@@ -360,7 +362,6 @@ def write_file(table: sa.Table, by_hand: str = END) -> str:
     """
     behaviour = Behaviour(table)
     parts = [
-        TEMPLATE.read_text(encoding="utf-8").rstrip(),
         *behaviour.write_others(),
         *behaviour.write_row(),
         *behaviour.write_refusals(),
@@ -374,9 +375,10 @@ def write_file(table: sa.Table, by_hand: str = END) -> str:
     count = len(re.findall(r"^ *return next ", text, re.MULTILINE))
     comment = "\n-- ".join(textwrap.wrap(str(table.comment), WIDTH - 3))
     fields = {"relation": behaviour.name, "name": table.name, "comment": comment, "count": str(count)}
+    head = TEMPLATE.read_text(encoding="utf-8").rstrip()
     for name, value in fields.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+        head = head.replace(f"{{{name}}}", value)
+    return f"{head}\n\n{text}"
 
 
 def part_by_hand(text: str) -> str:

@@ -241,7 +241,8 @@ def test_with_policies_the_rights_of_clients_are_by_hand(goals: sa.Table, monkey
 def test_a_table_without_samples_and_a_file_without_a_part_by_hand_are_named(
     goals: sa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert part_by_hand(pgtap_behaviour.write_file(goals, "\nmine\n")) == "\nmine\n"
+    mine = "\nselect '{name}';\n"
+    assert part_by_hand(pgtap_behaviour.write_file(goals, mine)) == mine
     monkeypatch.delitem(samples.ROWS, "goals")
     with pytest.raises(LookupError, match=r"give goals values for pillar_id, title in ROWS of tests/samples\.py"):
         pgtap_behaviour.write_file(goals)
