@@ -343,8 +343,8 @@ def test_updated_at_is_kept_by_the_database_for_every_writer(url: sa.URL, model:
 # Ways to write a row so that its updated_at would be a lie.
 FORGED = (
     "update {table} set updated_at = '2000-01-01' where id = '{id}'",
-    "update {table} set updated_at = '2999-01-01', deleted_at = now() where id = '{id}'",
-    "update {table} set deleted_at = now() where id = '{id}'",
+    "update {table} set updated_at = '2999-01-01', created_at = now() where id = '{id}'",
+    "update {table} set created_at = now() where id = '{id}'",
     "insert into {table} select * from {table} where id = '{id}' on conflict (id) do update set updated_at = 'epoch'",
     "select public.touch()",
 )

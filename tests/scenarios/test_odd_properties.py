@@ -88,7 +88,7 @@ NAMES = st.one_of(
             ),
         ]
     ),
-    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=12),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12),
 ).filter(lambda name: len(name.encode()) <= 63)
 
 TYPES = st.sampled_from(
