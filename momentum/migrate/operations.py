@@ -50,9 +50,9 @@ CONSTANT = re.compile(
 STABLE = re.compile(r"now\(\)|current_timestamp|current_date|current_user|statement_timestamp\(\)", flags=re.IGNORECASE)
 
 # The server's session behind a connection, and its time limit for statements outside of our transactions. It is asked
-# for outside of them, under any search path.
+# for outside of them, under any search path and DateStyle.
 SESSION = sa.text("""
-    select a.pid, cast(a.backend_start as text) as begun, s.reset_val as time_limit
+    select a.pid, cast(a.backend_start as pg_catalog.text) as backend_start, s.reset_val as time_limit
     from pg_catalog.pg_stat_activity as a, pg_catalog.pg_settings as s
     where
       a.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()
