@@ -217,7 +217,9 @@ def limited(connection: sa.Connection, patience: Patience) -> Iterator[None]:
 
     def begin(connection: sa.Connection) -> None:
         # Whatever the role's default: what a migration reads under the advisory lock must not be older than the lock.
-        connection.exec_driver_sql("set transaction isolation level read committed")
+        # SHOW takes no snapshot, after which it could no longer be changed.
+        if connection.exec_driver_sql("show transaction_isolation").scalar() != "read committed":
+            connection.exec_driver_sql("set transaction isolation level read committed")
         connection.execute(sa.select(*changes(patience.settings), *corrections()))
 
     driver_connection: Any = connection.connection.driver_connection
