@@ -112,9 +112,14 @@ class Pages:
         eligibility: The users who should have rows, and on which days.
         distributed: Whether Citus has distributed the score table over several servers. It can't look up users one by
             one, so each statement is a join.
+        own_path: Whether code that isn't ours may run for a row, and so has to run under the session's own path.
     """
 
-    def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False) -> None:
+    def __init__(
+        self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False, own_path: bool = True
+    ) -> None:
+        # Citus fires no triggers of a distributed table, and doesn't run all of its statements inside of another.
+        self._own_path = own_path and not distributed
         schema, _, name = scores.relation.partition(".")
         self._layout = scores.layout
         self._day = literal_column(self._layout.day_in(name), Date)
@@ -441,15 +446,12 @@ class Pages:
         )
 
     def _written(self, statement: ReturningInsert[Any] | ReturningDelete[Any]) -> Executable:
-        """Return a statement that changes rows, and lets the table's triggers run under the session's own path.
-
-        Citus fires no triggers of a distributed table, and doesn't run all of its statements inside of another.
-        """
-        return statement if self._distributed else under_own_path(statement.cte("written"))
+        """Return a statement that changes rows, and lets the table's triggers run under the session's own path."""
+        return under_own_path(statement.cte("written")) if self._own_path else statement
 
     def _prepare(self, connection: Connection) -> None:
         """Prepare a transaction for a statement that changes rows."""
-        if not self._distributed:
+        if self._own_path:
             pin_path_again(connection)
 
     def _among_users(self) -> list[ColumnElement[bool]]:

@@ -44,6 +44,11 @@ class Database:
     distributed: bool
     now: datetime.datetime
 
+    @property
+    def own_path(self) -> bool:
+        """Whether code that isn't ours may run for a row: triggers, or the defaults and checks of an adopted table."""
+        return bool(self.triggers) or not self.scores.created
+
 
 def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: bool) -> Database:
     """Return the facts about its database that a run needs.

@@ -82,7 +82,7 @@ def run_backfill(
     eligibility = Eligibility(
         database.account_columns, settings.days, database.now, settings.users, settings.active_within
     )
-    pages = Pages(database.scores, eligibility, distributed=database.distributed)
+    pages = Pages(database.scores, eligibility, distributed=database.distributed, own_path=database.own_path)
 
     def chunks() -> Chunks:
         return Chunks(pages, database.scores, settings.days)

@@ -165,7 +165,13 @@ def run_undo(
             )
         # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
         eligibility = Eligibility(database.account_columns, settings.days, database.now)
-        undoing = Undoing(session, Pages(database.scores, eligibility), settings, report, logged(on_failure))
+        undoing = Undoing(
+            session,
+            Pages(database.scores, eligibility, own_path=database.own_path),
+            settings,
+            report,
+            logged(on_failure),
+        )
         for rows in batches(listed, settings.commit_every):
             if should_stop() or report.gave_up:
                 report.interrupted = should_stop()

@@ -1,6 +1,7 @@
 """The backfill as a function: every eligible user-day has a row, nothing else has changed, the counts are true."""
 
 import datetime
+import itertools
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from momentum.errors import NotMigratedError
 from momentum.scores import LAYOUTS, Layout
 from momentum.testing import Server
 from momentum.testing.servers import migrate
-from tests.backfilling import run_out_of_time
+from tests.backfilling import run_out_of_time, statements_of
 from tests.fixture import load_fixture
 from tests.migrating import HISTORY, database_with_scores, migrate_to, run
 from tests.samples import add_users, refuse_rows
@@ -817,3 +818,26 @@ def test_a_count_for_the_display_may_be_missing_for_want_of_time_only(url: sa.UR
     assert count(run_out) is None
     with pytest.raises(sa.exc.ProgrammingError, match="nowhere"):
         count("select count(*) from nowhere")
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["our own table", "with a trigger of the app's"])
+def test_a_commit_of_two_pages_takes_a_statement_for_each_and_one_to_begin(engine: sa.Engine, watched: bool) -> None:
+    add_users(engine, 100)
+    if watched:
+        # A trigger runs under the session's own path, and the path is pinned again before the next page.
+        run(
+            engine.url,
+            """
+            create function public.note() returns trigger language plpgsql as $$ begin return new; end $$;
+            create trigger notes before insert on legacy.daily_engagement_scores
+              for each row execute function public.note();
+            """,
+        )
+    statements = statements_of(engine)
+    report = run_backfill(engine, Settings(DAYS, page_size=50, commit_every=100))
+    inserts = [number for number, statement in enumerate(statements) if "INSERT INTO" in statement]
+    assert (report.inserted, report.commits) == (100 * len(DAYS), len(DAYS))
+    assert len(inserts) == 2 * report.commits
+    between = [statements[one + 1 : next_one] for one, next_one in itertools.pairwise(inserts)]
+    assert [len(each) for each in between[::2]] == [int(watched)] * report.commits, "between the pages of a commit"
+    assert all("pg_current_xact_id" in each[-1] for each in between[1::2])
