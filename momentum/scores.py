@@ -198,10 +198,10 @@ def find_candidates(connection: Connection) -> list[str]:
 
 
 def find_interference(connection: Connection, relation: str) -> str | None:
-    """Return why a table does not have its rows for itself, and what to do; None if it does.
+    """Return what interferes with the rows of a table, and what to do about it; None if nothing does.
 
     The rows of a child are rows of its parent too, but no unique key covers both, and a row of one may have the ctid of
-    a row of the other. A partition takes rows of its part only. A rule replaces a statement by another one.
+    a row of the other. A partition takes rows of its part only. A rule replaces a statement with another.
     """
     found = connection.scalar(
         text("""
@@ -235,7 +235,7 @@ def find_interference(connection: Connection, relation: str) -> str | None:
                 3,
                 0,
                 pg_catalog.format(
-                  'its rule %1$I would replace statements by others; drop it with: drop rule %1$I on %2$s',
+                  'its rule %1$I would replace statements with others; drop it with: drop rule %1$I on %2$s',
                   w.rulename, w.ev_class::regclass
                 )
               from pg_catalog.pg_rewrite as w

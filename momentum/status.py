@@ -1,4 +1,4 @@
-"""The command ``momentum status``: whether everything is alright with a database, and what to do if not."""
+"""The command ``momentum status``: whether a database is OK, and what to do if not."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -31,7 +31,7 @@ from momentum.wording import counted, printable
 # The UTC days, ending yesterday, in which every eligible user-day should have a row.
 DAYS = 7
 
-EXIT_CODES = "Exit codes: 0 alright; 1 something to do; 2 usage or configuration; 3 database unreachable."
+EXIT_CODES = "Exit codes: 0 OK; 1 something to do; 2 usage or configuration; 3 database unreachable."
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ToDo:
 
     Attributes:
         what: What it is, in words.
-        command: The command that changes it.
+        command: The command that fixes it.
     """
 
     what: str
@@ -59,7 +59,7 @@ class Status:
         head: The last revision of this version of the package.
         pending: The revisions that are still to be applied, in their order.
         differences: How much differs from what the migrations make; None if this can't be compared.
-        warnings: What is not as it should be, and can't be changed by the role that connects.
+        warnings: Things that are not as they should be, and that the role that connects can't change.
         score_table: The score table, with its schema; None if there is none yet.
         layout: Its layout.
         created: Whether the migrations created it.
@@ -95,13 +95,13 @@ class Status:
 
 
 def read_status(engine: Engine) -> Status:
-    """Return the state of a database, after looking only.
+    """Return the state of a database, without changing anything.
 
     Args:
         engine: Connects to the database as the role that migrates it.
 
     Raises:
-        ConfigurationError: The role may not see what this needs, or something belongs to a role that could borrow ours.
+        ConfigurationError: The role may not see what this needs, or something belongs to a role that could borrow it.
         sqlalchemy.exc.DBAPIError: The server does not answer, or refused a statement.
     """
     history = read_history()
@@ -149,7 +149,7 @@ def read_score_table(connection: Connection, status: Status) -> None:
 
 
 def compare(engine: Engine, status: Status) -> None:
-    """Add what differs from what the migrations make to a status."""
+    """Add to a status what differs from what the migrations make."""
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         try:
             comparison = compare_database(connection)
@@ -163,7 +163,7 @@ def compare(engine: Engine, status: Status) -> None:
 
 
 def read_days(engine: Engine, status: Status) -> None:
-    """Add the user-days of the last days that lack a row to a status, as a dry run of the backfill counts them."""
+    """Add to a status the user-days of the last days that lack a row, as a dry run of the backfill counts them."""
     days = DayRange.choose(None, None, DAYS, read_today(engine, Limits()))
     settings = Settings(days=days, dry_run=True, look_for_discrepancies=False)
     try:
@@ -181,7 +181,7 @@ def read_days(engine: Engine, status: Status) -> None:
 
 
 def lines_of(status: Status) -> list[str]:
-    """Return a status for people, a fact a line."""
+    """Return a status for people, one fact per line."""
     facts = [
         ("database", status.database),
         ("server", f"PostgreSQL {status.server_version}"),
@@ -207,7 +207,7 @@ def lines_of(status: Status) -> list[str]:
     for before, (name, value) in zip([("", ""), *facts], facts, strict=False):
         lines.append(f"{'' if name == before[0] else name:11}  {value}")
     if not status.to_do:
-        return [*lines, "", "Everything is alright."]
+        return [*lines, "", "Everything is OK."]
     return [*lines, "", *(f"To do: {each.what}: {each.command}" for each in status.to_do)]
 
 
@@ -216,7 +216,7 @@ def status(
     env_file: EnvFile = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object instead of text.")] = False,
 ) -> int:
-    """Say whether everything is alright with a database, and which command changes what is not.
+    """Say whether a database is OK, and which command fixes what is not.
 
     It is read-only: revision, differences from what the migrations make, the score table, what is parked, triggers
     that call out, and the user-days of the last 7 days without a row.

@@ -1,6 +1,6 @@
-"""Standard streams that never fail: closed, read by nobody any more, or on a full disk.
+"""Standard streams that never fail, even if closed, no longer read by anybody, or on a full disk.
 
-A result that can't be shown must not cost the work, nor end it halfway; the exit code and a sentence say so afterwards.
+A result that can't be shown must not cost the work or end it halfway; the exit code and a sentence say so afterwards.
 """
 
 import atexit
@@ -25,7 +25,7 @@ class Stream:
     def write(self, text: str) -> int:
         """Write a text; return its length."""
         try:
-            # The name of a file may hold bytes that are no text, and a terminal may know few letters.
+            # The name of a file may hold bytes that aren't text, and a terminal may know few characters.
             encoding = self._stream.encoding or "utf-8"
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
@@ -48,7 +48,7 @@ class Stream:
 
 
 def discard(descriptor: int) -> None:
-    """Let a file descriptor lead to nowhere."""
+    """Redirect a file descriptor to the null device."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
@@ -68,7 +68,7 @@ def guarded_streams() -> Iterator[Stream]:
 
 
 def guard_program() -> Stream:
-    """Make the standard streams such that never fail until the program ends, and return standard output."""
+    """Make the standard streams never fail until the program ends, and return standard output."""
     output = guard()
     # Before the interpreter does it, which would complain.
     atexit.register(output.flush)
@@ -78,8 +78,8 @@ def guard_program() -> Stream:
 def guard() -> Stream:
     """Make standard output and standard error streams that never fail, and return standard output.
 
-    A descriptor that is closed leads to nowhere from then on: the next file or connection that is opened would get its
-    number, and so whatever is printed.
+    A descriptor that is closed is redirected to the null device: otherwise the next file or connection that is opened
+    would get its number, and with it everything that is printed.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:

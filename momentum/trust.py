@@ -1,4 +1,4 @@
-"""The owners that we trust: nobody else's objects are believed, because what they run would run with our rights.
+"""The owners that we trust: nobody else's objects are used, because what they run would run with our rights.
 
 These are the current role, the database's owner and superusers.
 """
@@ -48,12 +48,12 @@ def find_untrusted(
 ) -> Untrusted | None:
     """Return the first thing that can't be relied on; None if everything can.
 
-    Asked about are the private schema with all that is in it, the accounts, and ``auth.uid()``.
+    It looks at the private schema with all that is in it, the accounts, and ``auth.uid()``.
 
     Args:
         connection: A connection; only the catalogs are read.
         relations: More relations, with their schemas; one that doesn't exist is passed over.
-        only_these: Whether the private schema is asked about without all that is in it.
+        only_these: Whether to look at the private schema without all that is in it.
     """
     return next(ask(connection, relations=relations, whole=not only_these), None)
 

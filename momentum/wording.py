@@ -16,7 +16,7 @@ CREDENTIALS = re.compile(r"://|:.*@", re.DOTALL)
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters, line breaks and marks of direction written as escapes.
+    """Return a text with its control characters, line breaks and direction marks written as escapes.
 
     Names and the server's messages may hold any character, and a terminal or a log would obey some.
     """
@@ -42,7 +42,7 @@ def make_printable(record: logging.LogRecord) -> bool:
     return True
 
 
-# Those of the whole package: the revisions log too, and import nothing of it.
+# The loggers of the whole package: the revisions log too, and import nothing from it.
 for name in ("momentum.backfill", "momentum.database", "momentum.migrations"):
     logging.getLogger(name).addFilter(make_printable)
 

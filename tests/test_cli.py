@@ -44,7 +44,7 @@ def status_of(url: sa.URL, home: Path) -> tuple[int, dict[str, Any]]:
     assert done.stderr == told.stderr == ""
     status: dict[str, Any] = json.loads(done.stdout)
     to_do = [f"To do: {each['what']}: {each['command']}" for each in status["to_do"]]
-    assert told.stdout.partition("\n\n")[2].splitlines() == (to_do or ["Everything is alright."])
+    assert told.stdout.partition("\n\n")[2].splitlines() == (to_do or ["Everything is OK."])
     return done.returncode, status
 
 
@@ -109,7 +109,7 @@ def test_a_purge_stays_at_the_revision(supabase_url: sa.URL, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_status_names_what_is_not_alright_with_the_command_that_changes_it(url: sa.URL, tmp_path: Path) -> None:
+def test_status_names_what_is_not_ok_with_the_command_that_fixes_it(url: sa.URL, tmp_path: Path) -> None:
     add_users(engine_of(url), 2, created_at="2020-01-01")
     assert momentum("backfill", "--days", "7", "--quiet", home=tmp_path, url=url).returncode == 0
     assert status_of(url, tmp_path)[0] == 0

@@ -228,7 +228,7 @@ def test_the_wheel_alone_is_enough_for_an_operator(installed: Path, supabase_url
     code, filled = momentum("backfill", "--days", "7", "--json")
     assert (code, json.loads(filled)["inserted"]) == (0, 7)
     code, told = momentum("status")
-    assert (code, told.splitlines()[-1]) == (0, "Everything is alright.")
+    assert (code, told.splitlines()[-1]) == (0, "Everything is OK.")
     run(supabase_url, "delete from legacy.daily_engagement_scores where score_ts < now() - interval '5 days'")
     code, told = momentum("status")
     assert (code, told.split()[-4:]) == (1, ["momentum", "backfill", "--days", "7"])

@@ -1,7 +1,7 @@
 """Writes the beginning of the file of sql/pgtap/ about a table's behaviour: what all tables have in common.
 
 It inserts rows, and says what is refused, what each role may do, and what is deleted with what. The values are the
-samples of the tests. What is special for a table follows by hand; no database is asked when a file is written.
+samples of the tests. What is special about a table follows, written by hand. Writing a file takes no database.
 """
 
 import re
@@ -16,12 +16,12 @@ from tests.samples import needed_columns, write_values
 from tools.erd import POSTGRES, ROOT
 
 TEMPLATE = ROOT / "tools" / "pgtap_behaviour.sql"
-# What separates the two parts of a file.
+# The lines that separate the two parts of a file.
 BY_HAND = """\
 -- Up to here `make pgtap-sql` has made this file from the model, momentum/grants.py and tests/samples.py: change those.
 -- From here on it is written by hand: what is special for the table, such as the rows that each CHECK refuses.
 """
-# What a new file has after that.
+# The end of a new file.
 END = """
 return query select * from finish();
 end
@@ -50,7 +50,7 @@ ROLES = {
 
 
 def quote(text: str) -> str:
-    """Return a text as a literal of SQL, a long one in several, which SQL joins."""
+    """Return a text as a literal of SQL; a long one as several, which SQL joins."""
     # In a statement that is an argument, a literal is indented once more.
     fits = len(text) + text.count("'") <= WIDTH - 10
     parts = [text] if fits else textwrap.wrap(text, WIDTH - 20, drop_whitespace=False, break_on_hyphens=False)

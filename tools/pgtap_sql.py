@@ -1,4 +1,4 @@
-"""Writes sql/pgtap/ from the models and momentum/grants.py, as far as it is not by hand: `python -m tools.pgtap_sql`.
+"""Writes sql/pgtap/ from the models and momentum/grants.py, except for parts by hand: `python -m tools.pgtap_sql`.
 
 Each table has a file about its behaviour, of which tools/pgtap_behaviour.py writes the beginning. A file about the
 catalog makes a temporary table of the model and compares the catalog's facts of that with those of the real table. So

@@ -336,7 +336,7 @@ def backfill(
 
     momentum-backfill --from 2026-01-01 --to 2026-01-31 --workers 2  [dim](a range, on two connections)[/dim]
 
-    momentum-backfill --days 7 --active-within 90 --json  [dim](recently active users, a report for machines)[/dim]
+    momentum-backfill --days 7 --active-within 90 --json  [dim](recently active users, a machine-readable report)[/dim]
 
     momentum-backfill --days 2 --quiet --log-format json --failures failed.jsonl  [dim](at night)[/dim]
 
@@ -356,7 +356,7 @@ def backfill(
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals(display))
         try:
-            # Contradictions need no connection; what day it is, only the server says.
+            # Contradictions can be found without a connection, but only the server says what day it is.
             DayRange.choose(first, last, days, datetime.date.max)
             files = {
                 "--undo": undo,
@@ -427,16 +427,16 @@ NOT_WITH_UNDO = (
 
 
 def check_combinations(context: typer.Context) -> None:
-    """Refuse options that contradict each other, and numbers that are none.
+    """Refuse options that contradict each other, and numbers that are not finite.
 
     Raises:
-        ConfigurationError: Two of the options do, or one is no number.
+        ConfigurationError: Two of the options do, or a number is not finite.
     """
     given = {option.name: option.opts[0] for option in given_options(context)}
     for name, value in context.params.items():
-        # No smallest value excludes it.
+        # The smallest values of the options don't exclude these.
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigurationError(f"{given[name]} {value} is no finite number.")
+            raise ConfigurationError(f"{given[name]} {value} is not a finite number.")
     for one, other in (("quiet", "verbose"), ("discrepancies", "no_discrepancies")):
         if one in given and other in given:
             raise ConfigurationError(f"Give {given[one]} or {given[other]}, not both.")
@@ -476,7 +476,7 @@ class Outputs:
         failures: Path | None,
         report_page: Path | None,
     ) -> "Outputs":
-        """Open the files that are appended to, and look whether the others can be written.
+        """Open the files that are appended to, and check whether the others can be written.
 
         Raises:
             ConfigurationError: One of them cannot be written.
@@ -519,7 +519,7 @@ class Outputs:
     def finish(self, report: "Report", settings: Settings, url: "URL", resume: str | None, display: Display) -> None:
         """Write the page of a run, and put its other files in their places.
 
-        One that can't be written costs nothing else: the rows are there, and have been reported.
+        A file that can't be written costs nothing else: the rows are there, and have been reported.
         """
         from momentum.backfill.page import write_page
         from momentum.connect.url import describe

@@ -32,7 +32,7 @@ NAMED = (NOTIFIES, WRITES, REFUSES)
 # Everything in these schemas sends requests: pg_net's, the extension http's in a schema of its own, Supabase's database
 # webhooks, and Amazon's.
 SENDING_SCHEMAS = {"net", "http", "supabase_functions", "aws_lambda"}
-# A worker sends what is written to this one.
+# A worker sends what is written to the tables of this one.
 QUEUE_SCHEMA = "net"
 # The functions of extensions, wherever they are installed.
 SENDING_EXTENSIONS = {"pg_net", "http", "dblink", "postgres_fdw", "plproxy", "aws_lambda", "aws_s3"}
@@ -76,14 +76,14 @@ class Effects:
 
 
 class Catalog:
-    """What a database could run, except for the server's own parts."""
+    """Everything that a database could run, except for the server's own parts."""
 
     def __init__(self, facts: Iterable[dict[str, Any]]) -> None:
         kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for fact in facts:
             kinds[fact["is"]].append(fact)
         [path] = kinds["path"]
-        # The path of the transaction that looks, and the one that the others may have.
+        # The path of this transaction, and the schemas that other sessions may have in theirs.
         self.path = tuple(dict.fromkeys([*path["schemas"], *schemas_in(path["default"]), "public", "extensions"]))
         self.functions = {fact["oid"]: fact for fact in kinds["function"]}
         self.relations = {fact["oid"]: fact for fact in kinds["relation"]}
@@ -108,7 +108,7 @@ class Catalog:
             kind: ``function``, ``relation``, ``operator`` or ``type``.
             name: The name.
             schema: Its schema, if it is written.
-            path: The schemas where it is looked for if not; without any of them, in every schema.
+            path: The schemas in which it is looked up if not; if there are none, every schema.
         """
         found = self._named[kind].get(name, [])
         if schema is not None:
@@ -344,7 +344,7 @@ def schemas_in(path: str) -> list[str]:
 
 
 def qualified(tokens: Sequence[Token], number: int) -> tuple[list[str], int]:
-    """Return the parts of a name, and where what follows it is."""
+    """Return the parts of a name, and the position of what follows it."""
     parts = [tokens[number].text]
     number += 1
     while tokens[number].says(".") and tokens[number + 1].is_name():

@@ -1,5 +1,5 @@
--- What this database could run when rows are written, except for the server's own parts: its functions, its relations
--- with what is attached to them, and its operators. Each fact is an object, and says of what kind it is.
+-- Everything that this database could run when rows are written, except for the server's own parts: its functions, its
+-- relations with what is attached to them, and its operators. Each fact is an object that says of what kind it is.
 with schemas (oid, name) as (
   select
     n.oid,
@@ -30,7 +30,8 @@ functions (oid, fact) as (
     on d.refclassid = cast('pg_catalog.pg_extension' as regclass) and d.refobjid = e.oid
 ),
 
--- What the server knows that an expression, a rule or a body in the standard's way uses. An operator is its function.
+-- The functions that, as far as the server knows, an expression, a rule or an SQL-standard body uses. An operator
+-- counts as its function.
 uses (class, oid, function) as (
   select
     d.classid,
@@ -44,7 +45,8 @@ uses (class, oid, function) as (
     and d.deptype in ('n', 'a')
 ),
 
--- What is evaluated when a value of a type is made: the checks of a domain, and the casts from and to the type.
+-- The functions that are evaluated when a value of a type is made: those of a domain's checks, and the casts from and
+-- to the type.
 types (oid, name, schema, function) as (
   select
     t.oid,
@@ -190,7 +192,7 @@ facts (fact) as (
   from pg_catalog.pg_rewrite as w
   where w.rulename <> '_RETURN' and w.ev_enabled in ('O', 'A')
   union all
-  -- What a view reads is what it writes, unless a trigger or a rule of its own does.
+  -- A view writes to what it reads, unless a trigger or a rule of its own does the writing.
   select distinct pg_catalog.jsonb_build_object('is', 'reading', 'view', w.ev_class, 'relation', d.refobjid)
   from pg_catalog.pg_rewrite as w
   inner join pg_catalog.pg_depend as d

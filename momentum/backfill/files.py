@@ -1,4 +1,4 @@
-"""The files that a run replaces: nothing is lost before it has ended, and none of them costs it its report."""
+"""The files that a run replaces: no old one is lost before the run has ended, and none costs the run its report."""
 
 import csv
 import os
@@ -27,10 +27,10 @@ def check_distinct(paths: Mapping[str, Path], *, prints: bool) -> None:
     Raises:
         ConfigurationError: Two of them are the same file, however it is written.
     """
-    # What is written there is gone anyway.
+    # Anything that is written there is gone anyway.
     seen: dict[object, str] = {identity_of(Path(os.devnull)): ""}
     for name, stream in (("standard output", sys.stdout if prints else None), ("standard error", sys.stderr)):
-        # A program, or a test, may have put something else there that is no file.
+        # A program, or a test, may have put something there that is not a file.
         with suppress(AttributeError, OSError, ValueError):
             found = os.fstat(stream.fileno())  # type: ignore[union-attr]
             # In a pipe or on a terminal, lines of both follow each other; in a file, they would overwrite each other.
@@ -115,7 +115,7 @@ class Replacement:
             try:
                 self._beside.replace(self._path)
             except OSError:
-                # Such as a file that is mounted by itself.
+                # For example, because the file itself is a mount.
                 shutil.copyfile(self._beside, self._path)
 
     def discard(self) -> None:
@@ -135,7 +135,7 @@ def give_rights(descriptor: int, target: Path) -> None:
         os.umask(mask)
         os.fchmod(descriptor, 0o666 & ~mask)
         return
-    # Not every role can, nor every file system.
+    # Not every user may do this, nor can every file system.
     with suppress(OSError):
         os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
         os.fchown(descriptor, found.st_uid, found.st_gid)
@@ -157,7 +157,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 class Review:
-    """The CSV file of discrepancies. It is begun with the first of them, because the database has answered by then.
+    """The CSV file of discrepancies, created with the first of them, because the database has answered by then.
 
     Args:
         path: The file.

@@ -19,10 +19,10 @@ from momentum.errors import ConfigurationError
 # A user-day as bytes: the id and the number of the day.
 PACKED = struct.Struct(">16sI")
 
-# The most bytes of a line that are read: a file without line breaks is no manifest.
+# The most bytes of a line that are read: a file without line breaks is not a manifest.
 LONGEST_LINE = 1 << 20
 
-# The errors of a line that is none of a manifest.
+# The errors of a line that doesn't belong in a manifest.
 NOT_A_LINE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 # The places where a line of a manifest begins.
@@ -30,7 +30,7 @@ BEFORE_LINE = re.compile(rb'(?<=.)(?=\{"user_id")', re.DOTALL)
 
 
 def shape_of(line: bytes) -> bytes:
-    """Return a line with the same digit for each of its hexadecimal digits."""
+    """Return a line with 0 in place of each of its hexadecimal digits."""
     return re.sub(rb"[0-9a-f]", b"0", line)
 
 
@@ -150,7 +150,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_line(line: bytes) -> bytes:
-    """Return the user-day of a line, packed; any of ``NOT_A_LINE`` is raised if it is none."""
+    """Return the user-day of a line, packed; any of ``NOT_A_LINE`` is raised if it isn't one."""
     found = json.loads(line.decode())
     day = datetime.date.fromisoformat(found["day"])
     return PACKED.pack(uuid.UUID(found["user_id"]).bytes, day.toordinal())

@@ -262,7 +262,7 @@ class Pages:
     ) -> bool:
         """Return whether the rows that a transaction inserted are there, and are its own.
 
-        A row knows the transaction that wrote it, so that one of them that nobody has changed since is enough.
+        A row records the transaction that wrote it, so one of them that nobody has changed since is enough.
 
         Args:
             connection: A connection.
@@ -277,7 +277,7 @@ class Pages:
         own = select(literal(1)).where(
             self._table.c.user_id == named.c.user_id,
             self._day == named.c.day,
-            # A row has the last 32 bits of an id only.
+            # A row has only the last 32 bits of an id.
             literal_column(f"cast({self._table.name}.xmin as text)") == str(transaction % (1 << 32)),
         )
         return bool(connection.scalar(select(own.exists()), bind_rows(expected)))

@@ -62,8 +62,8 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
     Raises:
         DatabaseUnreachableError: The server is a standby, and something is to be written.
         NotMigratedError: The score table is not recorded, or its unique key or a column is missing.
-        ConfigurationError: Something belongs to a role that could borrow our rights through it, the score table doesn't
-            have its rows for itself, the role lacks a right, or row-level security would hide rows from it.
+        ConfigurationError: Something belongs to a role that could borrow our rights through it, something interferes
+            with the rows of the score table, the role lacks a right, or row-level security would hide rows from it.
     """
     check_server(connection, writes=not dry_run)
     check_owners(connection)
@@ -238,10 +238,10 @@ def check_days(days: DayRange, now: datetime.datetime) -> None:
 def check_triggers(
     triggers: Sequence[Trigger], relation: str, *, allow_webhooks: bool, allow_other_owners: bool
 ) -> None:
-    """Refuse to fire triggers that call out of the database, or run what is others', unless the settings allow it.
+    """Refuse to fire triggers that call out of the database or run others' functions, unless the settings allow it.
 
     Args:
-        triggers: What runs for each row.
+        triggers: Everything that runs for each row.
         relation: The table.
         allow_webhooks: Whether it may call out.
         allow_other_owners: Whether it may run functions of roles that aren't trusted.

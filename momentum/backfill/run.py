@@ -68,8 +68,7 @@ def run_backfill(
     Raises:
         NotMigratedError: The database lacks something that the backfill needs.
         ConfigurationError: The role lacks a right, or row-level security would hide rows from it; the range is in the
-            future; or a trigger would call out of the database or run
-            functions of roles that aren't trusted.
+            future; or a trigger would call out of the database or run functions of roles that aren't trusted.
         DatabaseUnreachableError: It is not known whether a commit took place, because the server doesn't answer.
         sqlalchemy.exc.DBAPIError: The server refused a statement, and no other attempt would help, or could not be
             reached again. Earlier commits stay, and another run resumes.
@@ -109,7 +108,7 @@ def run_backfill(
                     report.present_by_day = count_present_by_day(session, pages, chunks())
                     report.present_by_day.subtract(report.inserted_by_day)
                 except DBAPIError as error:
-                    # They are for the picture only.
+                    # They are only for the chart.
                     logger.warning("the rows of each day could not be counted: %s", reason(error, session.url))
                     report.uncounted = True
     report.interrupted = report.interrupted or should_stop()
@@ -129,7 +128,7 @@ def timed(report: Report, phase: str) -> Iterator[None]:
 
 
 def reading_session(engine: Engine, limits: Limits, should_stop: Callable[[], bool] = lambda: False) -> Session:
-    """Return a session that only reads, and waits for nobody once the run is to stop."""
+    """Return a session that only reads, and stops waiting once the run is to stop."""
     return Session(
         engine,
         limits,
@@ -145,7 +144,7 @@ def client_clock() -> datetime.datetime:
 
 
 def read_today(engine: Engine, limits: Limits) -> datetime.date:
-    """Return the server's UTC day, and warn of a clock of this machine that differs; it decides nothing.
+    """Return the server's UTC day, and warn if this machine's clock, which decides nothing, differs.
 
     The connection is tried once, so that an unreachable server is reported at once.
     """

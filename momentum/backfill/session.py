@@ -32,8 +32,8 @@ BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 # Reading the whole table once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
 
-# The life of a server: a text that changes where it has crashed, or another one has taken over, after which the id of a
-# transaction that was lost may be given to somebody else's. A recovery ends with a checkpoint (there are others, but
+# The life of a server: a text that changes once it has crashed, or another one has taken over, after which the id of a
+# transaction that was lost may be given to another one. A recovery ends with a checkpoint (there are others, but
 # rarely), and a standby that was promoted was started at another time.
 LIFE = """
     pg_catalog.concat_ws(
@@ -146,7 +146,7 @@ class Session:
         Args:
             work: The function that writes.
             is_kept: Returns whether the database has what the transaction with a result and an id was to leave. It is
-                asked where the confirmation was lost, and the server can't say whether that transaction was committed.
+                called if the confirmation was lost, and the server can't say whether that transaction was committed.
             attempts: How often the transaction is tried; None means as often as the limits say.
 
         Raises:
@@ -158,8 +158,8 @@ class Session:
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
         """Run a transaction until it succeeds or another attempt would not help.
 
-        A server that restarts is waited for: after a lost connection seconds count, and not attempts, unless there is
-        to be one only. A run that is to stop waits for nobody.
+        It waits for a server that restarts: after a lost connection, seconds count instead of attempts, unless there is
+        to be only one. A run that is to stop doesn't wait.
         """
         failed = 0
         started = time.monotonic()
@@ -284,7 +284,7 @@ class Session:
         """
         started = time.monotonic()
         for failed in itertools.count(1):
-            # A run that is to stop waits less long, for its report says what was committed.
+            # A run that is to stop waits for less time, but does wait, because its report says what was committed.
             longest = SECONDS_OF_RECONNECTING if self._is_stopping() else self.limits.reconnecting
             if failed > 1 and (self._is_aborted() or time.monotonic() - started >= longest):
                 break
@@ -307,7 +307,7 @@ class Session:
         """Return whether a transaction was committed; None if that can't be said yet."""
         statement = f"""
             select
-              -- A standby may not have got the commit yet.
+              -- A standby may not have received the commit yet.
               case
                 when pg_catalog.pg_is_in_recovery() then 'in progress'
                 else pg_catalog.pg_xact_status(cast(cast(:id as text) as xid8))
@@ -319,7 +319,7 @@ class Session:
         except DBAPIError as error:
             if classify(error) is not Fault.DATA:
                 raise
-            return False  # The server has given no such id: what it was given to before is lost.
+            return False  # The server has assigned no such id: the transaction that had it before is lost.
         if row.status == "in progress":
             return None  # The server hasn't noticed yet that its client is gone.
         if row.status == "committed" and begun.life == row.life is not None:

@@ -36,7 +36,7 @@ class Limits:
         lock_timeout: Seconds that a statement may wait for a lock.
         statement_timeout: Seconds that a statement may take.
         attempts: How often a transaction is tried at most. After a lost connection an attempt lasts 10 seconds, however
-            often it connects meanwhile: a server that restarts refuses one connection after the other.
+            often it connects meanwhile: a server that restarts refuses one connection after another.
         backoff: The pause before each further attempt.
     """
 
@@ -47,7 +47,7 @@ class Limits:
 
     @property
     def reconnecting(self) -> float:
-        """The seconds after which a transaction is given up whose connection was lost and can't be made again."""
+        """The seconds after which a transaction is given up if its connection was lost and can't be made again."""
         return self.attempts * SECONDS_OF_RECONNECTING
 
     def for_transaction(self, planner: Mapping[str, str]) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Settings:
         limits: The limits of a transaction, and how often it is tried.
         max_error_rate: The share of failed rows, 0 to 1, above which a run stops; judged from the 1,000th row on.
         allow_webhooks: Whether triggers that call out of the database, or may do so, may fire.
-        allow_other_owners: Whether those may fire that run functions of roles that aren't trusted.
+        allow_other_owners: Whether triggers that run functions of roles that aren't trusted may fire.
         dry_run: Count the rows that would be inserted, in a read-only transaction.
         count_by_day: Whether to count at the end how many rows there are on each day, for the report's picture.
         look_for_discrepancies: Whether to compare scores with their breakdowns.

@@ -1,4 +1,4 @@
-"""The tokens of SQL and PL/pgSQL, so that comments and strings are told from what is executed."""
+"""The tokens of SQL and PL/pgSQL, so that comments and strings can be told apart from what is executed."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The triggers that fire for each row, whatever else runs for it, and the effects.
+"""The triggers that fire for each row, anything else that runs for it, and their effects.
 
 A trigger that calls out of the database can't be undone: in the app's production layout one pushes a notification to a
 user's phone for every row that is inserted. All of them run with the rights of the role that fills.

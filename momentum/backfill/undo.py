@@ -179,7 +179,7 @@ def run_undo(
             try:
                 undoing.settle(rows)
             finally:
-                # Also where a failure can't be written down: what was committed is told in any case.
+                # Even if a failure can't be written down, what was committed is reported.
                 on_progress(report)
             sleep(settings.pause)
         report.retries = session.retried

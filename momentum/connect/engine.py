@@ -64,8 +64,8 @@ def create_engine(url: "URL", application_name: str) -> "Engine":
         use_native_hstore=False,
         connect_args={**connect_arguments(url, application_name), **server_of(url), **certificate_of(url)},
     )
-    # Before its first transaction SQLAlchemy asks for the default schema, without the schema of the function that knows
-    # it, and whether strings take backslashes, which they never do in a transaction of ours.
+    # Before its first transaction SQLAlchemy asks for the default schema, by a function without its schema, and whether
+    # strings take backslashes, which they never do in a transaction of ours.
     dialect: Any = engine.dialect
     dialect._get_default_schema_name = lambda connection: connection.scalar(
         sqlalchemy.select(sqlalchemy.func.pg_catalog.current_schema())
@@ -83,10 +83,10 @@ def check_server(connection: "Connection", *, writes: bool) -> None:
         writes: Whether anything is to be written.
 
     Raises:
-        ConfigurationError: The server doesn't know the letters of its text, so it can't give them to us in ours.
+        ConfigurationError: The server doesn't know the encoding of its text, so it can't convert it to ours.
         DatabaseUnreachableError: The server is a standby, and something is to be written.
     """
-    # The driver is told both by the server; a pooler may tell neither, or what was true once.
+    # The server reports both to the driver; a pooler may report neither, or what was true once.
     told = getattr(getattr(connection.connection.driver_connection, "info", None), "parameter_status", lambda _: None)
     if told("in_hot_standby") == "off" and told("server_encoding") not in (None, "SQL_ASCII"):
         return
@@ -97,8 +97,8 @@ def check_server(connection: "Connection", *, writes: bool) -> None:
     url = connection.engine.url
     if encoding == "SQL_ASCII":
         raise ConfigurationError(
-            f"The encoding of the database at {describe(url)} is SQL_ASCII, in which nothing says what letters its "
-            "text has; move it to a database with the encoding UTF8."
+            f"The encoding of the database at {describe(url)} is SQL_ASCII, in which nothing says what characters "
+            "its text has; move it to a database with the encoding UTF8."
         )
     if standby and writes:
         # Most roles may not see where a standby gets its changes from.
@@ -151,7 +151,7 @@ def lost_connection(error: DBAPIError) -> bool:
     """Return whether an error means that there is no connection, or no longer one."""
     code = getattr(error.orig, "sqlstate", None)
     if code is None:
-        # The server didn't answer. Errors of other classes are the driver's own, such as a date that Python lacks.
+        # The server didn't answer. Errors of other classes are the driver's own, such as for a date that Python lacks.
         operational = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
         return error.connection_invalidated or isinstance(error, operational)
     return error.connection_invalidated or code.startswith(LOST_CONNECTION)

@@ -49,7 +49,7 @@ class EnvFile:
         """The file's path.
 
         Raises:
-            ConfigurationError: It is in a home directory that doesn't exist, or a URL.
+            ConfigurationError: It is in a home directory that doesn't exist, or its name is a URL.
         """
         if self._name is not None and holds_credentials(self._name):
             # Every message would repeat it, with its password.
@@ -72,7 +72,7 @@ class EnvFile:
         # dotenv skips each line that it cannot parse and logs a warning, which is of no use here.
         logging.getLogger("dotenv").setLevel(logging.ERROR)
         try:
-            # Editors of Windows begin a file with a mark.
+            # Windows editors begin a file with a byte order mark.
             with self.path.open(encoding="utf-8-sig") as stream:
                 if os.fstat(stream.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH):
                     self._warn(f"The env file {self} can be read by other users of this machine; chmod 600 {self}.")

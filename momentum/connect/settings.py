@@ -49,12 +49,12 @@ CORRECTED = (
 # own transactions wait for nobody between two statements.
 IDLE_TIMEOUT = 2
 
-# Seconds after which either end of a connection takes a silent network for a lost one.
+# Seconds after which either end of a connection considers a silent network lost.
 SILENCE = 11
 SILENT = "the server has stopped answering"
 
 # The same limits for the kernel of the client and for that of the server: probes after 5 seconds of silence, every 2
-# seconds, 3 of them; and as long until what was sent must have been acknowledged.
+# seconds, 3 of them; and the same time for what was sent to be acknowledged.
 KEEPALIVES = {"idle": 5, "interval": 2, "count": 3}
 KEEPALIVES_OF_CLIENT = {
     "keepalives": 1,

@@ -1,8 +1,8 @@
 """A connection that notices that the network has gone silent, instead of waiting for an answer that can't come.
 
 The kernel's keepalives notice it where nothing is in between. A proxy or a pooler answers them itself, whatever has
-become of the server behind it. So a connection that has waited for a while asks on a new one: is the server there, and
-is it still at work on the statement?
+happened to the server behind it. So a connection that has waited for a while asks on a new one: is the server there,
+and is it still working on the statement?
 """
 
 import time
@@ -14,7 +14,7 @@ import psycopg
 from momentum.connect.settings import SILENCE, SILENT
 from momentum.retries import TOO_MANY_CONNECTIONS
 
-# Seconds that connecting anew, and the answer on the new connection, may each take.
+# Seconds that connecting again, and the answer on the new connection, may each take.
 ANSWER = 5
 
 # Seconds that the answer to a statement may need after the server has finished it.
@@ -31,7 +31,7 @@ Waiting = Generator[Any, Any, Any]
 
 
 class WatchedConnection(psycopg.Connection[Any]):
-    """A connection that is closed when the server neither answers nor is at work for it.
+    """A connection that is closed when the server neither answers nor works for it.
 
     Attributes:
         arguments: The arguments with which it was made.
@@ -48,7 +48,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         return super().wait(self._watched(gen), *arguments, **options)
 
     def _watched(self, waiting: Waiting) -> Waiting:
-        """Pass on what an operation waits for, and look after the server while nothing comes."""
+        """Pass on what an operation waits for, and check on the server while nothing arrives."""
         look_at = time.monotonic() + SILENCE
         in_doubt = False
         try:
@@ -68,7 +68,7 @@ class WatchedConnection(psycopg.Connection[Any]):
             return end.value
 
     def _server_is_at_work(self) -> bool:
-        """Return whether the server is there and, as far as that can be known, at work for this connection."""
+        """Return whether the server is there and, as far as that can be known, working for this connection."""
         try:
             with Question.connect(**{**self.arguments, "connect_timeout": ANSWER, "autocommit": True}) as question:
                 [(pid, is_active)] = question.execute(AT_WORK, [self.info.backend_pid])
@@ -80,7 +80,7 @@ class WatchedConnection(psycopg.Connection[Any]):
 
 
 class Question(psycopg.Connection[Any]):
-    """A connection that waits for an answer only for a while."""
+    """A connection that waits for an answer for a limited time."""
 
     def wait(self, gen: Waiting, *arguments: Any, **options: Any) -> Any:
         """Wait for the end of an operation.

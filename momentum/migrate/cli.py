@@ -68,7 +68,7 @@ def upgrade(
         ),
     ] = "refuse",
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", metavar="", help="At head, don't compare the database with what was made.")
+        bool, typer.Option("--no-verify", metavar="", help="Don't compare the database at head with what was made.")
     ] = False,
     attempts: Attempts = ATTEMPTS,
     deadline: Deadline = DEADLINE,
@@ -120,7 +120,7 @@ def purge(
     attempts: Attempts = ATTEMPTS,
     deadline: Deadline = DEADLINE,
 ) -> int:
-    """Drop what is parked, and stay at the revision: the only way to lose a row.
+    """Drop what is parked, and stay at the current revision: the only way to lose a row.
 
     At base, this removes the last trace of the migrations. The default env file is not used.
     """

@@ -1,4 +1,4 @@
-"""Event triggers of others that would stop a migration, found by a rehearsal of its kinds of statements.
+"""Event triggers that would stop a migration, found by a rehearsal of each kind of its statements.
 
 They see each statement that changes the schema, and may refuse it. Only they know which: so one of each kind is tried,
 with the names of the migration where they are free, in a savepoint that is rolled back.
@@ -15,7 +15,7 @@ from momentum.inventory import FRESH_SCHEMA, PRIVATE_SCHEMA, SCORE_RECORD, SUPER
 from momentum.migrate.operations import quoted
 from momentum.migrate.rehearsal import escaped, is_no_answer, rehearsed
 
-# Stands for tables that are there already.
+# Takes the place of tables that exist already.
 STAND_IN = "momentum_rehearsal"
 
 # DROP INDEX CONCURRENTLY is refused where something has been written before in its transaction.
@@ -68,7 +68,7 @@ def check_event_triggers(
             raise PreflightError(
                 f"The event trigger {name} refuses {kind_of(tried)}, which the {command} needs: "
                 f"{reason(error, connection.engine.url).rstrip('.')}; let it pass what the migrations do, or disable "
-                f"it meanwhile with: alter event trigger {name} disable; then try again."
+                f"it in the meantime with: alter event trigger {name} disable; then try again."
             ) from None
 
 
@@ -92,13 +92,14 @@ def check_index_can_be_dropped(connection: Connection) -> None:
         # The rehearsal of all statements says who refuses it.
     if writes:
         raise PreflightError(
-            f"The event trigger {' or '.join(names)} writes something before an index is dropped, so that DROP INDEX "
-            f"CONCURRENTLY can't be; disable it meanwhile with: alter event trigger {names[0]} disable; then try again."
+            f"The event trigger {' or '.join(names)} writes something before an index is dropped, so DROP INDEX "
+            f"CONCURRENTLY can't run; disable it in the meantime with: alter event trigger {names[0]} disable; then "
+            "try again."
         )
 
 
 def kind_of(statement: str) -> str:
-    """Return the kind of a statement, in the words in which event triggers get it."""
+    """Return the kind of a statement, in the words that event triggers get."""
     first, second, *_ = statement.replace(" unique ", " ").upper().split()
     return first if first in ("COMMENT", "GRANT", "REVOKE") else f"{first} {second}"
 

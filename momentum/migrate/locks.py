@@ -265,13 +265,13 @@ def read_heads(connection: sa.Connection) -> list[str]:
 
 
 def engine_beside(connection: sa.Connection) -> sa.Engine:
-    """Return an engine that connects in the same way, because the connection's own may have no second one available."""
+    """Return an engine that connects in the same way, because the connection's own may have no second one to give."""
     engine = connection.engine
     return sa.Engine(engine.pool.recreate(), engine.dialect, engine.url)
 
 
 def obstacle_to_second_session(connection: sa.Connection, seconds: float = SECOND_SESSION) -> str | None:
-    """Return why the server or a pooler gives no second session beside a connection's, and None if it does.
+    """Return why the server or a pooler gives no second session next to a connection's, and None if it does.
 
     Args:
         connection: A connection, in a transaction, so that it has a session of its own.

@@ -662,7 +662,7 @@ def refuse_to_move(relation: str, obstacle: str) -> NoReturn:
 def check_rows_can_go(connection: Connection, relation: str, layout: Layout, rows_move: Callable[[], bool]) -> None:
     """Refuse a score table from which the server would delete no row, or to which a superseded one can't come back.
 
-    Only a constraint that isn't validated lets rows stand that it would not let come.
+    Only a constraint that isn't validated lets rows stay that it would not let in.
     """
     if (obstacle := find_obstacle_to_delete(connection, relation)) and rows_move():
         refuse_to_move(relation, obstacle)

@@ -237,14 +237,14 @@ def missing_identities(connection: Connection, relation: str, kept: str) -> list
 
 
 def changes(connection: Connection, kept: str, name: str, before: str, after: str) -> bool:
-    """Return whether values would not be the same after a way through another type."""
+    """Return whether values would not be the same after a cast to another type and back."""
     through = f"({name}::{after})::{before}"
     query = f"select exists (select from {kept} where {through}::text is distinct from {name}::text)"
     return bool(connection.scalar(escaped(query)))
 
 
 def collision(relation: str, key: Key) -> str:
-    """Return the query whether staged rows collide with each other or with rows of a table on one of its keys."""
+    """Return the query for whether staged rows collide with each other or with rows of a table on one of its keys."""
     predicate = f"where {key.predicate}" if key.predicate else ""
     names = [f"part_{number}" for number in range(len(key.parts))]
     listed = ", ".join(f"{part} as {name}" for part, name in zip(key.parts, names, strict=True))

@@ -41,7 +41,7 @@ def write_script(environment: Environment) -> None:
         checks = access.check_on_server(created, environment.options.access)
     # Alembic creates the version table in a script that starts at base; an online downgrade leaves an empty one.
     remove = "" if revision else f"drop table if exists {inventory.PRIVATE_SCHEMA}.alembic_version;\n  "
-    # For the session, because some statements can't be in a transaction.
+    # For the session, because some statements can't run in a transaction.
     for setting in as_statements({**PINNED, **LIMITS}, local=False):
         context.execute(setting)
     # Withdrawn first: an earlier script of the same session may have been accepted.

@@ -39,7 +39,7 @@ def verify(
     """Compare a database with what the migrations make, and print the differences, one per line.
 
     It is read-only. A fact is missing if it should be there, unexpected if not, and changed if it should be different.
-    A warning names what the role that compares can't change, with the reason; it is no difference.
+    A warning names what the role that compares can't change, with the reason; it is not a difference.
     """
     url = find_url(database_url, option=URL_OPTION, env_file=env_file)
     print(f"Database: {describe(url)}", file=sys.stderr)

@@ -65,8 +65,8 @@ USAGE_OF_FRESH_SCHEMA = f"schema {FRESH_SCHEMA}, grant to service_role"
 # The name of an adopted table in facts, the same in any schema.
 SCORE_TABLE = "score table"
 
-# The relations whose rows are read: what they run would run with the rights of whoever compares. The owners of all
-# others are facts.
+# The relations whose rows are read: what they run would run with the rights of the role that compares. The owners
+# of all others are facts.
 READ = tuple(map(private, (VERSION_TABLE, SCORE_RECORD, KEPT_ACCESS)))
 
 # The columns of its record that the comparison needs.
@@ -298,7 +298,7 @@ def check(connection: "Connection") -> bool:
         log.warning(warning)
     ours = [line for line in comparison.differences if not NOT_OURS.match(line.key)]
     for line in comparison.differences:
-        # No upgrade makes or changes what is not ours, and so it doesn't fail by it either.
+        # No upgrade makes or changes what is not ours, and so it doesn't fail because of it either.
         log.log(logging.ERROR if line in ours else logging.WARNING, str(line))
     if ours:
         raise VerificationError(
@@ -523,7 +523,7 @@ def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> d
         days=[layout.indexed_day, layout.moment],
     )
     if untrusted := find_untrusted(connection, [record["relation"]], only_these=True):
-        facts[f"{SCORE_TABLE}, owner"] = f"{untrusted.owner}, who could borrow the rights of whoever fills it"
+        facts[f"{SCORE_TABLE}, owner"] = f"{untrusted.owner}, who could borrow the rights of the role that fills it"
     return facts
 
 

@@ -65,7 +65,7 @@ SETTINGS = {
 }
 
 
-# What the facts say of a role of clients that it must not be, and what takes that away.
+# Attributes that a role of clients must not have, as the facts name them, and the options that take them away.
 ATTRIBUTES = {
     "superuser": "nosuperuser nobypassrls",
     "bypasses": "nobypassrls",

@@ -41,8 +41,8 @@ def test_a_database_that_does_not_know_its_letters_is_refused_before_anything_ha
     with encoded(server, "sql_ascii") as url:
         before = snapshot(url)
         said = (
-            "Error: The encoding of the database at {} is SQL_ASCII, in which nothing says what letters its text has; "
-            "move it to a database with the encoding UTF8."
+            "Error: The encoding of the database at {} is SQL_ASCII, in which nothing says what characters its text "
+            "has; move it to a database with the encoding UTF8."
         )
         for arguments in (("upgrade", "head"), ("current",), ("check",), ("downgrade", "base"), ("stamp", "head")):
             error = error_of(program("-x", f"url={text_of(url)}", *arguments, home=home), 2)

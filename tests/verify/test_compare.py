@@ -660,7 +660,7 @@ SEED_DRIFTS: dict[str, tuple[str, list[str]]] = {
     ),
     "the table belongs to somebody else": (
         f"{AS_ADMIN}alter table legacy.daily_engagement_scores owner to authenticated",
-        ["unexpected: score table, owner: authenticated, who could borrow the rights of whoever fills it"],
+        ["unexpected: score table, owner: authenticated, who could borrow the rights of the role that fills it"],
     ),
     "superseded scores are gone": (
         "drop table momentum_internal.superseded_scores",
