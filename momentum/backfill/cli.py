@@ -374,7 +374,7 @@ def backfill(
             url = find_url(database_url, option=option, env_file=secrets)
             context.obj.url = url if verbose else None
             check_service_role_key(url, secrets)
-            outputs = Outputs.open(stack, discrepancies, manifest, failures, report_page)
+            outputs = Outputs.open(stack, discrepancies, manifest, failures, report_page, dry_run=dry_run)
             settings = Settings(
                 days=DayRange.choose(first, last, days, today_of(url, limits, display, stopped)),
                 users=tuple(dict.fromkeys(user or ())),
@@ -437,6 +437,9 @@ def check_combinations(context: typer.Context) -> None:
         # The smallest values of the options don't exclude these.
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{given[name]} {value} is not a finite number.")
+        if value == Path():
+            # An empty variable of a script becomes the current folder.
+            raise ConfigurationError(f"{given[name]} names no file; it is empty, or the current folder.")
     for one, other in (("quiet", "verbose"), ("discrepancies", "no_discrepancies")):
         if one in given and other in given:
             raise ConfigurationError(f"Give {given[one]} or {given[other]}, not both.")
@@ -475,8 +478,12 @@ class Outputs:
         manifest: Path | None,
         failures: Path | None,
         report_page: Path | None,
+        *,
+        dry_run: bool,
     ) -> "Outputs":
         """Open the files that are appended to, and check whether the others can be written.
+
+        A dry run appends nothing, and leaves no empty file.
 
         Raises:
             ConfigurationError: One of them cannot be written.
@@ -485,7 +492,11 @@ class Outputs:
         from momentum.backfill.files import Review, check_writable
         from momentum.backfill.manifest import append_lines, as_line
 
-        for path, option in ((discrepancies, "--discrepancies"), (report_page, "--report")):
+        checked = [(discrepancies, "--discrepancies"), (report_page, "--report")]
+        if dry_run:
+            checked += [(manifest, "--manifest"), (failures, "--failures")]
+            manifest = failures = None
+        for path, option in checked:
             if path is not None:
                 check_writable(path, option)
         review = Review(discrepancies) if discrepancies else None

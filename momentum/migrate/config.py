@@ -92,8 +92,8 @@ def wrong_option(name: str) -> ConfigurationError:
         "scores": f"{', '.join(SCORES[:-1])} or {SCORES[-1]}",
         "verify": "yes or no",
         "purge": "yes or no",
-        "attempts": "a whole number",
-        "deadline": "a whole number of seconds",
+        "attempts": "a whole number from 1 to 999999",
+        "deadline": "a whole number of seconds from 1 to 999999",
     }
     if name in expected:
         return ConfigurationError(f"The option {name}= takes {expected[name]}.")

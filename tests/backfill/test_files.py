@@ -295,3 +295,22 @@ def test_a_file_in_a_folder_that_takes_no_other_is_written_as_it_is(
     with replacing(path) as stream:
         stream.write("whole")
     assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("option", ["--manifest", "--failures", "--report", "--discrepancies", "--undo"])
+@pytest.mark.parametrize("name", ["", "."])
+def test_an_empty_name_is_refused_in_words(option: str, name: str) -> None:
+    done = call(option, name, url=NOWHERE)
+    assert done.returncode == 2
+    assert one_error_line(done) == f"Error: {option} names no file; it is empty, or the current folder."
+
+
+def test_a_dry_run_leaves_no_empty_file_and_still_looks_whether_it_could_be_written(
+    scored: sa.URL, tmp_path: Path
+) -> None:
+    files = ("--manifest", str(tmp_path / "rows.jsonl"), "--failures", str(tmp_path / "failed.jsonl"))
+    assert call(*ONE_DAY, "--dry-run", *files, url=scored).returncode == 0
+    assert not list(tmp_path.iterdir())
+    refused = call(*ONE_DAY, "--dry-run", "--manifest", str(tmp_path / "no" / "rows.jsonl"), url=scored)
+    assert refused.returncode == 2
+    assert "cannot be written" in one_error_line(refused)

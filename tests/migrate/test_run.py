@@ -362,7 +362,7 @@ def test_an_option_that_is_misspelt_is_not_passed_over(
         ({"existing": True}, "The option existing= takes refuse or adopt."),
         ({"existing": "adopt", "access": "yes"}, "The option access= takes refuse, keep or close."),
         ({"purge": "true"}, "The option purge= takes yes or no."),
-        ({"attempts": 0}, "The option attempts= takes a whole number."),
+        ({"attempts": 0}, "The option attempts= takes a whole number from 1 to 999999."),
     ],
 )
 def test_a_program_learns_of_a_misspelt_option_where_it_says_it(options: dict[str, Any], said: str) -> None:
