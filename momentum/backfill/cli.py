@@ -1,7 +1,7 @@
 """The command ``momentum-backfill``: parse, call, print.
 
 Standard output carries the result, standard error everything else. Exit codes: 0 done; 1 too many rows failed, or the
-recount disagrees; 2 usage or configuration; 3 database unreachable or not migrated; 130 interrupted, 143 terminated.
+recount disagrees; 2 usage or configuration; 3 database unreachable or not migrated; 129, 130, 143 stopped by a signal.
 """
 
 import datetime
@@ -108,7 +108,7 @@ Option = typer.Option
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 too many rows failed, or the recount disagrees; 2 usage or configuration; 3 database "
-    "unreachable or not migrated; 130 interrupted; 143 terminated."
+    "unreachable or not migrated; 130 interrupted; 143 terminated; 129 the terminal is gone."
 )
 
 
@@ -720,9 +720,11 @@ class StopSignals:
 
 @contextmanager
 def stop_signals(display: Display) -> Iterator[StopSignals]:
-    """Catch Ctrl-C and a request to terminate while a run goes on."""
+    """Catch Ctrl-C, a request to terminate and the end of the terminal while a run goes on."""
     signals = StopSignals(display)
-    previous = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Under nohup, the end of the terminal is to be ignored.
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    previous = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
     try:
         yield signals
     finally:

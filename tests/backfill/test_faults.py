@@ -465,7 +465,9 @@ HELD_UP = ("--to", str(DAY), "--days", "1", "--lock-timeout", "60", "--page-size
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGTERM, 143, "2"), (signal.SIGINT, 130, "1")])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"), [(signal.SIGTERM, 143, "2"), (signal.SIGINT, 130, "1"), (signal.SIGHUP, 129, "1")]
+)
 def test_a_signal_lets_the_page_commit_and_the_command_that_is_printed_does_the_rest(
     scores: Scores, number: signal.Signals, code: int, workers: str
 ) -> None:
