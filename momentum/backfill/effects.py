@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from momentum.backfill.tokens import Token, tokens_of
+from momentum.backfill.tokens import UNREADABLE, Token, tokens_of
 
 CATALOG = Path(__file__).with_name("effects.sql").read_text(encoding="utf-8")
 
@@ -54,6 +54,9 @@ COMPUTING_EXTENSIONS = {
 # A format that only puts literals into SQL: the rest of the statement is known.
 PLACEHOLDER = re.compile(r"%(?:\d+\$)?-?\d*L")
 
+# The setting that says what a backslash in a string means.
+CONFORMING = "standard_conforming_strings"
+
 # Words after which a name is a relation that is read.
 READING = ("from", "join", "using", "table", "only", ",")
 
@@ -85,6 +88,7 @@ class Catalog:
         [path] = kinds["path"]
         # The path of this transaction, and the schemas that other sessions may have in theirs.
         self.path = tuple(dict.fromkeys([*path["schemas"], *schemas_in(path["default"]), "public", "extensions"]))
+        self.conforming = path["conforming"] != "off"
         self.functions = {fact["oid"]: fact for fact in kinds["function"]}
         self.relations = {fact["oid"]: fact for fact in kinds["relation"]}
         self.attached = grouped(kinds["attached"], "relation")
@@ -159,10 +163,13 @@ class Walk:
             self.effects.calls_out = True
         for use in self._catalog.uses.get(function, []):
             self.call(use["used"], path)
+        name = f"{fact['schema']}.{fact['name']}()"
+        if value_of(CONFORMING, fact["settings"]) not in {None, "on" if self._catalog.conforming else "off"}:
+            self.effects.unknown[f"{name} changes {CONFORMING}"] = None
         if fact["source"] is not None:
-            self.read(fact["source"], path_of(fact["settings"]) or path, f"{fact['schema']}.{fact['name']}()")
+            self.read(fact["source"], path_of(fact["settings"]) or path, name)
         elif fact["language"] != "internal" and fact["extension"] not in COMPUTING_EXTENSIONS:
-            self.effects.unknown[f"{fact['schema']}.{fact['name']}() is written in {fact['language'].upper()}"] = None
+            self.effects.unknown[f"{name} is written in {fact['language'].upper()}"] = None
 
     def fire(self, trigger: dict[str, Any], path: Sequence[str] | None = None) -> None:
         """Follow a trigger, and its condition."""
@@ -225,7 +232,11 @@ class Walk:
 
     def read(self, sql: str, path: Sequence[str], where: str) -> None:
         """Follow a text of SQL or PL/pgSQL."""
-        tokens = [*tokens_of(sql), *[Token("end", "")] * 4]
+        tokens = [*tokens_of(sql, conforming=self._catalog.conforming), *[Token("end", "")] * 4]
+        if any(token.text.lower() == CONFORMING for token in tokens):
+            self.effects.unknown[f"{where} changes {CONFORMING}"] = None
+        if any(UNREADABLE in token.text and token.kind != "string" for token in tokens):
+            self.effects.unknown[f"{where} names something with characters that can't be read"] = None
         # If it changes the path, a name may mean anything.
         path = () if any(token.says("search_path") for token in tokens) else path
         targets: set[int] = set()
@@ -331,11 +342,14 @@ def reaction(reference: dict[str, Any], event: str) -> str | None:
 
 def path_of(settings: Iterable[str] | None) -> tuple[str, ...]:
     """Return the schemas of a function's own search path; none if it has no such setting."""
-    for setting in settings or ():
-        name, _, value = setting.partition("=")
-        if name == "search_path":
-            return ("pg_catalog", *schemas_in(value))
-    return ()
+    path = value_of("search_path", settings)
+    return () if path is None else ("pg_catalog", *schemas_in(path))
+
+
+def value_of(setting: str, settings: Iterable[str] | None) -> str | None:
+    """Return the value that a function gives to a setting; None if it gives none."""
+    values = dict(each.split("=", 1) for each in settings or ())
+    return values.get(setting)
 
 
 def schemas_in(path: str) -> list[str]:

@@ -128,7 +128,13 @@ attached (relation, kind, name, function) as (
 facts (fact) as (
   select
     pg_catalog.jsonb_build_object(
-      'is', 'path', 'schemas', pg_catalog.current_schemas(true), 'default', p.reset_val
+      'is', 'path', 'schemas', pg_catalog.current_schemas(true), 'default', p.reset_val,
+      -- As a trigger finds it: only the transactions that read change it.
+      'conforming', (
+        select s.reset_val
+        from pg_catalog.pg_settings as s
+        where s.name = 'standard_conforming_strings'
+      )
     )
   from pg_catalog.pg_settings as p
   where p.name = 'search_path'

@@ -1,25 +1,51 @@
 """The tokens of SQL and PL/pgSQL, so that comments and strings can be told apart from what is executed."""
 
 import re
+import sys
 from typing import NamedTuple
 
-# As in the server's lexer: https://www.postgresql.org/docs/current/sql-syntax-lexical.html
-PATTERN = re.compile(
-    r"""
-    (?P<space>\s+|--[^\n\r]*)
-    | (?P<comment>/\*)
-    | (?P<escaped>e'(?:[^'\\]|\\.|'')*')
-    | (?P<string>(?:[bnx]|u&)?'(?:[^']|'')*')
-    | (?P<dollars>\$(?P<tag>(?:[^\W\d]\w*)?)\$(?P<inside>.*?)\$(?P=tag)\$)
-    | (?P<quoted>(?:u&)?"(?:[^"]|"")*")
-    | (?P<word>[^\W\d][\w$]*)
-    | (?P<number>\$?\d[\w.]*)
-    | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
-    | (?P<other>.)
-    """,
-    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+# A string goes on after a line break, and comments may be in between.
+GAP = r"'(?:[ \t\f\v]|--[^\n\r]*)*+[\n\r](?:\s|--[^\n\r]*[\n\r])*+'"
+
+
+def pattern(prefix: str) -> re.Pattern[str]:
+    """Return the pattern of a token.
+
+    Args:
+        prefix: The pattern of what is before a string in which a backslash begins an escape.
+    """
+    # As in the server's lexer: https://www.postgresql.org/docs/current/sql-syntax-lexical.html
+    return re.compile(
+        rf"""
+        (?P<space>\s+|--[^\n\r]*)
+        | (?P<comment>/\*)
+        | (?P<escaped>{prefix}'(?:[^'\\]|\\.|''|{GAP})*')
+        | (?P<unicode>u&(?:'(?:[^']|''|{GAP})*'|"(?:[^"]|"")*"))
+        | (?P<string>[bnx]?'(?:[^']|''|{GAP})*')
+        | (?P<dollars>\$(?P<tag>(?:[^\W\d]\w*)?)\$(?P<inside>.*?)\$(?P=tag)\$)
+        | (?P<quoted>"(?:[^"]|"")*")
+        | (?P<word>[^\W\d][\w$]*)
+        | (?P<number>\$?\d[\w.]*)
+        | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
+        | (?P<other>.)
+        """,
+        re.VERBOSE | re.DOTALL | re.IGNORECASE,
+    )
+
+
+# With standard_conforming_strings, and without.
+CONFORMING, NOT_CONFORMING = pattern("e"), pattern("[en]?")
+
+QUOTE = re.compile(rf"{GAP}|''")
+ESCAPE = re.compile(
+    rf"{QUOTE.pattern}|\\(?:([0-7]{{1,3}})|x([0-9A-Fa-f]{{1,2}})|u([0-9A-Fa-f]{{4}})|U([0-9A-Fa-f]{{8}})|(.))",
+    re.DOTALL,
 )
-ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+# Stands for a character that isn't known: a byte that means what the database's encoding says, or an escape that the
+# server refuses.
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Token(NamedTuple):
@@ -43,26 +69,103 @@ class Token(NamedTuple):
         return self.kind in {"word", "other"} and self.text in words
 
 
-def tokens_of(sql: str) -> list[Token]:
-    """Return the tokens of a text, without spaces and comments."""
+def tokens_of(sql: str, *, conforming: bool = True) -> list[Token]:
+    """Return the tokens of a text, without spaces and comments, and with the characters for which escapes stand.
+
+    Args:
+        sql: The text.
+        conforming: Whether a backslash is itself in a string without a prefix: standard_conforming_strings.
+    """
+    scanned = scan(sql, CONFORMING if conforming else NOT_CONFORMING)
+    tokens = []
+    number = 0
+    while number < len(scanned):
+        kind, text = scanned[number]
+        number += 1
+        if kind == "unicode":
+            mark = "\\"
+            if any(each.says("uescape") for each in scanned[number : number + 1]):
+                mark = "".join(each.text for each in scanned[number + 1 : number + 2])
+                number += 2
+            kind = "string" if text[0] == "'" else "quoted"
+            text = without_unicode_escapes(without_quotes(text), mark)
+        tokens.append(Token(kind, text))
+    return tokens
+
+
+def scan(sql: str, token: re.Pattern[str]) -> list[Token]:
+    """Return the tokens of a text; those of the kind ``unicode`` as they are, because a mark may follow them."""
     tokens = []
     position = 0
-    while found := PATTERN.match(sql, position):
+    while found := token.match(sql, position):
         position = found.end()
         kind, text = str(found.lastgroup), found[0]
         if found["comment"]:
             position = end_of_comment(sql, position)
         elif found["escaped"]:
-            tokens.append(Token("string", ESCAPE.sub(r"\1", text[2:-1]).replace("''", "'")))
+            tokens.append(Token("string", without_escapes(text[text.index("'") + 1 : -1])))
+        elif found["unicode"]:
+            tokens.append(Token("unicode", text[2:]))
         elif found["string"]:
-            tokens.append(Token("string", text[text.index("'") + 1 : -1].replace("''", "'")))
+            tokens.append(Token("string", without_quotes(text[text.index("'") :])))
         elif found["dollars"]:
             tokens.append(Token("string", found["inside"]))
         elif found["quoted"]:
-            tokens.append(Token("quoted", text[text.index('"') + 1 : -1].replace('""', '"')))
+            tokens.append(Token("quoted", without_quotes(text)))
         elif not found["space"]:
             tokens.append(Token(kind, text.lower() if kind == "word" else text))
     return tokens
+
+
+def without_quotes(text: str) -> str:
+    """Return what is in a string or a quoted name."""
+    if text[0] == '"':
+        return text[1:-1].replace('""', '"')
+    return QUOTE.sub(lambda found: "'" if found[0] == "''" else "", text[1:-1])
+
+
+def without_escapes(text: str) -> str:
+    """Return the text for which the inside of a string with escapes stands."""
+
+    def character(found: re.Match[str]) -> str:
+        octal, byte, four, eight, other = found.groups()
+        if octal or byte:
+            # As the server does it: only the last 8 bits count.
+            code = int(octal, 8) & 0xFF if octal else int(byte, 16)
+            return chr(code) if code < 0x80 else UNREADABLE
+        if four or eight:
+            return character_of(four or eight)
+        if other:
+            return UNREADABLE if other in "uU" else CONTROLS.get(other, other)
+        return "'" if found[0] == "''" else ""
+
+    return readable(ESCAPE.sub(character, text))
+
+
+def without_unicode_escapes(text: str, mark: str) -> str:
+    """Return the text for which a string or a name with Unicode escapes stands.
+
+    Args:
+        text: What is in its quotes.
+        mark: The character that begins an escape.
+    """
+    if len(mark) != 1:
+        return UNREADABLE
+    mark = re.escape(mark)
+    escape = re.compile(rf"{mark}(?:({mark})|([0-9A-Fa-f]{{4}})|\+([0-9A-Fa-f]{{6}})|)")
+    return readable(escape.sub(lambda found: found[1] or character_of(found[2] or found[3] or ""), text))
+
+
+def character_of(digits: str) -> str:
+    """Return the character with a number in hexadecimal digits."""
+    code = int(digits or "0", 16)
+    return chr(code) if code <= sys.maxunicode else UNREADABLE
+
+
+def readable(text: str) -> str:
+    """Return a text with the characters for which pairs of surrogates stand, and without what no text may contain."""
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return whole.replace("\0", UNREADABLE)
 
 
 def end_of_comment(sql: str, position: int) -> int:

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill.triggers import Trigger, read_triggers
+from momentum.connect.settings import PINNED, change_settings
 from momentum.testing import Server
 from tests.migrating import run
 from tests.server import engine_of
@@ -68,6 +69,10 @@ create procedure public.proceed() language plpgsql as $$ begin perform public.se
 create function public.step(integer, integer) returns integer language sql as $$ select public.send() $$;
 create aggregate public.total(integer) (sfunc = public.step, stype = integer);
 create function public.harmless(text) returns text language sql as $$ select $1 $$;
+create function public.with_escapes() returns void language plpgsql set standard_conforming_strings = off as
+  $$ begin execute 'select \\x6eet.http_post(null)'; end $$;
+create function public.without_escapes() returns void language plpgsql set standard_conforming_strings = on as
+  $$ begin perform '\\x6eet.http_post(null)'; end $$;
 create schema realtime;
 create function realtime.send(topic text) returns void language plpgsql as
   $$ begin execute 'set local realtime.topic = ' || topic; end $$;
@@ -141,6 +146,18 @@ CALLING_OUT = {
     "SQL of a loop": "for new in execute 'insert into public.hooked values (1) returning id' loop end loop;",
     "a block": "do 'begin perform net.http_post(''x''); end';",
     "an argument of composed SQL": "execute format('select %L', public.send());",
+    "SQL with a tab": r"execute E'select\tnet.http_get(\'x\')';",
+    "SQL with a line break": r"execute format(E'select\nnet.http_get(%L)', new.id);",
+    "SQL with a byte": r"execute E'select \x6eet.http_get(null)';",
+    "SQL with an octal byte": r"execute E'select \156et.http_get(null)';",
+    "SQL with a character's number": r"execute E'select \u006eet.http_get(null)'; execute E'select \U0000006Eet.x()';",
+    "SQL with Unicode escapes": r"execute U&'select n\0065t.http_get(null)';",
+    "SQL with a mark of its own": "execute U&'select n!0065t.http_get(null)' uescape '!';",
+    "SQL over two lines": "execute format('select net.'\n  'http_get(%L)', new.id);",
+    "a block with escapes": r"do E'begin perform n\x65t.http_post(\'x\'); end';",
+    "a name with Unicode escapes": r"""perform U&"n\0065t".http_post('x');""",
+    "a name with a mark of its own": """perform U&"n!0065t" /* here */ uescape '!' . http_post('x');""",
+    "a table's name with Unicode escapes": r"""insert into public.U&"hook\0065d" values (1);""",
     "a trigger function itself": "perform supabase_functions.http_request();",
 }
 
@@ -154,6 +171,11 @@ UNKNOWN = {
     "composed SQL in brackets": "execute ('select ' || new.note);",
     "another function's": "perform public.composing('select');",
     "SQL that is a function's argument": "perform query_to_xml(new.note, true, true, '');",
+    "a byte of some encoding": r"execute E'select \xc3\xa4.http_get(null)';",
+    "a block with a byte of some encoding": r"do E'begin perform \xc3\xa4(); end';",
+    "a setting that changes strings": r"set local standard_conforming_strings = off; execute 'select \x6eet.x()';",
+    "a function that changes strings": "perform set_config('standard_conforming_strings', new.note, true);",
+    "another function that changes strings": "perform public.with_escapes();",
     "another language": "perform public.in_c();",
 }
 
@@ -161,6 +183,10 @@ NO_CALLS = {
     "a comment": "-- see https://example.com, net.http_post('x')\nnew.note := 'x';",
     "a nested comment": "/* /* net.http_post('x') */ execute new.note; */ new.note := 'x';",
     "a string": "new.note := 'select net.http_post(1); https://example.com';",
+    "a string with escapes": r"new.note := E'\xc3\xa4 select \x6eet.http_get(1)'; raise notice U&'n\0065t.x()';",
+    "SQL with escapes": r"execute E'select \'\xc3\xa4\',\n\t1'; execute E'select /* \xe4 */ 1';",
+    "a backslash": r"execute 'select $x$\x6eet.http_get(1)$x$';",
+    "a function that keeps strings": "perform public.without_escapes();",
     "a string in dollars": "new.note := $x$net.http_post('x')$x$;",
     "a column called http": "new.note := new.http; new.note := http.note from public.plain as http;",
     "a variable called net": "new.note := net.note from public.plain as net;",
@@ -289,3 +315,23 @@ def test_a_functions_own_path_says_what_its_names_mean(supabase_url: sa.URL) -> 
     with engine_of(supabase_url).connect() as connection:
         found = {trigger.name: trigger.calls_out for trigger in read_triggers(connection, "public.scores", "insert")}
     assert found == {"anywhere": True, "here": False, "there": True}
+
+
+def test_a_role_may_have_backslashes_begin_escapes(server: Server) -> None:
+    with server.database(migrated=False) as url:
+        run(
+            url,
+            SENDERS
+            + r"""
+            create table public.scores (id integer);
+            create function public.escaped() returns trigger language plpgsql as
+              $$ begin execute 'select \x6eet.http_post(null)'; return new; end $$;
+            create trigger escaped after insert on public.scores for each row execute function public.escaped();
+            """,
+        )
+        with engine_of(url).connect() as connection:
+            assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert")] == [False]
+        run(server.as_admin(url), f'alter database "{url.database}" set standard_conforming_strings = off')
+        with engine_of(url).connect() as connection:
+            change_settings(connection, PINNED)
+            assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert")] == [True]
