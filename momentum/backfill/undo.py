@@ -167,7 +167,7 @@ def run_undo(
         eligibility = Eligibility(database.account_columns, settings.days, database.now)
         undoing = Undoing(
             session,
-            Pages(database.scores, eligibility, own_path=database.own_path),
+            Pages(database.scores, eligibility, distributed=database.distributed, own_path=database.own_path),
             settings,
             report,
             logged(on_failure),

@@ -21,6 +21,8 @@ from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.pages import EVERYBODY, KeyRange, Pages
 from momentum.backfill.preflight import is_distributed, look_at
+from momentum.backfill.settings import Settings
+from momentum.backfill.undo import run_undo
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text, parse_url
 from momentum.models import Base
@@ -371,6 +373,39 @@ def test_the_command_fills_a_distributed_table(stand_in_url: sa.URL) -> None:
     assert not missing(stand_in_url)
     untouched = fetch(stand_in_url, "select s::text from legacy.daily_engagement_scores as s where source is null")
     assert sorted(untouched) == sorted(before)
+
+
+def test_an_undo_deletes_from_a_distributed_table_by_a_statement_of_its_own(
+    stand_in_url: sa.URL, tmp_path: Path
+) -> None:
+    run(stand_in_url, LOAD)
+    run(
+        stand_in_url,
+        """
+        create function public.nothing() returns trigger language plpgsql as 'begin return null; end';
+        create trigger nothing after delete on legacy.daily_engagement_scores
+          for each row execute function public.nothing();
+        """,
+    )
+    manifest = tmp_path / "rows.jsonl"
+    inserted = backfill(stand_in_url, "--manifest", str(manifest))["inserted"]
+    engine = engine_of(stand_in_url)
+    statements: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(str(arguments[2])))
+
+    def undo() -> list[str]:
+        statements.clear()
+        assert run_undo(engine, manifest, Settings(days=DAYS)).listed == inserted
+        return [statement for statement in statements if "DELETE FROM" in statement]
+
+    execute(
+        stand_in_url,
+        "insert into pg_catalog.pg_dist_partition select to_regclass(:name), 'h', 'user_id'",
+        name="legacy.daily_engagement_scores",
+    )
+    assert {statement.split()[0] for statement in undo()} == {"DELETE"}
+    execute(stand_in_url, "delete from pg_catalog.pg_dist_partition")
+    assert {statement.split()[0] for statement in undo()} == {"WITH"}, "it would have been inside of another statement"
 
 
 @pytest.mark.parametrize("active_within", [None, 1, 3], ids=lambda days: f"active-within-{days}")
