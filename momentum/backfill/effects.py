@@ -4,11 +4,11 @@ The source of each function is read, with what it calls, what it writes to and w
 function composes, and code in another language, can't be read.
 """
 
-import itertools
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,40 +136,50 @@ def grouped(facts: Iterable[dict[str, Any]], key: str) -> dict[str, list[dict[st
 class Walk:
     """Goes from function to function, and gathers the effects of all of them.
 
-    Attributes:
-        effects: The effects that have been found.
+    What one leads to waits in a queue, so that a chain may be of any length.
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.effects = Effects()
+        self._effects = Effects()
         self._catalog = catalog
         self._seen: set[tuple[str, ...]] = set()
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    @property
+    def effects(self) -> Effects:
+        """The effects of everything that has been followed, and of what it leads to."""
+        while self._waiting:
+            self._waiting.popleft()()
+        return self._effects
 
     def call(self, function: str, path: Sequence[str] | None = None) -> None:
         """Follow a function."""
         path = tuple(self._catalog.path if path is None else path)
         fact = self._catalog.functions.get(function)
-        if fact is None or self._is_seen("function", function, *path):
-            return
-        self.effects.functions[function] = None
+        if fact is not None and not self._is_seen("function", function, *path):
+            self._waiting.append(partial(self._call, fact, path))
+
+    def _call(self, fact: dict[str, Any], path: Sequence[str]) -> None:
+        function = fact["oid"]
+        self._effects.functions[function] = None
         if fact["schema"] == BROADCASTING_SCHEMA:
-            self.effects.named.add(NOTIFIES)
+            self._effects.named.add(NOTIFIES)
             return
         if (
             fact["schema"] in SENDING_SCHEMAS
             or fact["extension"] in SENDING_EXTENSIONS
             or SENDING_NAMES.fullmatch(fact["name"])
         ):
-            self.effects.calls_out = True
+            self._effects.calls_out = True
         for use in self._catalog.uses.get(function, []):
             self.call(use["used"], path)
         name = f"{fact['schema']}.{fact['name']}()"
         if value_of(CONFORMING, fact["settings"]) not in {None, "on" if self._catalog.conforming else "off"}:
-            self.effects.unknown[f"{name} changes {CONFORMING}"] = None
+            self._effects.unknown[f"{name} changes {CONFORMING}"] = None
         if fact["source"] is not None:
             self.read(fact["source"], path_of(fact["settings"]) or path, name)
         elif fact["language"] != "internal" and fact["extension"] not in COMPUTING_EXTENSIONS:
-            self.effects.unknown[f"{name} is written in {fact['language'].upper()}"] = None
+            self._effects.unknown[f"{name} is written in {fact['language'].upper()}"] = None
 
     def fire(self, trigger: dict[str, Any], path: Sequence[str] | None = None) -> None:
         """Follow a trigger, and its condition."""
@@ -184,12 +194,15 @@ class Walk:
 
     def write(self, relation: str, event: str, path: Sequence[str]) -> None:
         """Follow a row that is inserted, updated or deleted, or a table that is truncated."""
+        fact = self._catalog.relations.get(relation)
+        if fact is not None and not self._is_seen("relation", relation, event, *path):
+            self._waiting.append(partial(self._write, fact, event, path))
+
+    def _write(self, fact: dict[str, Any], event: str, path: Sequence[str]) -> None:
         catalog = self._catalog
-        fact = catalog.relations.get(relation)
-        if fact is None or self._is_seen("relation", relation, event, *path):
-            return
+        relation = fact["oid"]
         if fact["kind"] == "f" or fact["schema"] == QUEUE_SCHEMA:
-            self.effects.calls_out = True
+            self._effects.calls_out = True
         instead = False
         for trigger in catalog.triggers.get(relation, []):
             if trigger["type"] & EVENTS[event]:
@@ -220,10 +233,13 @@ class Walk:
     def look(self, relation: str, path: Sequence[str]) -> None:
         """Follow a relation that is read."""
         fact = self._catalog.relations.get(relation)
-        if fact is None or self._is_seen("read", relation):
-            return
+        if fact is not None and not self._is_seen("read", relation):
+            self._waiting.append(partial(self._look, fact, path))
+
+    def _look(self, fact: dict[str, Any], path: Sequence[str]) -> None:
+        relation = fact["oid"]
         if fact["kind"] == "f":
-            self.effects.calls_out = True
+            self._effects.calls_out = True
         for each in self._catalog.attached.get(relation, []):
             if each["kind"] in {"policy", "view"}:
                 self.call(each["function"], path)
@@ -232,21 +248,26 @@ class Walk:
 
     def read(self, sql: str, path: Sequence[str], where: str) -> None:
         """Follow a text of SQL or PL/pgSQL."""
-        tokens = [*tokens_of(sql, conforming=self._catalog.conforming), *[Token("end", "")] * 4]
+        self._waiting.append(partial(self._read, sql, path, where))
+
+    def _read(self, sql: str, path: Sequence[str], where: str) -> None:
+        tokens = tokens_of(sql, conforming=self._catalog.conforming)
+        tokens += [Token("end", "")] * 4
         if any(token.text.lower() == CONFORMING for token in tokens):
-            self.effects.unknown[f"{where} changes {CONFORMING}"] = None
+            self._effects.unknown[f"{where} changes {CONFORMING}"] = None
         if any(UNREADABLE in token.text and token.kind != "string" for token in tokens):
-            self.effects.unknown[f"{where} names something with characters that can't be read"] = None
+            self._effects.unknown[f"{where} names something with characters that can't be read"] = None
         # If it changes the path, a name may mean anything.
         path = () if any(token.says("search_path") for token in tokens) else path
         targets: set[int] = set()
+        ahead = list(marks_ahead(tokens))
         for number, token in enumerate(tokens):
             if token.kind == "operator":
                 self._operator(tokens, number, path)
             elif token.is_name() and not tokens[number - 1].says("."):
                 if token.kind == "word":
-                    self._keyword(tokens, number, path, where)
-                    self._write(tokens, number, path, targets)
+                    self._keyword(tokens, number, path, ahead[number], where)
+                    self._target(tokens, number, path, ahead[number], targets)
                 self._name(tokens, number, path, is_target=number in targets, where=where)
 
     def _operator(self, tokens: list[Token], number: int, path: Sequence[str]) -> None:
@@ -258,29 +279,27 @@ class Walk:
             for operator in self._catalog.find("operator", name, schema, path):
                 self.call(operator["function"], path)
 
-    def _keyword(self, tokens: list[Token], number: int, path: Sequence[str], where: str) -> None:
+    def _keyword(self, tokens: list[Token], number: int, path: Sequence[str], ahead: Set[str], where: str) -> None:
         """Note the effect of a statement."""
         word, following = tokens[number].text, tokens[number + 1]
         if word == "notify" and following.is_name():
-            self.effects.named.add(NOTIFIES)
+            self._effects.named.add(NOTIFIES)
         elif word == "raise" and (following.says("exception") or following.kind == "string"):
-            self.effects.named.add(REFUSES)
-        elif word == "copy":
-            statement = until_semicolon(tokens, number)
-            if any(token.says("program") for token in statement) or any(
-                first.says("to") and second.kind == "string" for first, second in itertools.pairwise(statement)
-            ):
-                self.effects.calls_out = True
+            self._effects.named.add(REFUSES)
+        elif word == "copy" and not ahead.isdisjoint({"program", "file"}):
+            self._effects.calls_out = True
         elif word == "do" and following.kind == "string":
             self.read(following.text, path, where)
         elif word == "execute" and not following.says("function", "procedure"):
             composed = constant_of(tokens, number + 1)
             if composed is None:
-                self.effects.unknown[f"{where} executes SQL that it composes"] = None
+                self._effects.unknown[f"{where} executes SQL that it composes"] = None
             else:
                 self.read(composed, path, where)
 
-    def _write(self, tokens: list[Token], number: int, path: Sequence[str], targets: set[int]) -> None:
+    def _target(
+        self, tokens: list[Token], number: int, path: Sequence[str], ahead: Set[str], targets: set[int]
+    ) -> None:
         """Follow the rows that a statement writes, and note where the name of their table is."""
         word, at = tokens[number].text, number + 1
         if (word in {"insert", "merge"} and tokens[at].says("into")) or (word == "delete" and tokens[at].says("from")):
@@ -293,13 +312,13 @@ class Walk:
         if not tokens[at].is_name() or (word == "update" and tokens[at].says("of", "set", "or")):
             return
         if word != "truncate":
-            self.effects.named.add(WRITES)
+            self._effects.named.add(WRITES)
         targets.add(at)
         parts, _ = qualified(tokens, at)
         events = {"merge": ("insert", "update", "delete"), "copy": ("insert",), "insert": ("insert",)}.get(
             word, (word,)
         )
-        if word == "insert" and any(token.says("conflict") for token in until_semicolon(tokens, number)):
+        if word == "insert" and "conflict" in ahead:
             events = ("insert", "update")
         for fact in self._catalog.find("relation", parts[-1], parts[-2] if len(parts) > 1 else None, path):
             for event in events:
@@ -311,14 +330,14 @@ class Walk:
         name, schema = parts[-1], parts[-2] if len(parts) > 1 else None
         if tokens[after].says("(") and not is_target:
             if schema in SENDING_SCHEMAS:
-                self.effects.calls_out = True
+                self._effects.calls_out = True
             if schema in {None, "pg_catalog"}:
                 if name == "pg_notify":
-                    self.effects.named.add(NOTIFIES)
+                    self._effects.named.add(NOTIFIES)
                 if name == "lo_export":
-                    self.effects.calls_out = True
+                    self._effects.calls_out = True
                 if EXECUTING.fullmatch(name):
-                    self.effects.unknown[f"{where} executes SQL by {name}()"] = None
+                    self._effects.unknown[f"{where} executes SQL by {name}()"] = None
             for function in self._catalog.find("function", name, schema, path):
                 self.call(function["oid"], path)
         for each in self._catalog.find("type", name, schema, path):
@@ -367,17 +386,22 @@ def qualified(tokens: Sequence[Token], number: int) -> tuple[list[str], int]:
     return parts, number
 
 
-def until_semicolon(tokens: Sequence[Token], number: int) -> list[Token]:
-    """Return the rest of a statement."""
-    return list(before_semicolon(tokens[number:]))
-
-
-def before_semicolon(tokens: Iterable[Token]) -> Iterator[Token]:
-    """Yield tokens up to a semicolon."""
-    for token in tokens:
+def marks_ahead(tokens: Sequence[Token]) -> Iterable[Set[str]]:
+    """Return for each token what is from there on in its statement: ``conflict``, ``program``, or a ``file``."""
+    marks: list[Set[str]] = []
+    ahead: Set[str] = frozenset()
+    following = Token("end", "")
+    # Backwards and once for all of them, because a statement may write to thousands of tables.
+    for token in reversed(tokens):
         if token.says(";"):
-            return
-        yield token
+            ahead = frozenset()
+        elif token.says("conflict", "program"):
+            ahead = ahead | {token.text}
+        elif token.says("to") and following.kind == "string":
+            ahead = ahead | {"file"}
+        marks.append(ahead)
+        following = token
+    return reversed(marks)
 
 
 def constant_of(tokens: Sequence[Token], number: int) -> str | None:

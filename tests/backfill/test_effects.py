@@ -1,12 +1,15 @@
 """What a trigger leads to is followed: what calls out, what can't be known, and what only looks like a call."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from momentum.backfill.triggers import Trigger, read_triggers
-from momentum.connect.settings import PINNED, change_settings
+from momentum.backfill.effects import Catalog, Walk
+from momentum.backfill.tokens import Token, tokens_of
+from momentum.backfill.triggers import Found, Trigger, read_triggers
+from momentum.connect.settings import ENDING, PINNED, change_settings
 from momentum.testing import Server
 from tests.migrating import run
 from tests.server import engine_of
@@ -335,3 +338,112 @@ def test_a_role_may_have_backslashes_begin_escapes(server: Server) -> None:
         with engine_of(url).connect() as connection:
             change_settings(connection, PINNED)
             assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert")] == [True]
+
+
+# Texts with a number of statements, or parts of one, that write to tables.
+LARGE = {
+    "inserts": lambda number: "insert into public.plain values (1, 'x');\n" * number,
+    "copies": lambda number: "copy public.plain from stdin;\n" * number,
+    "parts of a statement": lambda number: (
+        "with " + ", ".join(f"w{n} as (insert into public.plain values (1))" for n in range(number)) + " select 1"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
+def test_a_text_that_is_twice_as_long_takes_twice_the_work(
+    text: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = {"is": "path", "schemas": ["public"], "default": "public", "conforming": "on"}
+    looked = 0
+
+    class Counted(list[Token]):
+        """Counts the tokens that are read, whether one by one, in a slice or in a loop."""
+
+        def __getitem__(self, index: Any) -> Any:
+            nonlocal looked
+            looked += len(range(*index.indices(len(self)))) if isinstance(index, slice) else 1
+            return super().__getitem__(index)
+
+        def __iter__(self) -> Iterator[Token]:
+            return (self[number] for number in range(len(self)))
+
+    monkeypatch.setattr("momentum.backfill.effects.tokens_of", lambda sql, **how: Counted(tokens_of(sql, **how)))
+
+    def work(number: int) -> int:
+        nonlocal looked
+        looked = 0
+        walk = Walk(Catalog([path]))
+        walk.read(text(number), (), "a text")
+        assert walk.effects.named == {"writes to other rows"}
+        return looked
+
+    assert 1000 < work(200) < 2.1 * work(100)
+
+
+CHAINS = {
+    "functions": """
+    do $do$ begin
+      for n in 1 .. 2000 loop
+        execute format(
+          'create function public.c%s() returns integer language plpgsql as ''begin return public.c%s(); end''',
+          n, n - 1
+        );
+      end loop;
+    end $do$;
+    create function public.c0() returns integer language plpgsql as 'begin return public.send(); end';
+    """,
+    "tables": """
+    do $do$ begin
+      execute 'create table public.t0 (id integer primary key)';
+      for n in 1 .. 400 loop
+        execute format(
+          'create table public.t%s (id integer primary key references public.t%s on delete cascade)', n, n - 1
+        );
+      end loop;
+    end $do$;
+    create trigger hook after delete on public.t400 for each row execute function public.push();
+    create function public.c2000() returns integer language plpgsql as 'begin delete from public.t0; return 1; end';
+    """,
+    "blocks": "create function public.c2000() returns integer language plpgsql as $f$ begin "
+    + "".join(f"do $b{n}$ begin " for n in range(400))
+    + "perform public.send(); "
+    + "".join(f"end $b{n}$; " for n in reversed(range(400)))
+    + "return 1; end $f$;",
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_a_chain_may_be_long(supabase_url: sa.URL, chain: str) -> None:
+    run(
+        supabase_url,
+        f"""
+        {SENDERS}
+        {chain}
+        create table public.scores (id integer);
+        create function public.first() returns trigger language plpgsql as
+          'begin perform public.c2000(); return new; end';
+        create trigger first after insert on public.scores for each row execute function public.first();
+        """,
+    )
+    with engine_of(supabase_url).connect() as connection:
+        [found] = read_triggers(connection, "public.scores", "insert")
+    assert found.effects[0] == "calls out of the database"
+
+
+def test_a_walk_may_take_longer_than_the_server_lets_a_transaction_be_idle(
+    supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it lasts the transaction's own limit doesn't hold."""
+    run(supabase_url, "create table public.scores (id integer)")
+    limits: list[str] = []
+
+    def none(*_: object) -> list[Found]:
+        limits.append(connection.scalars(sa.text("show idle_in_transaction_session_timeout")).one())
+        return []
+
+    with engine_of(supabase_url).connect() as connection:
+        monkeypatch.setattr("momentum.backfill.triggers.triggers_in", none)
+        change_settings(connection, ENDING)
+        read_triggers(connection, "public.scores", "insert")
+    assert limits == ["1min"]
