@@ -115,9 +115,7 @@ def connect_watched(*arguments: Any, **options: Any) -> Any:
     """Make a connection that notices a silent network."""
     from momentum.connect.watch import WatchedConnection  # here, because the driver takes a while to import
 
-    connection = WatchedConnection.connect(*arguments, **options)
-    connection.arguments = options
-    return connection
+    return WatchedConnection.connect(*arguments, **options)
 
 
 def keeps_session(connection: "Connection", pid: int) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Generator
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from momentum.connect.settings import SILENCE, SILENT
-from momentum.retries import TOO_MANY_CONNECTIONS
+from momentum.retries import LOST_CONNECTION
 
 # Seconds that connecting again, and the answer on the new connection, may each take.
 ANSWER = 5
@@ -20,24 +21,25 @@ ANSWER = 5
 # Seconds that the answer to a statement may need after the server has finished it.
 ARRIVAL = 2
 
+# Only a session that is idle, or gone, is not at work: some servers and databases record no state, and a role may not
+# see that of another one.
 AT_WORK = """
 select pg_catalog.pg_backend_pid(), exists (
   select from pg_catalog.pg_stat_activity as a
-  where a.pid operator(pg_catalog.=) %s::pg_catalog.int4 and a.state operator(pg_catalog.=) 'active'::pg_catalog.text
+  where
+    a.pid operator(pg_catalog.=) %s::pg_catalog.int4
+    and a.state operator(pg_catalog.~) '^idle' is not true
 )
 """
+
+# The login sees the state of its own sessions, whatever role its settings have given it.
+AS_LOGIN = "select pg_catalog.set_config('role', 'none', true)"
 
 Waiting = Generator[Any, Any, Any]
 
 
 class WatchedConnection(psycopg.Connection[Any]):
-    """A connection that is closed when the server neither answers nor works for it.
-
-    Attributes:
-        arguments: The arguments with which it was made.
-    """
-
-    arguments: dict[str, Any]
+    """A connection that is closed when the server neither answers nor works for it."""
 
     def wait(self, gen: Waiting, *arguments: Any, **options: Any) -> Any:
         """Wait for the end of an operation.
@@ -69,14 +71,34 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def _server_is_at_work(self) -> bool:
         """Return whether the server is there and, as far as that can be known, working for this connection."""
+        # The server that it reached, whichever of several that was.
+        server = make_conninfo(
+            self.info.dsn,
+            host=self.info.host,
+            hostaddr=self.info.hostaddr,
+            port=self.info.port,
+            password=self.info.password,
+            target_session_attrs="any",
+            connect_timeout=ANSWER,
+        )
         try:
-            with Question.connect(**{**self.arguments, "connect_timeout": ANSWER, "autocommit": True}) as question:
-                [(pid, is_active)] = question.execute(AT_WORK, [self.info.backend_pid])
+            with Question.connect(server) as question:
+                question.execute(AS_LOGIN)
+                [(pid, is_at_work)] = question.execute(AT_WORK, [self.info.backend_pid])
                 # A pooler in between doesn't say which session is used.
-                return bool(is_active or pid != question.info.backend_pid)
+                return bool(is_at_work or pid != question.info.backend_pid)
+        except (psycopg.errors.ConnectionTimeout, NoAnswerError):
+            return False
         except psycopg.Error as error:
-            # A server that refuses another client is there.
-            return error.sqlstate == TOO_MANY_CONNECTIONS or "too many" in str(error)
+            if error.sqlstate is not None:
+                return not error.sqlstate.startswith(LOST_CONNECTION)
+            # A server that refuses a client is there, unless it is starting or shutting down. The driver has only its
+            # message, in any language; this tells them apart by the SQLSTATE.
+            return psycopg.pq.PGconn.ping(server.encode()) == psycopg.pq.Ping.OK
+
+
+class NoAnswerError(psycopg.OperationalError):
+    """A server that was asked has not answered in time."""
 
 
 class Question(psycopg.Connection[Any]):
@@ -97,7 +119,7 @@ class Question(psycopg.Connection[Any]):
                     ready = yield state
                     if not ready and time.monotonic() >= until:
                         self.pgconn.finish()
-                        raise psycopg.OperationalError("no answer")
+                        raise NoAnswerError
                     state = gen.send(ready)
             except StopIteration as end:
                 return end.value

@@ -4,6 +4,8 @@ import contextlib
 import signal
 import socket
 import threading
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import alembic.command
@@ -12,12 +14,12 @@ import sqlalchemy as sa
 
 from momentum.connect import watch
 from momentum.connect.engine import create_engine
-from momentum.connect.settings import IDLE_TIMEOUT
+from momentum.connect.settings import IDLE_TIMEOUT, SILENT
 from momentum.errors import DatabaseUnreachableError
 from momentum.migrate.config import alembic_config
 from momentum.testing import Server
 from tests.alembic_program import error_of, program, start, text_of
-from tests.backfilling import DAY, Proxy, Scores, backfill, call, started, with_password
+from tests.backfilling import DAY, PASSWORD, Proxy, Scores, backfill, call, started, with_password
 from tests.migrating import HISTORY, WAITING_MIGRATION, current, database_with_scores, execute, fetch, run, wait_until
 from tests.processes import DEADLINE
 from tests.samples import add_users
@@ -174,12 +176,45 @@ def test_a_silent_network_ends_a_migration(server: Server, message: bytes) -> No
     server.drop_database(url)
 
 
+@pytest.fixture
+def login(server: Server, supabase_url: sa.URL) -> Iterator[sa.URL]:
+    """The URL of a login that is a member of another role, and those who administer the server may change it."""
+    admin, name = server.as_admin(supabase_url), f"login_{uuid.uuid4().hex[:8]}"
+    run(admin, f"create role {name}_owner; create role {name} login password '{PASSWORD}' in role {name}_owner")
+    yield supabase_url.set(username=name, password=PASSWORD)
+    run(admin, f"drop role {name}; drop role {name}_owner")
+
+
+HEALTHY = {
+    "as it is": ("", "", "select"),
+    "in a role that doesn't see its own login": ("options", "-c role={name}_owner", "select"),
+    "where no state is recorded": ("", "", "alter database {database} set track_activities = off"),
+    "whose login may no longer connect": ("", "", "alter role {name} nologin"),
+    "whose role may run no statement for long": ("", "", "alter role {name} set statement_timeout = 1"),
+}
+
+
 @pytest.mark.usefixtures("soon")
-def test_a_statement_that_takes_long_is_waited_for(supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", HEALTHY)
+def test_a_statement_that_takes_long_is_waited_for(
+    server: Server, login: sa.URL, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    option, value, change = (each.format(name=login.username, database=login.database) for each in HEALTHY[case])
+    admin = server.as_admin(login)
+    if "database" in change:
+        run(admin, change)
+    with waiting(server, login.update_query_dict({option: value} if option else {}), monkeypatch) as answers:
+        run(admin, change)
+    assert answers == [True] * 3
+
+
+@contextlib.contextmanager
+def waiting(server: Server, url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Wait for a lock, from when the block ends until the server was asked three times, and fill in its answers."""
     answers: list[bool] = []
     ask = watch.WatchedConnection._server_is_at_work
     lock = sa.text("select pg_advisory_xact_lock(1)")
-    with engine_of(supabase_url).connect() as holder:
+    with engine_of(server.as_admin(url)).connect() as holder:
         holder.execute(lock)
 
         def ask_and_let_go(connection: watch.WatchedConnection) -> bool:
@@ -189,9 +224,59 @@ def test_a_statement_that_takes_long_is_waited_for(supabase_url: sa.URL, monkeyp
             return answers[-1]
 
         monkeypatch.setattr(watch.WatchedConnection, "_server_is_at_work", ask_and_let_go)
-        with create_engine(supabase_url, "momentum-tests").connect() as connection:
+        with create_engine(url, "momentum-tests").connect() as connection:
+            connection.execute(sa.text("select"))
+            yield answers
             connection.execute(lock)
+
+
+@pytest.mark.usefixtures("soon")
+def test_of_several_servers_the_one_that_was_reached_is_asked(
+    server: Server, supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other, Proxy(supabase_url, b"sent by nobody", forwarded=True) as proxy:
+        other.bind(("127.0.0.1", 0))
+        hosts = f"127.0.0.1:{other.getsockname()[1]}", f"127.0.0.1:{proxy.url.port}"
+        url = proxy.url.set(host=None, port=None).update_query_dict({"host": hosts})
+        with waiting(server, url, monkeypatch) as answers:
+            other.listen()
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
     assert answers == [True] * 3
+
+
+class MutedProxy(Proxy):
+    """Returns nothing more, and closes nothing, to the client that has sent a certain message; others are served."""
+
+    def __init__(self, url: sa.URL, message: bytes) -> None:
+        super().__init__(url, message, forwarded=True)
+        self._muted: socket.socket | None = None
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                if self._message in data:
+                    self._muted = client
+                server.sendall(data)
+        self._cut(server)
+
+    def _return(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                if client is not self._muted:
+                    client.sendall(data)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("work", ["1", "pg_terminate_backend(pg_backend_pid())"], ids=["done", "gone"])
+def test_an_answer_that_got_lost_is_not_waited_for(supabase_url: sa.URL, work: str) -> None:
+    with (
+        MutedProxy(supabase_url, b"muted") as proxy,
+        create_engine(proxy.url, "momentum-tests").connect() as connection,
+        pytest.raises(sa.exc.OperationalError, match=SILENT),
+    ):
+        connection.execute(sa.text(f"select {work} as muted"))
 
 
 @pytest.mark.slow
