@@ -95,6 +95,8 @@ class Session:
         self._connection: Connection | None = None
         # Prepared statements are faster, and work only in the session in which they were prepared.
         self._prepares = True
+        # When the connection was lost; a pooler may give one whose server is still away.
+        self._lost_since: float | None = None
         # Not known before the first transaction that writes.
         self._can_read_life: bool | None = None
 
@@ -158,11 +160,12 @@ class Session:
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
         """Run a transaction until it succeeds or another attempt would not help.
 
-        It waits for a server that restarts: after a lost connection, seconds count instead of attempts, unless there is
-        to be only one. A run that is to stop doesn't wait.
+        It waits for a server that restarts: from a lost connection to the next transaction that begins, seconds count
+        instead of attempts, unless there is to be only one. A run that is to stop doesn't wait.
         """
-        failed = 0
-        started = time.monotonic()
+        failed = busy = lost = 0
+        self._lost_since = None
+        most = attempts or self.limits.attempts
         while True:
             try:
                 return once(self._connect())
@@ -174,9 +177,15 @@ class Session:
                     continue
                 failed += 1
                 if fault is Fault.LOST and attempts != 1:
-                    is_over = self._is_stopping() or time.monotonic() - started >= self.limits.reconnecting
+                    now = time.monotonic()
+                    if self._lost_since is None:
+                        self._lost_since, lost = now, lost + 1
+                    is_away = now - self._lost_since >= self.limits.reconnecting
+                    # A transaction whose connection is lost each time would never end.
+                    is_over = is_away or lost > most or self._is_stopping()
                 else:
-                    is_over = failed >= (attempts or self.limits.attempts)
+                    busy += 1
+                    is_over = busy >= most
                 if not fault.may_pass or is_over or self._is_aborted():
                     raise
                 self.retried += 1
@@ -229,6 +238,7 @@ class Session:
             columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))
             columns.append(literal_column(LIFE) if self._reads_life(connection) else null())
         row = connection.execute(select(*columns)).one()
+        self._lost_since = None
         if self._prepares and not keeps_session(connection, row[0]):
             self._stop_preparing()
         return Begun(int(row[-2]), row[-1]) if writes else None

@@ -10,6 +10,9 @@ from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
 
+LOCKED = "do $$ begin raise exception 'locked' using errcode = '55P03'; end $$"
+LOSE = "select pg_terminate_backend(pg_backend_pid())"
+
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -39,14 +42,11 @@ def test_no_sleep_begins_after_the_run_or_for_no_time(slept: list[float]) -> Non
 def test_a_session_pauses_a_little_longer_after_each_attempt(url: sa.URL) -> None:
     pauses: list[float] = []
 
-    def work(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("do $$ begin raise exception 'locked' using errcode = '55P03'; end $$")
-
     with Session(
         create_engine(url, "momentum-tests"), Limits(attempts=4), read_only=True, sleep=pauses.append
     ) as session:
         with pytest.raises(sa.exc.OperationalError):
-            session.read(work)
+            session.read(lambda connection: connection.exec_driver_sql(LOCKED))
         assert session.retried == 3
     assert [0.05 / 2 <= pauses[0] <= 0.05, 0.1 / 2 <= pauses[1] <= 0.1, 0.2 / 2 <= pauses[2] <= 0.2] == [True] * 3
     assert len(pauses) == 3
@@ -70,6 +70,43 @@ def test_a_server_that_is_away_is_waited_for_by_the_clock(nowhere: tuple[sa.Engi
         with pytest.raises(sa.exc.OperationalError):
             session.read(lambda _: None, attempts=1)
         assert pauses == [], "the first connection of a run is tried once"
+
+
+def test_the_time_before_a_connection_was_lost_is_not_counted(url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("momentum.backfill.session.time.monotonic", lambda: sum(pauses))
+    tried = 0
+
+    def work(connection: sa.Connection) -> str:
+        nonlocal tried
+        tried += 1
+        if tried <= 2:
+            pauses.append(1000)
+            connection.exec_driver_sql(LOSE)
+        return "done"
+
+    with Session(
+        create_engine(url, "momentum-tests"), Limits(attempts=2), read_only=True, sleep=pauses.append
+    ) as session:
+        assert session.read(work) == "done"
+
+
+def test_lost_connections_leave_the_attempts_for_locks(url: sa.URL) -> None:
+    steps = iter([LOSE, LOSE, LOCKED, LOCKED, "select"])
+    with Session(
+        create_engine(url, "momentum-tests"), Limits(attempts=3), read_only=True, sleep=lambda _: None
+    ) as session:
+        session.read(lambda connection: connection.exec_driver_sql(next(steps)))
+        assert session.retried == 4
+
+
+def test_a_transaction_that_loses_each_connection_ends(url: sa.URL) -> None:
+    with Session(
+        create_engine(url, "momentum-tests"), Limits(attempts=3), read_only=True, sleep=lambda _: None
+    ) as session:
+        with pytest.raises(sa.exc.OperationalError):
+            session.read(lambda connection: connection.exec_driver_sql(LOSE))
+        assert session.retried == 3, "each attempt may lose its connection once"
 
 
 def test_a_run_that_is_to_stop_waits_for_no_server(nowhere: tuple[sa.Engine, list[float]]) -> None:
