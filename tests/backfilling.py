@@ -243,7 +243,7 @@ class Proxy:
     def __init__(
         self, url: sa.URL, message: bytes, *, forwarded: bool, meanwhile: Callable[[], None] = lambda: None
     ) -> None:
-        self.cuts = 0
+        self.cuts = self.accepted = 0
         self._meanwhile = meanwhile
         self._server = url
         self._message = message
@@ -278,6 +278,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.accepted += 1
                 server = self._connect()
                 self._open += [client, server]
                 self._start(self._forward, client, server)
