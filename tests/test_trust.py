@@ -9,7 +9,9 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
+from momentum.connect.url import as_text
 from momentum.errors import ConfigurationError, MomentumError, PreflightError
+from momentum.migrate.cli import purge
 from momentum.migrate.config import alembic_config
 from momentum.status import read_status
 from momentum.testing import Server
@@ -113,6 +115,27 @@ def test_a_private_schema_that_somebody_has_planted_is_refused(
     assert refusal(supabase_url, lambda: read_status(engine_of(supabase_url)), ConfigurationError) == expected
     done = call("--to", str(DAY), "--days", "1", url=supabase_url)
     assert (done.returncode, one_error_line(done)) == (2, f"Error: {expected}")
+    leave(server, supabase_url, planter)
+
+
+def test_a_purge_does_not_run_what_somebody_has_planted_in_place_of_the_version_table(
+    server: Server, supabase_url: sa.URL, planter: str
+) -> None:
+    run(
+        server.as_admin(supabase_url),
+        f"""
+        create schema momentum_internal authorization {planter};
+        set role {planter};
+        create function momentum_internal.planted() returns varchar language plpgsql as
+          'begin raise exception ''it ran as %'', current_user; end';
+        create view momentum_internal.alembic_version as select momentum_internal.planted() as version_num;
+        grant usage on schema momentum_internal to public;
+        grant select on momentum_internal.alembic_version to public;
+        reset role;
+        """,
+    )
+    refused = refusal(supabase_url, lambda: purge(as_text(supabase_url)), PreflightError)
+    assert refused == said("schema", "momentum_internal", planter, supabase_url)
     leave(server, supabase_url, planter)
 
 

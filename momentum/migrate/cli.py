@@ -14,10 +14,12 @@ from sqlalchemy.engine import URL
 from momentum.command import URL_OPTION, EnvFile, Url
 from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
+from momentum.connect.settings import PINNED, change_settings
 from momentum.connect.url import describe
 from momentum.errors import ConfigurationError
 from momentum.migrate.config import SCORES, Access, Existing, MigrationOptions, alembic_config
 from momentum.migrate.locks import ATTEMPTS, SECONDS, read_heads
+from momentum.migrate.rights import TO_LOOK, check_owners, check_rights
 from momentum.migrate.run import INTERRUPTED
 from momentum.scores import ScoresOption
 from momentum.streams import complain
@@ -126,6 +128,10 @@ def purge(
     """
     url = find_url_explicitly(database_url, env_file)
     with connection_errors(url), create_engine(url, application_name="momentum-migrations").connect() as connection:
+        # In place of the version table there may be a view that runs somebody else's function.
+        change_settings(connection, PINNED)
+        check_rights(connection, TO_LOOK)
+        check_owners(connection)
         here = ",".join(read_heads(connection)) or "base"
     return migrate("downgrade", url, here, purge=True, attempts=attempts, deadline=deadline)
 
