@@ -48,12 +48,12 @@ def find_untrusted(
 ) -> Untrusted | None:
     """Return the first thing that can't be relied on; None if everything can.
 
-    It looks at the private schema with all that is in it, the accounts, and ``auth.uid()``.
+    It looks at the private schema with all that is in it, the schema public, the accounts, and ``auth.uid()``.
 
     Args:
         connection: A connection; only the catalogs are read.
-        relations: More relations, with their schemas; one that doesn't exist is passed over.
-        only_these: Whether to look at the private schema without all that is in it.
+        relations: More relations, with their schemas, which count too; what doesn't exist is passed over.
+        only_these: Whether to look at the private schema without all that is in it, and at public only for relations.
     """
     return next(ask(connection, relations=relations, whole=not only_these), None)
 

@@ -204,6 +204,82 @@ def test_what_has_come_to_belong_to_somebody_else_is_refused_on_the_way_back(
         leave(server, url, planter)
 
 
+# Score tables, and a schema whose owner could put other tables in the place of ours.
+SCHEMAS = [("fresh", "legacy"), ("legacy.seed", "legacy"), ("public.production", "public"), ("fresh", "public")]
+
+
+@pytest.mark.parametrize(("scores", "schema"), SCHEMAS)
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_schema_of_somebody_else_is_refused_before_an_upgrade(
+    server: Server, planter: str, scores: str, schema: str, parked: bool
+) -> None:
+    """Its owner may drop any table in it."""
+    url = database_with_scores(server, scores)
+    if parked:
+        migrate_to(url, HEAD)
+        migrate_to(url, "base")
+    run(server.as_admin(url), f"create schema if not exists {schema}; alter schema {schema} owner to {planter}")
+    run(server.as_admin(url), f"grant all on schema {schema} to {url.username}")
+    refused = refusal(url, lambda: migrate_to_head(url), PreflightError)
+    assert refused == said("schema", schema, planter, url)
+    leave(server, url, planter)
+    migrate_to_head(url)
+    server.drop_database(url)
+
+
+@pytest.mark.parametrize(("layout", "schema"), [("legacy.seed", "legacy"), ("public.production", "public")])
+def test_a_schema_that_has_come_to_belong_to_somebody_else_is_refused(
+    server: Server, planter: str, tmp_path: Path, layout: str, schema: str
+) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    manifest.touch()
+    with scores_in(server, layout) as scores:
+        run(
+            server.as_admin(scores.url),
+            f"alter schema {schema} owner to {planter}; grant all on schema {schema} to {scores.url.username}",
+        )
+        expected = said("schema", schema, planter, scores.url)
+        for options in (["--days", "1"], ["--days", "1", "--dry-run"], ["--undo", str(manifest)]):
+            done = call(*options, url=scores.url)
+            assert (done.returncode, one_error_line(done)) == (2, f"Error: {expected}")
+        for revision in ("base", HISTORY[-2]):
+            work = lambda revision=revision: migrate_to(scores.url, revision)  # noqa: E731
+            assert refusal(scores.url, work, PreflightError) == expected
+        assert refusal(scores.url, lambda: read_status(engine_of(scores.url)), ConfigurationError) == expected
+        leave(server, scores.url, planter)
+        assert call("--days", "1", url=scores.url).returncode == 0
+
+
+@pytest.mark.parametrize("owner", ["pg_database_owner", "supabase_auth_admin", "the superuser", "the database's owner"])
+def test_a_schema_of_the_platform_or_of_the_databases_owner_is_used(server: Server, owner: str) -> None:
+    with server.database(migrated=False) as url:
+        found = {"the superuser": server.admin_url.username, "the database's owner": url.username}.get(owner, owner)
+        run(
+            server.as_admin(url),
+            f"""
+            create schema legacy;
+            alter schema legacy owner to {found};
+            alter schema public owner to {found};
+            grant all on schema legacy, public to {url.username};
+            """,
+        )
+        migrate_to_head(url)
+        assert call("--days", "1", url=url).returncode == 0
+        migrate_to(url, "base", purge=True)
+
+
+def test_a_schema_legacy_of_somebody_else_is_no_matter_where_the_scores_are_in_public(
+    server: Server, planter: str
+) -> None:
+    with scores_in(server, "public.production") as scores:
+        run(server.as_admin(scores.url), f"create schema legacy authorization {planter}")
+        run(server.as_admin(scores.url), f"grant usage on schema legacy to {scores.url.username}")
+        assert call("--days", "1", url=scores.url).returncode == 0
+        migrate_to(scores.url, "base")
+        migrate_to_head(scores.url)
+        leave(server, scores.url, planter)
+
+
 def test_a_parked_table_of_somebody_else_is_refused_before_a_purge(server: Server, planter: str) -> None:
     with server.database() as url:
         migrate_to(url, "base")

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from momentum.errors import PreflightError
 from momentum.inventory import (
+    FRESH_SCHEMA,
     FRESH_SCORES,
     PREDECESSORS,
     SUPERSEDED,
@@ -116,6 +117,9 @@ def check_upgrade(
     created = [name for module in done for name in getattr(module, "creates", ())]
     candidates = find_candidates(connection)
     adopted = next(iter(candidates), None) if scores is None else None if scores.created else scores.relation
+    creates_scores = scores is None and not candidates and FRESH_LAYOUT.name in adopts
+    fresh = [f"{FRESH_SCHEMA}.{TABLE_NAME}"] if creates_scores else []
+    check_owners(connection, [*(f"public.{name}" for name in created), *candidates, *fresh], scores)
     check_rights(
         connection,
         [
@@ -124,12 +128,11 @@ def check_upgrade(
             *rights.to_upgrade(
                 connection,
                 creates,
-                creates_scores=scores is None and not candidates and FRESH_LAYOUT.name in adopts,
+                creates_scores=creates_scores,
                 adopted=adopted if adopts or layouts_of(pending, "indexes") else None,
             ),
         ],
     )
-    check_owners(connection, [*(f"public.{name}" for name in created), *candidates], scores)
     check_collisions(connection, creates, own_tables=created, adopts_existing=adopts_existing, obstacle=obstacle)
     if scores is not None:
         check_recorded_table(scores)

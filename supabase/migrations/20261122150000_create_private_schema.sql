@@ -72,9 +72,17 @@ begin
         'schema',
         pg_catalog.quote_ident(n.nspname),
         n.nspowner,
-        n.nspname = 'auth'
+        n.nspname <> cast('momentum_internal' as text)
       from pg_catalog.pg_namespace as n
-      where n.nspname = cast('momentum_internal' as text) or n.nspname = 'auth'
+      where
+        n.nspname in (cast('momentum_internal' as text), 'auth')
+        or (n.nspname = 'public' and cast(true as boolean))
+        -- A schema's owner may drop any table in it, and put another one in its place.
+        or exists (
+          select
+          from pg_catalog.unnest(cast('{}' as text[])) as r (name)
+          where pg_catalog.starts_with(r.name, pg_catalog.quote_ident(n.nspname) || '.')
+        )
       union all
       select
         2,
@@ -134,7 +142,7 @@ begin
     cross join me
     where
       o.owner not in (select t.oid from trusted as t)
-      -- The accounts and its own functions are the platform's by nature.
+      -- The accounts, its own functions and the schemas that a project begins with are the platform's by nature.
       and not (
         o.of_platform and pg_catalog.pg_get_userbyid(o.owner) in (
           'supabase_admin',

@@ -36,17 +36,17 @@ def refusal(url: sa.URL, revision: str, **options: object) -> str:
 # What is there, and the right that is missing. All of it is made by the platform's superuser.
 MISSING = {
     "schema legacy, without CREATE": (
-        "create schema legacy authorization {keeper}; grant usage on schema legacy to {role}",
+        "create schema legacy authorization {admin}; grant usage on schema legacy to {role}",
         "CREATE on the schema legacy",
     ),
     "schema legacy of an adopted table": (
         SCORE_TABLES["seed"].format(schema="legacy")
-        + "; alter schema legacy owner to {keeper}; grant usage on schema legacy to {role}; "
+        + "; alter schema legacy owner to {admin}; grant usage on schema legacy to {role}; "
         "alter table legacy.daily_engagement_scores owner to {role}",
         "CREATE on the schema legacy",
     ),
     "public": (
-        "alter schema public owner to {keeper}; grant usage on schema public to {role}",
+        "alter schema public owner to {admin}; grant usage on schema public to {role}",
         "CREATE on the schema public",
     ),
     "the database": (
@@ -62,7 +62,7 @@ MISSING = {
 def test_a_missing_right_is_named_with_the_role_that_can_give_it(server: Server, keeper: str, case: str) -> None:
     prepare, said = MISSING[case]
     with server.database(migrated=False) as url:
-        names = {"keeper": keeper, "role": url.username, "database": url.database}
+        names = {"keeper": keeper, "role": url.username, "database": url.database, "admin": server.admin_url.username}
         run(server.as_admin(url), prepare.format(**names))
         message = refusal(url, HEAD)
         assert message.startswith(f"The migration needs {said.format(**names)}, which {url.username} lacks; ")
