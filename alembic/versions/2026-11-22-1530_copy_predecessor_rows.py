@@ -108,7 +108,7 @@ begin
   loop
     -- For this page only: while it holds locks on users, it must not wait long for another. The trigger of our table
     -- reads the next setting, and a row's text, from which the fingerprint is made, depends on the others.
-    perform set_config('lock_timeout', '300ms', true);
+    {corrections} perform set_config('lock_timeout', '300ms', true);
     perform set_config('momentum.keep_updated_at', 'yes', true), set_config('timezone', 'UTC', true),
       set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
       set_config('extra_float_digits', '1', true);

@@ -117,7 +117,7 @@ begin
     order by number
   $find$, ranking)
   loop
-    perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
+    {corrections} perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
     select array_agg(ctid) into staying
     from (select ctid from {relation} where ctid = any (page.successors) for share skip locked) as locked;
     select array_agg(ctid) into going
@@ -159,7 +159,7 @@ begin
     return;
   end if;
   while exists (select from momentum_internal.superseded_scores) loop
-    perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
+    {corrections} perform set_config('lock_timeout', '300ms', true);  -- Others may wait for the rows that it has locked.
     execute format($move$
       with moved as (
         delete from momentum_internal.superseded_scores

@@ -115,6 +115,20 @@ def corrections() -> "list[ColumnElement[Any]]":
     ]
 
 
+def corrections_in_block() -> str:
+    """Return the statements of a DO block that correct settings, until the end of its transaction."""
+    return " ".join(
+        f"perform pg_catalog.set_config('{name}', '{right}', true) "
+        f"where pg_catalog.current_setting('{name}') operator(pg_catalog.=) '{wrong}';"
+        for name, wrong, right in CORRECTED
+    )
+
+
+def corrected(found: Mapping[str, str]) -> dict[str, str]:
+    """Return the right values of those settings that have a wrong one."""
+    return {name: right for name, wrong, right in CORRECTED if found[name] == wrong}
+
+
 def keep_own_path() -> "ColumnElement[Any]":
     """Return the column of a query that keeps the session's own path; it must come before the change of the path."""
     set_config, current_setting = sqlalchemy.func.pg_catalog.set_config, sqlalchemy.func.pg_catalog.current_setting

@@ -21,7 +21,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
 from momentum.connect.engine import keeps_session
-from momentum.connect.settings import PINNED, as_statements, change_settings, read_settings
+from momentum.connect.settings import (
+    CORRECTED,
+    PINNED,
+    as_statements,
+    change_settings,
+    corrected,
+    corrections_in_block,
+    read_settings,
+)
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
 from momentum.migrate import access, locks
@@ -658,7 +666,9 @@ class ExecutePatiently(MigrateOperation):
 
         Args:
             operations: Alembic's ``op``.
-            sql: The statement. It must be safe to execute again, because lock timeouts and deadlocks are retried.
+            sql: The statement. It must be safe to execute again, because lock timeouts and deadlocks are retried. In a
+                block that commits, ``{corrections}`` begins each transaction: behind a pooler nothing is set for the
+                session, so that keys could be switched off, and a commit lost in a crash.
             at_least: The seconds that it may wait even if the deadline is nearer, for statements that clean up.
             in_one_transaction: The SQL to execute where nothing can commit in between: in a transaction that was
                 handed in, and in a migration of the Supabase CLI.
@@ -682,7 +692,7 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
         execute_text(operations, operation.in_one_transaction)
         return
     patience: Patience = context.opts["patience"]
-    statement = sa.text(operation.sql.replace(":", "\\:"))
+    statement = sa.text(operation.sql.replace("{corrections}", corrections_in_block()).replace(":", "\\:"))
     if context.as_sql:
         with context.autocommit_block():
             limits = dict(zip(TIMEOUTS, (milliseconds(patience.seconds), "0"), strict=True))
@@ -766,7 +776,9 @@ def unlimited(connection: sa.Connection, patience: Patience, at_least: float) ->
         return
     values = (milliseconds(max(patience.remaining, at_least)), "0")
     ours = {**dict(zip(TIMEOUTS, values, strict=True)), **PINNED}
-    before = read_settings(connection, ours)
+    found = read_settings(connection, (*ours, *(name for name, *_ in CORRECTED)))
+    ours |= corrected(found)
+    before = {name: found[name] for name in ours}
     change_settings(connection, ours, local=False)
     try:
         yield

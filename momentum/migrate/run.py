@@ -14,7 +14,15 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from momentum import inventory
 from momentum.connect import engine as database
 from momentum.connect import env_file
-from momentum.connect.settings import PINNED, REFLECTING_PATH, SILENT, change_settings, read_settings
+from momentum.connect.settings import (
+    CORRECTED,
+    PINNED,
+    REFLECTING_PATH,
+    SILENT,
+    change_settings,
+    corrected,
+    read_settings,
+)
 from momentum.connect.url import describe, refuse_transaction_pooler
 from momentum.errors import ConfigurationError, DatabaseUnreachableError, MigrationError, MomentumError
 from momentum.migrate import access, event_triggers, locks, operations, parking, preflight, rights
@@ -310,8 +318,8 @@ def run_online(environment: Environment) -> None:
 @contextmanager
 def settings_of_caller(connection: sa.Connection) -> Iterator[None]:
     """Change settings in a caller's transaction, timeouts where the caller has set none, and restore them."""
-    before = read_settings(connection, (*LIMITS, *PINNED))
-    ours = {name: limit for name, limit in LIMITS.items() if before[name] == "0"} | PINNED
+    before = read_settings(connection, (*LIMITS, *PINNED, *(name for name, *_ in CORRECTED)))
+    ours = {name: limit for name, limit in LIMITS.items() if before[name] == "0"} | PINNED | corrected(before)
     theirs = {name: before[name] for name in ours}
     change_settings(connection, ours)
     try:

@@ -6,8 +6,10 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from momentum.connect.settings import CORRECTED, PINNED
+from momentum.connect.settings import CORRECTED, PINNED, change_settings, read_settings
+from momentum.migrate import operations
 from momentum.migrate.config import alembic_config
+from momentum.migrate.run import settings_of_caller
 from momentum.testing import Server
 from tests import processes
 from tests.backfilling import DAY, Scores, backfill, with_password
@@ -100,3 +102,42 @@ def test_a_commit_that_is_confirmed_survives_a_crash(scores: Scores, given: str,
     run(scores.url, f'alter role current_user in database "{scores.url.database}" set synchronous_commit = {given}')
     assert backfill("--from", f"{DAY}", "--to", f"{DAY}", url=scores.url).returncode == 0
     assert fetch(scores.url, "select distinct setting from public.seen") == [expected]
+
+
+@pytest.mark.parametrize("how", ["online", "by a script", "behind a pooler"])
+def test_keys_are_checked_where_a_session_begins_as_a_replica(
+    server: Server, supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Only a superuser may begin so. Rows are copied outside of our transactions."""
+    as_replica = server.as_admin(supabase_url).update_query_dict({"options": "-c session_replication_role=replica"})
+    run(
+        supabase_url,
+        """
+        create table public.motivation_journal (id uuid unique, user_id uuid, date date);
+        insert into public.motivation_journal values (gen_random_uuid(), gen_random_uuid(), current_date);
+        """,
+    )
+    if how == "by a script":
+        done = psql(as_replica, script("upgrade", "head", existing="adopt", access="close"))
+        assert done.returncode == 0, done.stderr
+    else:
+        if how == "behind a pooler":
+            monkeypatch.setattr(operations, "keeps_session", lambda *_: False)
+        migrate_to(as_replica, HISTORY[-1], existing="adopt", access="close")
+    admin = server.as_admin(supabase_url)
+    assert fetch(admin, "select count(*) from public.motivation_journal") == [0]
+    assert fetch(admin, "select count(*) from momentum_internal.predecessor_rows where refused is not null") == [1]
+
+
+def test_settings_of_a_transaction_that_is_handed_in_are_corrected_and_restored(
+    server: Server, supabase_url: sa.URL
+) -> None:
+    with engine_of(server.as_admin(supabase_url)).begin() as connection:
+        theirs = {"session_replication_role": "replica", "synchronous_commit": "off"}
+        change_settings(connection, theirs)
+        with settings_of_caller(connection):
+            assert read_settings(connection, theirs) == {
+                "session_replication_role": "origin",
+                "synchronous_commit": "on",
+            }
+        assert read_settings(connection, theirs) == theirs
