@@ -19,7 +19,7 @@ from momentum.connect.engine import connection_errors, create_engine
 from momentum.connect.env_file import find_url
 from momentum.connect.settings import PINNED, change_settings
 from momentum.connect.url import describe
-from momentum.errors import NotMigratedError
+from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.history import SCRIPTS, read_history
 from momentum.inventory import TABLES, VIEW
 from momentum.migrate.locks import read_heads
@@ -137,6 +137,7 @@ def read_score_table(connection: Connection, status: Status) -> None:
     scores = find_score_table(connection)
     if scores is None:
         return
+    check_owners(connection, scores.relation)
     status.score_table, status.layout, status.created = scores.relation, scores.layout.name, scores.created
     if scores.exists:
         status.estimated_rows = connection.scalar(
@@ -168,8 +169,9 @@ def read_days(engine: Engine, status: Status) -> None:
     settings = Settings(days=days, dry_run=True, look_for_discrepancies=False)
     try:
         report: Report = run_backfill(engine, settings)
-    except NotMigratedError as error:
-        if not status.to_do:
+    except (NotMigratedError, ConfigurationError) as error:
+        # What is still to be applied may well be what is missing.
+        if isinstance(error, ConfigurationError) or not status.to_do:
             status.to_do.append(ToDo(str(error).rstrip("."), "momentum verify"))
         return
     status.first_day, status.last_day = days.first.isoformat(), days.last.isoformat()

@@ -93,6 +93,18 @@ def test_from_an_empty_database_to_a_full_one_and_back(supabase_url: sa.URL, tmp
     assert (snapshot(supabase_url), rows_of(supabase_url)) == (before, rows)
 
 
+def test_a_table_that_a_backfill_refuses_is_something_to_do(url: sa.URL, tmp_path: Path) -> None:
+    run(url, "create rule r as on delete to legacy.daily_engagement_scores do instead nothing")
+    code, status = status_of(url, tmp_path)
+    assert (code, status["revision"], status["score_table"]) == (1, HEAD, "legacy.daily_engagement_scores")
+    assert status["missing"] is None
+    assert {
+        "what": "legacy.daily_engagement_scores can't be relied on: its rule r would replace statements with others; "
+        "drop it with: drop rule r on legacy.daily_engagement_scores; then try again",
+        "command": "momentum verify",
+    } in status["to_do"]
+
+
 @pytest.mark.slow
 def test_a_purge_stays_at_the_revision(supabase_url: sa.URL, tmp_path: Path) -> None:
     momentum("upgrade", HISTORY[3], home=tmp_path, url=supabase_url)
