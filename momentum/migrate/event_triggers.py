@@ -13,7 +13,8 @@ from momentum.connect.engine import reason
 from momentum.errors import PreflightError
 from momentum.inventory import FRESH_SCHEMA, PRIVATE_SCHEMA, SCORE_RECORD, SUPERSEDED, VIEW, private
 from momentum.migrate.operations import quoted
-from momentum.migrate.rehearsal import escaped, is_no_answer, rehearsed
+from momentum.migrate.rehearsal import ENABLED, escaped, is_no_answer, let_pass, refusing_event_trigger, rehearsed
+from momentum.migrate.rights import missing_schemas
 
 # Takes the place of tables that exist already.
 STAND_IN = "momentum_rehearsal"
@@ -21,16 +22,6 @@ STAND_IN = "momentum_rehearsal"
 # DROP INDEX CONCURRENTLY is refused where something has been written before in its transaction.
 DROP_INDEX = f"drop index if exists {private(STAND_IN)}_index"
 WRITTEN = "select pg_catalog.pg_current_xact_id_if_assigned() is not null"
-
-ENABLED = """
-select
-  pg_catalog.quote_ident(evtname) as name,
-  evtfoid::regprocedure::text as function,
-  evtevent = 'ddl_command_start' and (evttags is null or 'DROP INDEX' = any(evttags)) as before_drop_index
-from pg_catalog.pg_event_trigger
-where evtenabled in ('O', 'A')
-order by evtname
-"""
 
 
 def check_event_triggers(
@@ -62,13 +53,11 @@ def check_event_triggers(
     except DBAPIError as error:
         if is_no_answer(error):
             raise
-        context = getattr(getattr(error.orig, "diag", None), "context", None) or ""
-        name = next((row.name for row in triggers if f"function {row.function} " in context), None)
+        name = refusing_event_trigger(triggers, error)
         if begun and name is not None:
             raise PreflightError(
                 f"The event trigger {name} refuses {kind_of(tried)}, which the {command} needs: "
-                f"{reason(error, connection.engine.url).rstrip('.')}; let it pass what the migrations do, or disable "
-                f"it in the meantime with: alter event trigger {name} disable; then try again."
+                f"{reason(error, connection.engine.url).rstrip('.')}; {let_pass(name)}."
             ) from None
 
 
@@ -113,7 +102,8 @@ def of_upgrade(connection: Connection, creates: Collection[str], adopted: str | 
         adopted: The score table that they adopt or index, with its schema; if there is none, they may create one.
         key: The name of the unique key that they may give it.
     """
-    yield f"create schema if not exists {PRIVATE_SCHEMA}"
+    schemas = {"public", adopted.partition(".")[0] if adopted else FRESH_SCHEMA}
+    yield from (f"create schema {name}" for name in missing_schemas(connection, {PRIVATE_SCHEMA, *schemas}))
     yield f"comment on schema {PRIVATE_SCHEMA} is 'a rehearsal'"
     yield f"revoke all on schema {PRIVATE_SCHEMA} from anon"
     function = private(STAND_IN)
@@ -121,8 +111,6 @@ def of_upgrade(connection: Connection, creates: Collection[str], adopted: str | 
     yield f"comment on function {function}() is 'a rehearsal'"
     yield f"revoke all on function {function}() from public"
     yield f"create table if not exists {private(SCORE_RECORD)} (only_row boolean)"
-    schemas = {"public", adopted.partition(".")[0] if adopted else FRESH_SCHEMA}
-    yield from (f"create schema if not exists {schema}" for schema in sorted(schemas - {"public"}))
     for schema in sorted(schemas):
         table = f"{schema}.{STAND_IN}"
         yield f"create table {table} (id uuid primary key, user_id uuid)"

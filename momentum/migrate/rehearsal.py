@@ -3,17 +3,19 @@
 Only the server knows everything that it would refuse: because of publications, constraints and event triggers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from momentum.connect.engine import lost_connection, reason
+from momentum.connect.engine import lost_connection, reason, without_secrets
+from momentum.errors import PreflightError
 from momentum.inventory import PRIVATE_SCHEMA, private
 from momentum.migrate.locks import can_be_retried
 from momentum.migrate.operations import quoted
+from momentum.migrate.rights import missing_schemas
 from momentum.scores import TABLE_NAME
 
 # The table that has the columns and constraints of another one while a rehearsal lasts.
@@ -106,6 +108,17 @@ group by c.oid, c.conname, c.confrelid, c.confmatchtype
 order by c.conname
 """
 
+# The event triggers that fire.
+ENABLED = """
+select
+  pg_catalog.quote_ident(evtname) as name,
+  evtfoid::regprocedure::text as function,
+  evtevent = 'ddl_command_start' and (evttags is null or 'DROP INDEX' = any(evttags)) as before_drop_index
+from pg_catalog.pg_event_trigger
+where evtenabled in ('O', 'A')
+order by evtname
+"""
+
 
 class Key(NamedTuple):
     """A unique index or an exclusion constraint.
@@ -138,6 +151,20 @@ def rehearsed(connection: Connection) -> Iterator[None]:
 def is_no_answer(error: DBAPIError) -> bool:
     """Return whether an error says nothing about the statement: something was in its way, or the connection is lost."""
     return lost_connection(error) or can_be_retried(error)
+
+
+def refusing_event_trigger(triggers: Iterable[Row[Any]], error: DBAPIError) -> str | None:
+    """Return the name of the event trigger whose function made the server refuse a statement; None if none did."""
+    context = getattr(getattr(error.orig, "diag", None), "context", None) or ""
+    return next((row.name for row in triggers if f"function {row.function} " in context), None)
+
+
+def let_pass(trigger: str) -> str:
+    """Return what to do about an event trigger that refuses something."""
+    return (
+        "let it pass what the migrations do, or disable it in the meantime with: "
+        f"alter event trigger {trigger} disable; then try again"
+    )
 
 
 def find_obstacle_to_delete(connection: Connection, relation: str) -> str | None:
@@ -180,18 +207,16 @@ def find_misfit(connection: Connection, relation: str, kept: str, *, only: str =
         kept: The table that has the rows, which may be the same one.
         only: An SQL condition on the rows.
         key: The unique index that is dropped before they are put back, if they come from another table.
+
+    Raises:
+        PreflightError: That can't be tried.
     """
     parameters = {"relation": relation, "kept": kept}
     columns = connection.execute(text(COLUMNS), parameters).all()
     names = ", ".join(column.name for column in columns)
     try:
         with rehearsed(connection):
-            connection.exec_driver_sql(f"create schema if not exists {PRIVATE_SCHEMA}")
-            connection.exec_driver_sql(
-                f"create unlogged table {STAGE} (like {relation} including defaults including generated)"
-            )
-            for identity in missing_identities(connection, relation, kept):
-                connection.execute(escaped(f"alter table {STAGE} alter column {identity} drop not null"))
+            make_stage(connection, relation, kept)
             connection.execute(escaped(f"insert into {STAGE} ({names}) select {names} from {kept} where {only}"))
             for column in columns:
                 if column.before != column.after and changes(connection, kept, *column):
@@ -216,6 +241,32 @@ def find_misfit(connection: Connection, relation: str, kept: str, *, only: str =
             return f"NOT NULL of its column {quoted(name)}"
         return f"a rule of the server ({reason(error, connection.engine.url)})"
     return None
+
+
+def make_stage(connection: Connection, relation: str, kept: str) -> None:
+    """Make the table in which rows of one table are tried as rows of another.
+
+    Raises:
+        PreflightError: The server or an event trigger refuses it.
+    """
+    triggers = connection.execute(text(ENABLED)).all()
+    try:
+        for name in missing_schemas(connection, [PRIVATE_SCHEMA]):
+            connection.exec_driver_sql(f"create schema {name}")
+        connection.exec_driver_sql(
+            f"create unlogged table {STAGE} (like {relation} including defaults including generated)"
+        )
+        for identity in missing_identities(connection, relation, kept):
+            connection.execute(escaped(f"alter table {STAGE} alter column {identity} drop not null"))
+    except DBAPIError as error:
+        if is_no_answer(error):
+            raise
+        why, advice = reason(error, connection.engine.url).rstrip("."), "remove the cause, then try again"
+        if trigger := refusing_event_trigger(triggers, error):
+            why, advice = f"the event trigger {trigger} refuses a table for the trial: {why}", let_pass(trigger)
+        raise PreflightError(
+            f"Whether rows of {kept} can be put into {relation} could not be tried, because {why}; {advice}."
+        ) from without_secrets(error, connection.engine.url)
 
 
 def missing_identities(connection: Connection, relation: str, kept: str) -> list[str]:

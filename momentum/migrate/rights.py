@@ -110,11 +110,7 @@ def to_upgrade(
     """
     yield Right("language", "plpgsql", "usage")
     wanted = [PRIVATE_SCHEMA, *([FRESH_SCHEMA] if creates_scores else [])]
-    there = connection.scalars(
-        text("select nspname from pg_catalog.pg_namespace where nspname = any(cast(:names as text[]))"),
-        {"names": wanted},
-    ).all()
-    if set(wanted) - set(there):
+    if missing_schemas(connection, wanted):
         yield Right("database", str(connection.scalar(text("select current_database()"))), "create")
     if creates:
         yield Right("schema", "public", "create")
@@ -125,6 +121,19 @@ def to_upgrade(
         yield Right("schema", adopted.partition(".")[0], "create")
     if creates or creates_scores or adopted is not None:
         yield Right("table", "auth.users", "references")
+
+
+def missing_schemas(connection: Connection, names: Iterable[str]) -> list[str]:
+    """Return those of some schemas that don't exist.
+
+    CREATE SCHEMA IF NOT EXISTS asks for CREATE on the database even if the schema exists.
+    """
+    wanted = sorted(set(names))
+    there = connection.scalars(
+        text("select nspname from pg_catalog.pg_namespace where nspname = any(cast(:names as text[]))"),
+        {"names": wanted},
+    ).all()
+    return [name for name in wanted if name not in there]
 
 
 def to_downgrade(connection: Connection, created: Collection[str], scores: ScoreTable | None) -> Iterator[Right]:

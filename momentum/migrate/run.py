@@ -331,6 +331,12 @@ def settings_of_caller(connection: sa.Connection) -> Iterator[None]:
     change_settings(connection, theirs)
 
 
+def create_private_schema(connection: sa.Connection) -> None:
+    """Create the private schema, if there is none."""
+    for name in rights.missing_schemas(connection, [inventory.PRIVATE_SCHEMA]):
+        connection.execute(sa.text(f"create schema if not exists {name}"))
+
+
 def run_inside_transaction(environment: Environment, connection: sa.Connection, command: str) -> None:
     """Migrate in a transaction that was handed in: no second attempt, no commit."""
     if environment.options.purge:
@@ -346,7 +352,7 @@ def run_inside_transaction(environment: Environment, connection: sa.Connection, 
             check_before(environment, connection, command, obstacle=lambda _: HANDED_IN) if command in MIGRATING else []
         )
         if command in CREATING:
-            connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
+            create_private_schema(connection)
         migrate(environment, connection, command, plan)
         if command == "upgrade" and environment.options.verify:
             verify.check(connection)
@@ -356,7 +362,7 @@ def run_with_retries(environment: Environment, connection: sa.Connection, comman
     """Migrate, each revision in its own transaction, and try again if a lock was not available in time."""
 
     def create_version_table() -> None:
-        connection.execute(sa.text(f"create schema if not exists {inventory.PRIVATE_SCHEMA}"))
+        create_private_schema(connection)
         # Somebody may have been faster.
         rights.check_owners(connection)
         # Alembic would create it in a transaction without the advisory lock.

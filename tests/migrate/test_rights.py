@@ -146,3 +146,27 @@ def test_what_belongs_to_somebody_else_is_named_before_an_upgrade(server: Server
         run(server.as_admin(url), f"alter table {name} owner to {keeper}")
         assert refusal(url, HEAD).startswith(f"The table {name} belongs to {keeper}, and you are {url.username}; ")
         run(server.as_admin(url), f"reassign owned by {keeper} to {url.username}; drop owned by {keeper}")
+
+
+def test_create_on_the_database_is_not_needed_once_the_schemas_are_there(server: Server) -> None:
+    url = database_with_scores(server, "legacy.seed")
+    run(
+        url,
+        """
+        insert into auth.users (id, created_at) values ('00000000-0000-0000-0000-000000000001', now());
+        insert into legacy.daily_engagement_scores (user_id, score_ts, score)
+        select '00000000-0000-0000-0000-000000000001', '2026-01-01', n from generate_series(1, 3) as n;
+        """,
+    )
+    migrate_to(url, HEAD)
+    run(
+        server.as_admin(url),
+        f"""
+        revoke create on database {url.database} from {url.username}, public;
+        create function public.pass() returns event_trigger language plpgsql as 'begin end';
+        create event trigger pass on ddl_command_end execute function public.pass();
+        """,
+    )
+    for revision in (HISTORY[-2], HEAD, "base", HEAD):
+        migrate_to(url, revision)
+    server.drop_database(url)

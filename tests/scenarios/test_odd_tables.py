@@ -692,6 +692,20 @@ def before_migration(server: Server, scores: str, revision: str) -> sa.URL:
     return url
 
 
+def test_an_event_trigger_that_keeps_superseded_rows_from_being_tried_is_named(server: Server) -> None:
+    url = before_migration(server, "legacy.seed", "base")
+    run(server.as_admin(url), REFUSE_TAG.format(tag="CREATE TABLE"))
+    assert refused_whole(url, "base") == (
+        "Whether rows of momentum_internal.superseded_scores can be put into legacy.daily_engagement_scores could not "
+        'be tried, because the event trigger "isn\'t %(x)s :allowed" refuses a table for the trial: no create table '
+        "in pg_catalog today; let it pass what the migrations do, or disable it in the meantime with: alter event "
+        'trigger "isn\'t %(x)s :allowed" disable; then try again.'
+    )
+    run(server.as_admin(url), STOP_REFUSING)
+    migrate_to(url, "base")
+    server.drop_database(url)
+
+
 def tags_of(server: Server, scores: str, revision: str) -> list[str]:
     """Return the kinds of statements that a migration executes."""
     url = before_migration(server, scores, revision)
