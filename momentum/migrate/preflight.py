@@ -135,7 +135,7 @@ def check_upgrade(
     )
     check_collisions(connection, creates, own_tables=created, adopts_existing=adopts_existing, obstacle=obstacle)
     if scores is not None:
-        check_recorded_table(scores)
+        check_recorded_table(connection, scores)
     elif adopts:
         check_score_table(connection, adopts, layouts_of(ahead, "adopts"))
     if indexes := layouts_of(pending, "indexes"):
@@ -185,8 +185,7 @@ def check_downgrade(connection: Connection, *, obstacle: Obstacle) -> None:
 def check_rows_come_back(connection: Connection, scores: ScoreTable) -> None:
     """Refuse a score table that would not take its superseded rows back, because of changes since they were moved."""
     relation, kept = scores.relation, private(SUPERSEDED)
-    if interference := find_interference(connection, relation):
-        raise PreflightError(interference)
+    check_interference(connection, relation)
     check_all_rows_visible(connection, relation, "superseded rows could not be put back")
     if misfit := find_misfit(connection, relation, kept, key=scores.own_key):
         raise PreflightError(
@@ -393,6 +392,8 @@ def check_score_table(connection: Connection, adopts: Collection[str], adoptable
             f"There is no table {TABLE_NAME} in {' or '.join(SCHEMAS)}, where an earlier upgrade left one for "
             "the revisions that are pending now; give it its name back, then try again."
         )
+    for relation in parked:
+        check_interference(connection, relation)
     # A parked table brings its indexes with it.
     check_collisions(connection, FRESH_SCORES, schema="legacy")
 
@@ -449,13 +450,20 @@ def find_warnings(connection: Connection) -> Iterator[str]:
             )
 
 
-def check_recorded_table(scores: ScoreTable) -> None:
-    """Refuse a database from which the score table that an earlier revision recorded is gone."""
+def check_recorded_table(connection: Connection, scores: ScoreTable) -> None:
+    """Refuse a score table that an earlier revision recorded, and that is gone or can't be relied on any more."""
     if not scores.exists:
         raise PreflightError(
             f"The score table {scores.relation}, which the migrations recorded, is gone; give it its name back, then "
             "try again."
         )
+    check_interference(connection, scores.relation)
+
+
+def check_interference(connection: Connection, relation: str) -> None:
+    """Refuse a table with whose rows something interferes."""
+    if interference := find_interference(connection, relation):
+        raise PreflightError(interference)
 
 
 def check_score_key(

@@ -323,6 +323,30 @@ DUPLICATES = f"""
 """
 
 
+INTERFERENCE = {
+    "a rule": ("create rule r as on delete to {0} do instead nothing", "drop rule r on {0}"),
+    "an heir": ("create table public.heir () inherits ({0})", "alter table public.heir no inherit {0}"),
+}
+
+
+@pytest.mark.parametrize("case", INTERFERENCE)
+@pytest.mark.parametrize("start", ["base", HISTORY[-2]])
+def test_a_parked_or_recorded_score_table_with_which_something_interferes_is_refused(
+    url: sa.URL, case: str, start: str
+) -> None:
+    """It comes back with what it had when it was parked."""
+    spoil, advice = INTERFERENCE[case]
+    scores, parked = "legacy.daily_engagement_scores", "momentum_internal.daily_engagement_scores"
+    run(url, spoil.format(scores))
+    migrate_to(url, start)
+    found = parked if start == "base" else scores
+    message = refusal_of(url)
+    assert message.startswith(f"{found} can't be relied on: ")
+    assert message.endswith(f" with: {advice.format(found)}; then try again.")
+    run(url, advice.format(found))
+    alembic.command.upgrade(alembic_config(url), "head")
+
+
 def refusal_of_downgrade(url: sa.URL, revision: str = "base") -> str:
     """Return the sentence with which a downgrade is refused, and assert that nothing has changed."""
     before = snapshot(url)
