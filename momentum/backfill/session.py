@@ -226,7 +226,7 @@ class Session:
             connection.invalidate()
 
     def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> Begun | None:
-        """Begin a transaction and set its limits, and return it if it writes; all in one round trip."""
+        """Begin a transaction and set its limits, and return it if it writes; all in one round trip after the first."""
         # A trigger of the score table must find every other setting as a client does.
         pinned = {"search_path": SEARCH_PATH} if writes else PINNED
         settings = {**pinned, **ENDING, **self.limits.for_transaction(planner)}
@@ -236,26 +236,31 @@ class Session:
         if writes:
             # As text, because the driver doesn't know the type xid8.
             columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))
-            columns.append(literal_column(LIFE) if self._reads_life(connection) else null())
+            columns.append(literal_column(LIFE) if self._can_read_life else null())
         row = connection.execute(select(*columns)).one()
         self._lost_since = None
         if self._prepares and not keeps_session(connection, row[0]):
             self._stop_preparing()
-        return Begun(int(row[-2]), row[-1]) if writes else None
+        if not writes:
+            return None
+        if self._can_read_life is None:
+            # Asked within the limits, and in a transaction of its own, which an error may end.
+            self._can_read_life = self._reads_life(connection)
+            return self._begin(connection, planner, writes=True)
+        return Begun(int(row[-2]), row[-1])
 
     def _reads_life(self, connection: Connection) -> bool:
         """Return whether the life of the server can be read: a role may lack the right, and some servers can't say."""
-        if self._can_read_life is None:
-            try:
-                connection.execute(select(literal_column(LIFE)))
-                self._can_read_life = True
-            except DBAPIError as error:
-                if classify(error) is Fault.LOST:
-                    raise
-                # The transaction has only begun.
-                connection.rollback()
-                self._can_read_life = False
-        return self._can_read_life
+        try:
+            connection.execute(select(literal_column(LIFE)))
+        except DBAPIError as error:
+            if classify(error) is Fault.LOST:
+                raise
+            return False
+        else:
+            return True
+        finally:
+            connection.rollback()
 
     def _read_once(
         self, connection: Connection, work: Callable[[Connection], Result], planner: Mapping[str, str]
@@ -322,7 +327,7 @@ class Session:
                 when pg_catalog.pg_is_in_recovery() then 'in progress'
                 else pg_catalog.pg_xact_status(cast(cast(:id as text) as xid8))
               end as status,
-              {LIFE if self._reads_life(connection) else "null"} as life
+              {LIFE if self._can_read_life else "null"} as life
         """
         try:
             row = connection.execute(text(statement), {"id": str(begun.id)}).one()

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
+from momentum.testing import Server
+from tests.migrating import run
 
 LOCKED = "do $$ begin raise exception 'locked' using errcode = '55P03'; end $$"
 LOSE = "select pg_terminate_backend(pg_backend_pid())"
@@ -134,3 +136,22 @@ def test_an_error_about_a_prepared_statement_ends_preparing_and_costs_no_attempt
         assert session.read(work) == "done", "on another connection"
         assert session.retried == 0
     assert thresholds == [5, None, None]
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["readable", "not readable"])
+def test_no_statement_of_a_transaction_that_writes_comes_before_its_limits(
+    server: Server, url: sa.URL, readable: bool
+) -> None:
+    if not readable:
+        run(server.as_admin(url), "revoke execute on function pg_catalog.pg_control_checkpoint() from public")
+    sent: list[str] = []
+    engine = create_engine(url, "momentum-tests")
+    sa.event.listen(engine, "before_cursor_execute", lambda _1, _2, sql, *_: sent.append(sql))
+    limit: sa.ColumnElement[str] = sa.literal_column("pg_catalog.current_setting('lock_timeout')")
+    with Session(engine, Limits(lock_timeout=3), read_only=False, sleep=lambda _: None) as session:
+        for number in range(2):
+            sent.clear()
+            assert session.write(lambda connection: connection.scalar(sa.select(limit)), lambda *_: True) == "3s"
+            assert "set_config" in sent[0]
+            # The first transaction also asks whether it may look.
+            assert len([sql for sql in sent if "pg_control_checkpoint" in sql]) == readable + (number == 0)
