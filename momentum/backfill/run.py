@@ -214,7 +214,13 @@ def recount(
     while not chunks.is_done:
         if should_stop():
             return None
-        missing += chunks.step(session, read, always)
+        try:
+            missing += chunks.step(session, read, always)
+        except DBAPIError:
+            # A run that is to stop waits for no server, and still reports what it has committed.
+            if should_stop():
+                return None
+            raise
     return missing
 
 

@@ -354,6 +354,14 @@ def test_a_transaction_that_a_crash_took_back_is_not_believed_where_somebody_els
             server.close()  # Its connection was lost in the crash.
 
 
+def test_a_run_that_is_stopped_and_cut_off_while_it_counts_again_reports_what_it_committed(scores: Scores) -> None:
+    add_users(scores.engine, 20)
+    with Proxy(scores.url, b"as not materialized", forwarded=False) as proxy:
+        engine = create_engine(proxy.url, application_name="momentum-tests")
+        report = run_backfill(engine, Settings(ONE_DAY), should_stop=lambda: proxy.cuts > 0)
+    assert (report.inserted, scores.count(), report.left_over, report.interrupted) == (20, 20, None, True)
+
+
 def test_a_commit_whose_confirmation_got_lost_is_in_the_manifest(scores: Scores, tmp_path: Path) -> None:
     add_users(scores.engine, 100)
     manifest = tmp_path / "rows.jsonl"
