@@ -87,7 +87,7 @@ def test_a_manifest_lists_exactly_the_rows_that_the_run_inserted(scores: Scores,
 def test_a_dry_run_lists_nothing_in_the_manifest(scores: Scores, manifest: Path) -> None:
     add_users(scores.engine, 3)
     fill(scores, manifest, "--dry-run")
-    assert keys_of(manifest) == []
+    assert not manifest.exists()
 
 
 def test_a_later_run_appends_to_the_manifest(scores: Scores, manifest: Path) -> None:

@@ -303,9 +303,12 @@ def test_distributed_it_has_the_same_keys_names_and_rules(stand_in_url: sa.URL) 
         ),
         (
             "create table public.notes (habit uuid constraint about references public.habit_index (id))",
-            "notes refers to habit_index (about)",
+            "public.notes refers to public.habit_index (about)",
         ),
-        ("create unique index one on public.habit_index (details)", "one of habit_index does not contain the user"),
+        (
+            "create unique index one on public.habit_index (details)",
+            "public.one of public.habit_index does not contain the user",
+        ),
     ],
 )
 def test_what_cannot_be_distributed_is_refused_and_unchanged(stand_in_url: sa.URL, before: str, said: str) -> None:
