@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shlex
 
 # Roles with this prefix belong to Supabase's platform: nobody outside of it can connect as one or be made a member. A
 # project's owner has this one, which bypasses row-level security and may grant rights on auth.users.
@@ -27,6 +26,8 @@ def printable(text: str) -> str:
 
 def as_word(text: str) -> str:
     """Return a word as a shell reads it; one that isn't printable as bash does, byte by byte."""
+    import shlex  # here, because a service that imports the models has no use for it
+
     if text.isprintable():
         return shlex.quote(text)
     letters = (

@@ -107,6 +107,13 @@ class Process:
         if self.returncode is None and self._process.pid is not None:
             os.kill(self._process.pid, number)
 
+    def halt(self) -> None:
+        """Stop it, until it gets SIGCONT, and return once none of its threads runs any more."""
+        self.send_signal(signal.SIGSTOP)
+        threads = list(Path(f"/proc/{self._process.pid}/task").iterdir())
+        while not all((each / "stat").read_text().rpartition(")")[2].split()[0] in "Tt" for each in threads):
+            pass
+
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(signal.SIGKILL)

@@ -664,7 +664,7 @@ def test_importing_the_models_loads_sqlalchemy_and_our_modules_only() -> None:
     """No part of Alembic, the command, the driver or the tests' servers; `make import-cost` measures the cost."""
     sqlalchemy = modules_after("import sqlalchemy.orm, sqlalchemy.dialects.postgresql")
     models = modules_after("from momentum import MomentumEvent, DailyMomentumScore, Base, live, soft_delete")
-    parts = {"__init__", "base", "deletion", "errors", "mixins", "models", "types"}
+    parts = {"__init__", "base", "deletion", "errors", "mixins", "models", "types", "wording"}
     assert {name.partition(".")[2].partition(".")[0] or "__init__" for name in models - sqlalchemy} == parts
     assert {name.partition(".")[0] for name in models - sqlalchemy} == {"momentum"}
 

@@ -215,7 +215,11 @@ facts (fact) as (
   union all
   select pg_catalog.jsonb_build_object('is', 'child', 'relation', i.inhparent, 'child', i.inhrelid)
   from pg_catalog.pg_inherits as i
-)
+),
 
-select fact
-from facts
+-- Following them takes a while, in which this transaction is idle.
+limited (longest) as (select pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', true))
+
+select f.fact
+from facts as f
+cross join limited

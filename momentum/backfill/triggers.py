@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from momentum.backfill.effects import EVENTS, NAMED, Catalog, Effects, Walk, reaction
-from momentum.connect.settings import change_settings
 from momentum.trust import untrusted_functions
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 FOR_EACH_ROW = 1
 BEFORE = 2
-
-# Seconds for following everything that runs for a row.
-LONGEST_WALK = 60
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,6 @@ def read_triggers(connection: Connection, relation: str, event: str, given: Coll
     oid = catalog.relation(relation)
     if oid is None:
         return []
-    # Meanwhile this transaction is idle, for seconds if there are large functions.
-    change_settings(connection, {"idle_in_transaction_session_timeout": f"{LONGEST_WALK}s"})
     found = [*triggers_in(catalog, oid, event), *others_in(catalog, oid, event, given)]
     functions = {function for _, _, _, _, effects in found for function in effects.functions}
     owners = {each.name: each.owner for each in untrusted_functions(connection, functions)} if functions else {}

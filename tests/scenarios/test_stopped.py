@@ -52,7 +52,7 @@ def test_a_migration_that_is_stopped_with_locks_lets_clients_through(supabase_ur
         upgrade = ("-x", "deadline=600", "upgrade", "head")
         with start(*upgrade, home=tmp_path, MOMENTUM_DATABASE_URL=text_of(supabase_url)) as process:
             wait_until(supabase_url, WAITING_MIGRATION, process=process)
-            process.send_signal(signal.SIGSTOP)
+            process.halt()
             try:
                 holder.rollback()
                 # It may have given up its place before it was stopped; then it holds nothing.
@@ -79,7 +79,7 @@ def test_a_backfill_that_is_stopped_with_locks_lets_clients_through_and_resumes(
                 "and application_name = 'momentum-backfill' and wait_event_type = 'Lock')",
                 process=process,
             )
-            process.send_signal(signal.SIGSTOP)
+            process.halt()
             try:
                 holder.rollback()
                 # The page has this row too, and nobody commits it: the client waits until the server has given it up.
@@ -125,10 +125,11 @@ class SilentProxy(Proxy):
     def _pass_on(self, source: socket.socket, target: socket.socket, *, looks: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                was_silent = self.silent.is_set()
                 if looks and self._message in data:
-                    target.sendall(data)
+                    # Before the server can answer.
                     self.silent.set()
-                if not self.silent.is_set():
+                if not was_silent:
                     target.sendall(data)
         if not self.silent.is_set():
             self._cut(target)
