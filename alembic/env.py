@@ -6,7 +6,7 @@ from logging.config import fileConfig
 from alembic import context
 
 from momentum.errors import MomentumError
-from momentum.migrate.run import INTERRUPTED, run
+from momentum.migrate.run import INTERRUPTED, is_shown, run
 from momentum.streams import complain, guard_program, settle
 
 
@@ -16,9 +16,7 @@ def main() -> int:
     context.config.stdout = output  # type: ignore[assignment]
     if context.config.config_file_name is not None:
         fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-        # From Alembic's log, an operator needs to see only which revisions run.
-        alembic = logging.getLogger("alembic.runtime.migration")
-        alembic.addFilter(lambda record: record.getMessage().startswith("Running"))
+        logging.getLogger("alembic.runtime.migration").addFilter(is_shown)
     try:
         run()
     except MomentumError as error:

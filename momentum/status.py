@@ -11,7 +11,6 @@ from sqlalchemy import Connection, Engine, text
 from momentum import __version__
 from momentum.backfill import DayRange, Settings, run_backfill
 from momentum.backfill.preflight import check_owners
-from momentum.backfill.report import Report
 from momentum.backfill.run import read_today
 from momentum.backfill.settings import Limits
 from momentum.command import URL_OPTION, EnvFile, Url
@@ -168,7 +167,7 @@ def read_days(engine: Engine, status: Status) -> None:
     days = DayRange.choose(None, None, DAYS, read_today(engine, Limits()))
     settings = Settings(days=days, dry_run=True, look_for_discrepancies=False)
     try:
-        report: Report = run_backfill(engine, settings)
+        report = run_backfill(engine, settings)
     except (NotMigratedError, ConfigurationError) as error:
         # What is still to be applied may well be what is missing.
         if isinstance(error, ConfigurationError) or not status.to_do:

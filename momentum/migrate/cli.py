@@ -20,7 +20,7 @@ from momentum.errors import ConfigurationError
 from momentum.migrate.config import SCORES, Access, Existing, MigrationOptions, alembic_config
 from momentum.migrate.locks import ATTEMPTS, SECONDS, read_heads
 from momentum.migrate.rights import TO_LOOK, check_owners, check_rights
-from momentum.migrate.run import INTERRUPTED
+from momentum.migrate.run import INTERRUPTED, is_shown
 from momentum.scores import ScoresOption
 from momentum.streams import complain
 
@@ -171,8 +171,7 @@ def steps_shown() -> Iterator[None]:
     """Write what the migrations log to standard error during the block, as ``alembic`` does."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    # From Alembic's log, an operator needs to see only which revisions run.
-    handler.addFilter(lambda record: not record.name.startswith("alembic") or record.msg.startswith("Running"))
+    handler.addFilter(is_shown)
     loggers = [logging.getLogger(name) for name in ("momentum", "alembic.runtime.migration")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -40,6 +40,11 @@ HANDED_IN = "the connection was handed in inside a transaction; commit it first,
 log = logging.getLogger("momentum.migrations")
 
 
+def is_shown(record: logging.LogRecord) -> bool:
+    """Return whether an operator needs to see a log record: of Alembic's own, only the revisions that run."""
+    return not record.name.startswith("alembic") or record.getMessage().startswith("Running")
+
+
 def run() -> None:
     """Migrate, inspect or write a script, depending on the command that Alembic was called with.
 
