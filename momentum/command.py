@@ -20,21 +20,17 @@ if TYPE_CHECKING:
 # The option for the database's URL, in every command.
 URL_OPTION = "--database-url"
 
-Url = Annotated[
-    str | None,
-    Option(
-        URL_OPTION,
-        metavar="URL",
-        help=f"The database. Default: {' or '.join(URL_VARIABLES)} in the environment, then the env file.",
-    ),
-]
+URL_HELP = (
+    f"The database. Default: that of a file given with --env-file, then {' or '.join(URL_VARIABLES)} in the "
+    "environment, then the default env file."
+)
+# The end of the help of --env-file.
+PRECEDENCE = f"It goes before the environment. Default: {DEFAULT_ENV_FILE}, after the environment."
+
+Url = Annotated[str | None, Option(URL_OPTION, metavar="URL", help=URL_HELP)]
 EnvFile = Annotated[
     str | None,
-    Option(
-        metavar="PATH",
-        help="A file with SUPABASE_DB_URL or DATABASE_URL in it; the environment takes precedence. "
-        f"Default: {DEFAULT_ENV_FILE}.",
-    ),
+    Option(metavar="PATH", help=f"A file with SUPABASE_DB_URL or DATABASE_URL in it. {PRECEDENCE}"),
 ]
 
 

@@ -205,12 +205,21 @@ def started(url: sa.URL, *arguments: str) -> Iterator[processes.Process]:
 
 
 def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the only line on standard error; nothing may stand on standard output."""
+    """Return the only line on standard error but for one that names the database; standard output must be empty."""
     assert done.stdout == ""
     lines = done.stderr.splitlines()
+    if lines[0].startswith("Database: "):
+        del lines[0]
     assert len(lines) == 1, f"an error is one line, not: {done.stderr}"
     assert lines[0].startswith("Error: ")
     return lines[0]
+
+
+def after_database(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what follows on standard error after its first line, which names the database."""
+    first, _, rest = done.stderr.partition("\n")
+    assert first.startswith("Database: ")
+    return rest
 
 
 def resumed(command: str) -> Sequence[str]:

@@ -36,7 +36,7 @@ REPORTED = "Unexpected KeyError; please report it with the command that you gave
 
 def test_it_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--database-url", URL]) == 1
-    assert capsys.readouterr().err == f"Error: {REPORTED}\n"
+    assert capsys.readouterr().err == f"Database: 127.0.0.1:1/app\nError: {REPORTED}\n"
 
 
 def test_verbose_shows_where_it_happened_and_no_secret(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ import typer
 
 from momentum import __version__
 from momentum.backfill.days import DEFAULT_LENGTH, DayRange
-from momentum.backfill.display import Display, page_of, print_report, print_undo_report
+from momentum.backfill.display import Display, page_of, print_report
 from momentum.backfill.settings import (
     MOST_DAYS_OF_ACTIVITY,
     MOST_ROWS_PER_COMMIT,
@@ -35,8 +35,8 @@ from momentum.backfill.settings import (
     Limits,
     Settings,
 )
-from momentum.command import run_app
-from momentum.connect.environment import DEFAULT_ENV_FILE, URL_VARIABLES
+from momentum.command import PRECEDENCE, URL_HELP, URL_OPTION, run_app
+from momentum.connect.environment import DEFAULT_ENV_FILE
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.streams import guarded_streams
 from momentum.wording import as_word, counted
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
     from momentum.backfill.files import Review
     from momentum.backfill.fill import Failure, Row
-    from momentum.backfill.report import Report
+    from momentum.backfill.report import Execution, Report
     from momentum.backfill.undo import UndoReport
 
 COMMAND = "momentum-backfill"
@@ -117,20 +117,14 @@ def backfill(
     context: typer.Context,
     database_url: Annotated[
         str | None,
-        Option(
-            metavar="URL",
-            envvar=URL_VARIABLES[0],
-            show_envvar=True,
-            help=f"The database. Default: {URL_VARIABLES[1]} in the environment, then the env file.",
-            rich_help_panel="Database",
-        ),
+        Option(metavar="URL", help=URL_HELP, rich_help_panel="Database"),
     ] = None,
     env_file: Annotated[
         str | None,
         Option(
             metavar="PATH",
             help="A file with SUPABASE_DB_URL, or SUPABASE_URL and SUPABASE_DB_PASSWORD, and, for Supabase's hosts, "
-            f"SUPABASE_SERVICE_ROLE_KEY; the environment takes precedence. Default: {DEFAULT_ENV_FILE}.",
+            f"SUPABASE_SERVICE_ROLE_KEY. {PRECEDENCE}",
             rich_help_panel="Database",
         ),
     ] = None,
@@ -350,8 +344,10 @@ def backfill(
     check_combinations(context)
     # Here and not above, so that --help needn't wait for SQLAlchemy.
     from momentum.backfill.files import check_distinct
-    from momentum.connect.env_file import EnvFile, check_service_role_key, find_url
+    from momentum.backfill.report import Execution, Report
+    from momentum.connect.url import describe
 
+    started_at = datetime.datetime.now(datetime.UTC)
     with ExitStack() as stack:
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals(display))
@@ -368,12 +364,8 @@ def backfill(
             }
             check_distinct({name: path for name, path in files.items() if path}, prints=as_json or not quiet)
             limits = Limits(lock_timeout, statement_timeout, attempts)
-            from_environment = database_url is not None and database_url == os.environ.get(URL_VARIABLES[0])
-            option = URL_VARIABLES[0] if from_environment else "--database-url"
-            secrets = EnvFile(env_file, warn=display.warn)
-            url = find_url(database_url, option=option, env_file=secrets)
+            url = find_database(database_url, env_file, display)
             context.obj.url = url if verbose else None
-            check_service_role_key(url, secrets)
             outputs = Outputs.open(stack, discrepancies, manifest, failures, report_page, dry_run=dry_run)
             settings = Settings(
                 days=DayRange.choose(first, last, days, today_of(url, limits, display, stopped)),
@@ -393,17 +385,23 @@ def backfill(
                 discrepancy_threshold=Decimal(str(discrepancy_threshold)),
             )
             resume = resume_command(context, settings.days)
-            if undo is not None:
-                return take_back(url, undo, settings, display, outputs, stopped, resume, as_json=as_json, quiet=quiet)
-            report = execute(url, settings, display, outputs, stopped)
+            report: Report | UndoReport
+            if undo is None:
+                report = execute(url, settings, display, outputs, stopped)
+            else:
+                report = take_back(url, undo, settings, display, outputs, stopped)
+            # Now, because the report has it too: a signal from here on changes nothing.
+            exit_code, objection = judge(report, max_error_rate, stopped)
+            execution = Execution(describe(url), started_at, datetime.datetime.now(datetime.UTC), exit_code)
             unfinished = resume if report.unfinished and not report.dry_run else None
             display.finish()
             if as_json:
-                print(json.dumps(report.as_json(unfinished)))
+                print(json.dumps({**execution.as_json(), **report.as_json(unfinished)}))
             elif not quiet:
                 print_report(report, settings, unfinished)
-            outputs.finish(report, settings, url, unfinished, display)
-            return judge(report, max_error_rate, stopped, display)
+            if isinstance(report, Report):
+                outputs.finish(report, settings, execution, unfinished, display)
+            return display.complain(objection, exit_code) if objection else exit_code
         except KeyboardInterrupt:
             return display.complain("Interrupted; uncommitted work is rolled back.", stopped.exit_code)
         except MomentumError as error:
@@ -527,19 +525,20 @@ class Outputs:
             report_page,
         )
 
-    def finish(self, report: "Report", settings: Settings, url: "URL", resume: str | None, display: Display) -> None:
+    def finish(
+        self, report: "Report", settings: Settings, execution: "Execution", resume: str | None, display: Display
+    ) -> None:
         """Write the page of a run, and put its other files in their places.
 
         A file that can't be written costs nothing else: the rows are there, and have been reported.
         """
         from momentum.backfill.page import write_page
-        from momentum.connect.url import describe
 
         if self.page is not None and report.uncounted:
             display.complain(f"--report {self.page} is not written, because the rows of each day are not known.", 0)
         elif self.page is not None:
             try:
-                write_page(self.page, page_of(report, settings, describe(url), self.largest, resume))
+                write_page(self.page, page_of(report, settings, execution, self.largest, resume))
             except ConfigurationError as error:
                 display.complain(str(error), 0)
         if self.review is not None:
@@ -552,6 +551,32 @@ class Outputs:
 
 def ignore(_: object) -> None:
     """Ignore the argument."""
+
+
+def find_database(given: str | None, env_file: str | None, display: Display) -> "URL":
+    """Return the URL of the database, name the database, and check the key that a project on Supabase asks for.
+
+    Args:
+        given: The URL of the command line, if there is one.
+        env_file: The env file of the command line, if there is one.
+        display: Names the database, before it warns of anything.
+
+    Raises:
+        ConfigurationError: There is no URL, it can't be used, or the key is not the project's.
+    """
+    from momentum.connect.env_file import EnvFile, check_service_role_key, find_url
+    from momentum.connect.url import describe
+
+    warnings: list[str] = []
+    secrets = EnvFile(env_file, warnings.append)
+    try:
+        url = find_url(given, option=URL_OPTION, env_file=secrets)
+        display.name_database(describe(url))
+        check_service_role_key(url, secrets)
+    finally:
+        for warning in warnings:
+            display.warn(warning)
+    return url
 
 
 def today_of(url: "URL", limits: Limits, display: Display, stopped: "StopSignals") -> datetime.date:
@@ -573,9 +598,8 @@ def execute(url: "URL", settings: Settings, display: Display, outputs: Outputs, 
     from momentum.backfill.fill import Observers
     from momentum.backfill.run import run_backfill
     from momentum.connect.engine import create_engine
-    from momentum.connect.url import describe
 
-    display.log(f"Database {describe(url)}, {settings.days}, {'dry run' if settings.dry_run else 'backfill'}.")
+    display.log(f"{'Dry run' if settings.dry_run else 'Backfill'} of {settings.days}.")
     with errors_say_what_was_committed(url, display, stopped):
         return run_backfill(
             create_engine(url, application_name=COMMAND),
@@ -593,19 +617,19 @@ def take_back(
     display: Display,
     outputs: Outputs,
     stopped: "StopSignals",
-    resume: str,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> int:
-    """Undo a run, print the report and return the exit code."""
+) -> "UndoReport":
+    """Undo a run and return the report; the driver's errors become ours, and say what was committed.
+
+    Raises:
+        MomentumError: The undo failed.
+        KeyboardInterrupt: It was asked to stop, and could not end in an orderly way.
+    """
     from momentum.backfill.undo import run_undo
     from momentum.connect.engine import create_engine
-    from momentum.connect.url import describe
 
-    display.log(f"Database {describe(url)}, undo of {manifest}.")
+    display.log(f"Undo of {manifest}.")
     with errors_say_what_was_committed(url, display, stopped):
-        report = run_undo(
+        return run_undo(
             create_engine(url, application_name=COMMAND),
             manifest,
             settings,
@@ -613,15 +637,6 @@ def take_back(
             on_failure=outputs.on_failure,
             should_stop=stopped.asked,
         )
-    unfinished = resume if report.unfinished and not report.dry_run else None
-    display.finish()
-    if as_json:
-        print(json.dumps(report.as_json(unfinished)))
-    elif not quiet:
-        print_undo_report(report, unfinished)
-    if stopped.asked():
-        return stopped.exit_code
-    return judge_failures(report, settings.max_error_rate, display)
 
 
 @contextmanager
@@ -641,27 +656,22 @@ def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSi
         raise
 
 
-def judge(report: "Report", max_error_rate: float, stopped: "StopSignals", display: Display) -> int:
-    """Return the exit code for a report, and print the reason if it is not 0."""
+def judge(report: "Report | UndoReport", max_error_rate: float, stopped: "StopSignals") -> tuple[int, str | None]:
+    """Return the exit code for a report, and the sentence that explains it, if it needs one."""
+    from momentum.backfill.report import Report
+
     if stopped.asked():
-        return stopped.exit_code
-    if report.recount_disagrees:
-        return display.complain(
+        return stopped.exit_code, None
+    if isinstance(report, Report) and report.recount_disagrees:
+        return 1, (
             f"The recount found {counted(report.left_over or 0, 'eligible user-day')} without a row, and "
-            f"{report.failed:,} {'is' if report.failed == 1 else 'are'} known to have failed; run the command again.",
-            1,
+            f"{report.failed:,} {'is' if report.failed == 1 else 'are'} known to have failed; run the command again."
         )
-    return judge_failures(report, max_error_rate, display)
-
-
-def judge_failures(report: "Report | UndoReport", max_error_rate: float, display: Display) -> int:
-    """Return 1, and print the reason, if more rows have failed than allowed; otherwise 0."""
     if report.error_rate <= max_error_rate:
-        return 0
-    return display.complain(
+        return 0, None
+    return 1, (
         f"{counted(report.failed, 'row')} failed, an error rate of {report.error_rate:.2%}, above the limit of "
-        f"{max_error_rate:.2%}; the log lists them.",
-        1,
+        f"{max_error_rate:.2%}; the log lists them."
     )
 
 

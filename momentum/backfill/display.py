@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from momentum.backfill.discrepancies import LargestDiscrepancies
     from momentum.backfill.fill import Progress
     from momentum.backfill.page import Page
-    from momentum.backfill.report import Report
+    from momentum.backfill.report import Execution, Report
     from momentum.backfill.settings import Settings
     from momentum.backfill.undo import UndoReport
 
@@ -36,6 +36,7 @@ class Display:
         self._commits = 0
         # Started by the first progress, so that no bar is above an earlier error.
         self._draws_bar = False
+        self._database: str | None = None
         self._bar: Any = None
         self._task: Any = None
 
@@ -67,6 +68,18 @@ class Display:
             display.finish()
             logger.removeHandler(handler)
             logger.setLevel(level)
+
+    def name_database(self, database: str) -> None:
+        """Write which database it is; if only errors are wanted, before the first of them."""
+        self._database = database
+        if not self._quiet:
+            self._write_database()
+
+    def _write_database(self) -> None:
+        """Write which database it is, unless that is unknown or has been written."""
+        database, self._database = self._database, None
+        if database is not None:
+            self.write(f"Database: {database}", database=database)
 
     def _start_bar(self) -> None:
         """Show a bar with the progress, rows per second, the time left and the failures so far."""
@@ -104,6 +117,7 @@ class Display:
 
     def write(self, line: str, level: str = "info", **fields: object) -> None:
         """Write a line, above the bar if there is one; for machines, as an object that also has the fields."""
+        self._write_database()
         line = self.line(line, level, **fields)
         if self._bar is None:
             # In a single write, because workers write at the same time.
@@ -204,8 +218,20 @@ class LogHandler(logging.Handler):
         self._display.write(record.getMessage(), record.levelname.lower())
 
 
-def print_report(report: "Report", settings: "Settings", resume: str | None) -> None:
+def print_report(report: "Report | UndoReport", settings: "Settings", resume: str | None) -> None:
     """Print a report for people."""
+    from momentum.backfill.report import Report  # here, because the help needs no report
+
+    if isinstance(report, Report):
+        print_fill_report(report, settings)
+    else:
+        print_undo_report(report)
+    if resume:
+        print(f"To resume: {resume}")
+
+
+def print_fill_report(report: "Report", settings: "Settings") -> None:
+    """Print the report of a backfill for people."""
     if report.dry_run:
         print(f"Dry run for {report.days} (UTC): nothing was written.")
         for day, count in sorted(report.missing_by_day.items()):
@@ -225,8 +251,6 @@ def print_report(report: "Report", settings: "Settings", resume: str | None) -> 
             f"{report.rows_per_second:,.0f} rows/s, slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
         )
     print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
-    if resume:
-        print(f"To resume: {resume}")
 
 
 def totals_of(report: "Report") -> list[tuple[str, int]]:
@@ -259,7 +283,7 @@ def why_nobody(accounts: int, settings: "Settings") -> str:
     return f"{counted(accounts, 'account')} {'exists; it' if one else 'exist; each'} {reasons}."
 
 
-def print_undo_report(report: "UndoReport", resume: str | None) -> None:
+def print_undo_report(report: "UndoReport") -> None:
     """Print the report of an undo for people."""
     title = "Dry run of the undo of" if report.dry_run else "Undo of"
     state = ": nothing was deleted." if report.dry_run else ", interrupted:" if report.interrupted else ":"
@@ -274,8 +298,6 @@ def print_undo_report(report: "UndoReport", resume: str | None) -> None:
     if not report.dry_run:
         rows += [("failed", report.failed)]
     print_rows(rows)
-    if resume:
-        print(f"To resume: {resume}")
 
 
 def print_rows(rows: list[tuple[str, int]]) -> None:
@@ -285,14 +307,18 @@ def print_rows(rows: list[tuple[str, int]]) -> None:
 
 
 def page_of(
-    report: "Report", settings: "Settings", database: str, discrepancies: "LargestDiscrepancies", resume: str | None
+    report: "Report",
+    settings: "Settings",
+    execution: "Execution",
+    discrepancies: "LargestDiscrepancies",
+    resume: str | None,
 ) -> "Page":
     """Return the content of the page of a run.
 
     Args:
         report: The counts.
         settings: The settings of the run.
-        database: Host, port and name of the database.
+        execution: The database, and when the run began and ended.
         discrepancies: The largest ones.
         resume: The command that resumes the run, if anything is left.
     """
@@ -302,8 +328,8 @@ def page_of(
     return Page(
         title=f"{'Dry run' if report.dry_run else 'Backfill'} of {report.days}",
         outcome=outcome_of(report, settings),
-        database=database,
-        finished_at=datetime.datetime.now(datetime.UTC),
+        database=execution.database,
+        finished_at=execution.finished_at,
         days=[
             DayCounts(day, max(report.present_by_day[day], 0), filled[day], report.failed_by_day[day])
             for day in report.days

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from momentum import __version__
 from momentum.backfill.days import DayRange
 from momentum.backfill.settings import SAMPLE
 from momentum.backfill.triggers import Trigger
@@ -21,6 +22,35 @@ def error_rate(failed: int, attempted: int) -> float:
 def is_too_many(failed: int, attempted: int, max_error_rate: float) -> bool:
     """Return whether a run should stop because too many rows have failed."""
     return attempted >= SAMPLE and error_rate(failed, attempted) > max_error_rate
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution of the command.
+
+    Attributes:
+        database: Host, port and name of the database, as libpq resolves them.
+        started_at: When it began, by this machine's clock.
+        finished_at: When its work had ended.
+        exit_code: Its exit code.
+        version: The version of this package.
+    """
+
+    database: str
+    started_at: datetime.datetime
+    finished_at: datetime.datetime
+    exit_code: int
+    version: str = __version__
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the execution for machines."""
+        return {
+            "database": self.database,
+            "version": self.version,
+            "started_at": self.started_at.isoformat(timespec="milliseconds"),
+            "finished_at": self.finished_at.isoformat(timespec="milliseconds"),
+            "exit_code": self.exit_code,
+        }
 
 
 @dataclass

@@ -119,7 +119,10 @@ def find_url(
     use_env_file: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> "URL":
-    """Return the URL from the option, the environment or the env file, the first of these that has one.
+    """Return the URL from the option, a named env file, the environment or the default env file.
+
+    The first of these that has one decides. A named file goes before the environment, because it was named for this
+    run, while a variable may be left over from something else.
 
     Args:
         given: The option's value, if it was given. An empty value is an error: if a script's variable is not set, no
@@ -138,12 +141,14 @@ def find_url(
         _ = file.values
     if given is not None:
         return parse_url(given, option)
+    if file.named and use_env_file and (url := file.url()):
+        return url
     for name in URL_VARIABLES:
         if environ.get(name):
             return parse_url(environ[name], name)
     ways = [f"{option} or set {' or '.join(URL_VARIABLES)}"]
     if use_env_file:
-        if url := file.url():
+        if not file.named and (url := file.url()):
             return url
         ways.append(f"write {ENV_FILE_VARIABLES[0]} in {file}")
     raise ConfigurationError(f"No database URL: give {', or '.join(ways)}.")
@@ -158,7 +163,7 @@ def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, 
     Args:
         url: The database that is going to be changed.
         env_file: The file with the key and SUPABASE_URL.
-        environ: The environment, which takes precedence over the env file.
+        environ: The environment, which takes precedence over the default env file, but not over a named one.
 
     Raises:
         ConfigurationError: The key is missing, not a service-role key, another project's or expired. The message says
@@ -174,7 +179,7 @@ def check_service_role_key(url: "URL", env_file: EnvFile, environ: Mapping[str, 
         )
     values = {name: text for name, text in environ.items() if text}
     try:
-        values = {**env_file.values, **values}
+        values = {**values, **env_file.values} if env_file.named else {**env_file.values, **values}
     except ConfigurationError:
         # Nobody relies on the default file, whose folder may be another user's, if the key is in the environment.
         if SERVICE_ROLE_KEY not in values or env_file.named:

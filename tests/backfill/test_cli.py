@@ -21,7 +21,7 @@ from momentum.backfill import cli
 from momentum.connect.engine import create_engine
 from momentum.connect.url import written
 from momentum.testing import Server
-from tests.backfilling import HANGS, PASSWORD, PROGRAM, backfill, call, one_error_line, with_password
+from tests.backfilling import HANGS, PASSWORD, PROGRAM, after_database, backfill, call, one_error_line, with_password
 from tests.migrating import fetch, wait_until
 from tests.processes import Process
 from tests.samples import LONG_AGO, add_users, refuse_rows
@@ -29,6 +29,11 @@ from tests.server import engine_of
 
 DAY = "2026-03-05"
 JSON_KEYS = [
+    "database",
+    "version",
+    "started_at",
+    "finished_at",
+    "exit_code",
     "dry_run",
     "from",
     "to",
@@ -213,7 +218,9 @@ def test_both_spellings_of_the_url_work(url: sa.URL, scheme: str) -> None:
     assert done.returncode == 0
 
 
-def test_the_environment_beats_the_env_file(url: sa.URL, home: Path, tmp_path: Path) -> None:
+def test_a_named_env_file_beats_the_environment_and_the_environment_the_default_one(
+    url: sa.URL, home: Path, tmp_path: Path
+) -> None:
     dead = f"postgresql://root:{PASSWORD}@127.0.0.1:1/x"
     alive = with_password(url)
     default = home / ".bee_secrets" / "supabase.env"
@@ -229,7 +236,12 @@ def test_the_environment_beats_the_env_file(url: sa.URL, home: Path, tmp_path: P
         other.touch(mode=0o600)
         other.write_text(f'DATABASE_URL="{dead}"\n')
         assert backfill("--days", "1", "--env-file", str(other)).returncode == 3
+        for variable in ("MOMENTUM_DATABASE_URL", "DATABASE_URL"):
+            done = backfill("--days", "1", "--env-file", str(other), **{variable: alive})
+            assert (done.returncode, done.stderr.splitlines()[0]) == (3, "Database: 127.0.0.1:1/x")
+        assert backfill("--days", "1", "--env-file", str(other), "--database-url", alive).returncode == 0
         other.write_text("NOTHING=here\n")
+        assert backfill("--days", "1", "--env-file", str(other), url=alive).returncode == 0
         done = backfill("--days", "1", "--env-file", str(other))
         assert done.returncode == 2
         assert str(other) in one_error_line(done)
@@ -254,6 +266,49 @@ def test_json_is_one_object_with_the_promised_keys_and_sums(url: sa.URL, engine:
     assert count_scores(engine) == 15
     again = json.loads(backfill("--from", "2026-03-01", "--to", DAY, "--json", url=url).stdout)
     assert (again["inserted"], again["present"]) == (0, 15)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_first_line_of_standard_error_names_the_database(
+    url: sa.URL, engine: sa.Engine, tmp_path: Path, form: str
+) -> None:
+    add_users(engine)
+    manifest = tmp_path / "rows.jsonl"
+    file = tmp_path / "env"
+    file.touch(mode=0o644)
+    file.write_text(f"SUPABASE_DB_URL={with_password(url)}\n")
+    options = ("--log-format", form, "--env-file", str(file))
+    for arguments in (("--manifest", str(manifest)), ("--dry-run",), ("--undo", str(manifest)), ("--json",)):
+        done = call(*arguments, *options)
+        first, second = done.stderr.splitlines()[:2]
+        database = json.loads(first)["database"] if form == "json" else first.removeprefix("Database: ")
+        assert database.endswith(f"/{url.database}"), arguments
+        assert "can be read by other users" in second
+    assert json.loads(done.stdout)["database"] == database
+
+
+def test_a_quiet_run_names_the_database_only_before_an_error(url: sa.URL, engine: sa.Engine) -> None:
+    add_users(engine)
+    options = ("--days", "1", "--quiet")
+    assert call(*options, url=url).stderr == ""
+    done = call("--to", "2999-01-01", *options, url=url)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("Database: ")
+    assert first.endswith(f"/{url.database}")
+    assert second.startswith("Error: ")
+
+
+def test_json_says_what_ran_when_and_how_it_ended(url: sa.URL, engine: sa.Engine) -> None:
+    [user, *_] = add_users(engine, 2)
+    refuse_rows(engine, f"new.user_id = '{user}'", "raise exception 'refused';")
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(milliseconds=1)
+    done = call("--to", DAY, "--days", "1", "--json", "--quiet", url=url)
+    report = json.loads(done.stdout)
+    assert (report["version"], report["exit_code"], done.returncode) == (__version__, 1, 1)
+    started, finished = (datetime.datetime.fromisoformat(report[name]) for name in ("started_at", "finished_at"))
+    assert before <= started <= finished <= datetime.datetime.now(datetime.UTC)
+    report = json.loads(call("--to", DAY, "--days", "1", "--max-error-rate", "1", "--json", url=url).stdout)
+    assert report["exit_code"] == 0
 
 
 def test_the_default_range_is_the_30_days_until_yesterday(url: sa.URL) -> None:
@@ -396,7 +451,7 @@ def test_a_run_over_a_single_user_day_counts_in_the_singular(url: sa.URL, engine
     done = call("--to", DAY, "--days", "1", "--verbose", *files, url=url)
     told = done.stdout + done.stderr + page.read_text(encoding="utf-8")
     done = call("--undo", str(manifest), "--verbose", url=url)
-    assert re.search(rf"/{url.database}, undo of {manifest}\.$", done.stderr, re.MULTILINE)
+    assert after_database(done).startswith(f"Undo of {manifest}.\n")
     told += done.stdout + done.stderr
     assert "commit 1: 1 row inserted" in told
     assert "  1 commit in " in told
@@ -426,9 +481,9 @@ def test_discrepancies_are_logged_and_all_of_them_written_to_the_csv(
     assert {(row["day"], row["score"], row["breakdown_score"], row["difference"]) for row in rows} == {
         (DAY, "90.00", "40", "50.00")
     }
-    assert backfill("--to", DAY, "--days", "1", "--discrepancy-threshold", "50", url=url).stderr == ""
+    assert after_database(backfill("--to", DAY, "--days", "1", "--discrepancy-threshold", "50", url=url)) == ""
     done = backfill("--to", DAY, "--days", "1", "--no-discrepancies", "--json", url=url)
-    assert (done.stderr, json.loads(done.stdout)["discrepancies"]) == ("", None)
+    assert (after_database(done), json.loads(done.stdout)["discrepancies"]) == ("", None)
 
 
 def test_a_list_that_cannot_be_written_does_not_cost_the_report(url: sa.URL, engine: sa.Engine) -> None:
@@ -441,7 +496,7 @@ def test_a_list_that_cannot_be_written_does_not_cost_the_report(url: sa.URL, eng
 
 def test_activity_before_the_calendar_began_is_no_error(url: sa.URL) -> None:
     done = backfill("--from", "0050-01-01", "--to", "0050-01-02", "--active-within", "36500", url=url)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, after_database(done)) == (0, "")
 
 
 def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engine: sa.Engine) -> None:
@@ -450,7 +505,7 @@ def test_quiet_prints_nothing_and_verbose_says_where_and_what(url: sa.URL, engin
     done = backfill("--to", DAY, "--days", "3", "--quiet", url=url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = backfill("--to", DAY, "--days", "4", "--verbose", url=url)
-    assert f"/{url.database}, 2026-03-02 to {DAY}, backfill" in done.stderr
+    assert f"/{url.database}\nBackfill of 2026-03-02 to {DAY}.\n" in done.stderr
     for step in ("preflight", "commit 1: 2 rows inserted", "recount", "discrepancies"):
         assert step in done.stderr
     assert "already present" in done.stdout

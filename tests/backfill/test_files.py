@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill.files import replacing
-from tests.backfilling import DAY, PROGRAM, call, one_error_line, run_out_of_time
+from tests.backfilling import DAY, PROGRAM, after_database, call, one_error_line, run_out_of_time
 from tests.migrating import execute
 from tests.samples import add_users
 from tests.server import engine_of
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written_costs_neither_the_report_nor_the_last_one
         done = call(*ONE_DAY, "--json", "--quiet", option, str(path), url=scored)
     report = json.loads(done.stdout)
     assert (done.returncode, report["inserted"], report["discrepancies"]) == (0, 2, 1)
-    [line] = done.stderr.splitlines()
+    [line] = after_database(done).splitlines()
     assert line.startswith(f"Error: {option} {path} ")
     assert re.search(r"(cannot|could not) be written \(.+\)\.$", line)
     if path.is_file():

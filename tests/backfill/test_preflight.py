@@ -16,7 +16,7 @@ from momentum.backfill.run import look_before
 from momentum.connect.engine import create_engine
 from momentum.errors import ConfigurationError, MomentumError, NotMigratedError
 from momentum.testing import Server
-from tests.backfilling import DAY, ONE_DAY, Scores, call, scores_in, statements_of
+from tests.backfilling import DAY, ONE_DAY, Scores, after_database, call, one_error_line, scores_in, statements_of
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run
 from tests.samples import add_users
 from tests.server import engine_of
@@ -52,7 +52,7 @@ def test_a_database_without_the_migrations_is_refused(supabase_url: sa.URL) -> N
     assert str(error) == "The database is not migrated; upgrade it to head with the momentum migrations first."
     assert (type(error), error.exit_code) == (NotMigratedError, 3)
     done = call(url=supabase_url)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "", f"Error: {error}\n")
+    assert (done.returncode, one_error_line(done)) == (3, f"Error: {error}")
 
 
 # Before the score table is adopted, all layouts are alike.
@@ -76,7 +76,7 @@ def test_a_database_at_an_earlier_revision_is_filled_or_refused_until_it_is_migr
             done = call(*options, url=url)
             assert done.returncode == 0
             assert "inserted 1 " in " ".join(done.stdout.split()) + " "
-            assert done.stderr.splitlines()[0] == (
+            assert after_database(done).splitlines()[0] == (
                 f"The database is at revision {revision}, before this version's own, {HISTORY[-1]}; "
                 "it has everything that the backfill needs."
             )

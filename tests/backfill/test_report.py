@@ -23,10 +23,10 @@ from momentum.backfill.display import (
     outcome_of,
     page_of,
     print_report,
-    print_undo_report,
     settings_of,
     totals_of,
 )
+from momentum.backfill.report import Execution
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
 from momentum.testing import Server
@@ -38,6 +38,8 @@ from tests.server import engine_of
 
 FIRST, LAST = datetime.date(2026, 3, 1), datetime.date(2026, 3, 5)
 DAYS = DayRange(FIRST, LAST)
+NOW = datetime.datetime(2026, 3, 6, 0, 20, tzinfo=datetime.UTC)
+EXECUTION = Execution("db.example.com:5432/postgres", NOW, NOW + datetime.timedelta(seconds=75), 0)
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_by_day_present_filled_and_failed_add_up_to_the_totals(engine: sa.Engine
     assert report.present_by_day.total() == report.present
     assert report.inserted_by_day.total() == report.inserted
     assert report.failed_by_day.total() == report.failed == 1
-    page = page_of(report, settings, "here", LargestDiscrepancies(5), None)
+    page = page_of(report, settings, EXECUTION, LargestDiscrepancies(5), None)
     assert [(day.day, day.total) for day in page.days] == [(day, everybody) for day in DAYS]
 
 
@@ -207,7 +209,7 @@ def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str
 
 def test_an_undo_is_reported_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     report = UndoReport(Path("rows.jsonl"), dry_run=False, listed=5, deleted=3, kept=1, absent=1, interrupted=True)
-    print_undo_report(report, "momentum-backfill --undo rows.jsonl")
+    print_report(report, Settings(DAYS), "momentum-backfill --undo rows.jsonl")
     shown = capsys.readouterr().out
     assert shown.startswith("Undo of rows.jsonl, interrupted:\n")
     assert re.search(r"changed since, kept +1\n", shown)

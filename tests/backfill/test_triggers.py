@@ -10,7 +10,7 @@ import pytest
 
 from momentum.backfill.triggers import when
 from momentum.testing import Server
-from tests.backfilling import DAY, Scores, call, one_error_line, scores_in
+from tests.backfilling import DAY, Scores, after_database, call, one_error_line, scores_in
 from tests.migrating import execute, run
 from tests.samples import add_users
 
@@ -101,7 +101,7 @@ def test_every_trigger_is_listed_by_name_moment_and_effect_before_the_first_row(
     done = call(*ONE_DAY, *options, url=production.url)
     assert done.returncode == 0
     # On a slow machine a run says now and then how far it has come.
-    said = [line for line in done.stderr.splitlines() if not line.startswith("committed ")]
+    said = [line for line in after_database(done).splitlines() if not line.startswith("committed ")]
     assert said == [f"each row fires the trigger {trigger}" for trigger in LISTED]
     assert production.count() == (0 if options else 3)
 

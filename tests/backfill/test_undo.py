@@ -33,6 +33,7 @@ from tests.backfilling import (
     ONE_DAY,
     SHAPES,
     Scores,
+    after_database,
     call,
     keys_of,
     lines_of,
@@ -379,7 +380,7 @@ def test_of_many_torn_lines_the_first_are_named(url: sa.URL, manifest: Path) -> 
     manifest.write_bytes((WHOLE[:30] + b"\n") * 25)
     done = call("--undo", str(manifest), "--json", url=url)
     assert (done.returncode, json.loads(done.stdout)["torn"]) == (0, 25)
-    *named, rest = done.stderr.splitlines()
+    *named, rest = after_database(done).splitlines()
     assert len(named) == 20
     assert rest == "warning: 5 more lines like these"
 

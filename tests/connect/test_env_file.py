@@ -32,22 +32,29 @@ def url_named(name: str) -> str:
 
 WAYS = {
     "given": "the option",
+    "SUPABASE_DB_URL in the file": "the file",
+    "DATABASE_URL in the file": "the file",
     "MOMENTUM_DATABASE_URL": "the environment",
     "DATABASE_URL": "the environment",
-    "SUPABASE_DB_URL": "the file",
-    "DATABASE_URL in the file": "the file",
 }
+# The order if the file is the default one.
+BY_DEFAULT = [*(way for way in WAYS if WAYS[way] != "the file"), *(way for way in WAYS if WAYS[way] == "the file")]
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "default"])
 @pytest.mark.parametrize("first", range(len(WAYS)))
-def test_the_first_way_that_has_a_url_wins(tmp_path: Path, first: int) -> None:
-    ways = list(WAYS)[first:]
+def test_the_first_way_that_has_a_url_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, named: bool
+) -> None:
+    ways = (list(WAYS) if named else BY_DEFAULT)[first:]
     environ = {name: url_named(name) for name in ways if WAYS[name] == "the environment"}
     lines = [f"{name.split()[0]}={url_named(name.replace(' ', '_'))}" for name in ways if WAYS[name] == "the file"]
-    env_file = tmp_path / "env"
+    env_file = tmp_path / ".bee_secrets" / "supabase.env"
+    env_file.parent.mkdir()
     env_file.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
     given = url_named("given") if "given" in ways else None
-    url = find_url(given, option="--database-url", env_file=str(env_file), environ=environ)
+    url = find_url(given, option="--database-url", env_file=str(env_file) if named else None, environ=environ)
     assert url.database == ways[0].replace(" ", "_")
 
 

@@ -269,7 +269,8 @@ def test_the_backfill_refuses_in_one_sentence_before_it_connects(
     local = url.replace(":5432", f":{listener.port}")
     done = backfill(env_file(tmp_path, f"SUPABASE_DB_URL={local}", *lines), port=listener.port)
     assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    database, line = done.stderr.splitlines()
+    assert database.startswith("Database: ")
     assert line.startswith("Error: ")
     assert said in line
     assert line.endswith(".")
@@ -332,11 +333,11 @@ def test_what_leads_to_supabase_by_the_environment_needs_the_key_and_tls(
 
 def test_a_file_that_others_can_read_is_warned_of_unless_the_run_is_quiet(tmp_path: Path, listener: Listener) -> None:
     path = env_file(tmp_path, f"SUPABASE_DB_URL={DIRECT}", mode=0o644)
-    first, second = backfill(path, port=listener.port).stderr.splitlines()
-    assert first == f"warning: The env file {path} can be read by other users of this machine; chmod 600 {path}."
-    assert second.startswith("Error: Supabase project ")
-    (only,) = backfill(path, "--quiet", port=listener.port).stderr.splitlines()
-    assert only == second
+    database, warning, error = backfill(path, port=listener.port).stderr.splitlines()
+    assert database.startswith(f"Database: db.{PROJECT}.supabase.co")
+    assert warning == f"warning: The env file {path} can be read by other users of this machine; chmod 600 {path}."
+    assert error.startswith("Error: Supabase project ")
+    assert backfill(path, "--quiet", port=listener.port).stderr.splitlines() == [database, error]
 
 
 @pytest.mark.parametrize(
