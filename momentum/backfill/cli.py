@@ -39,7 +39,7 @@ from momentum.command import PRECEDENCE, URL_HELP, URL_OPTION, run_app
 from momentum.connect.environment import DEFAULT_ENV_FILE
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.streams import guarded_streams
-from momentum.wording import as_word, counted
+from momentum.wording import as_word, counted, printable
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -246,8 +246,8 @@ def backfill(
             min=0.0,
             max=1.0,
             metavar="RATE",
-            help=f"The share of failed rows above which the run stops (from {SAMPLE:,} rows on) and the exit code is "
-            "1.",
+            help="The share of eligible user-days that may fail; above it the exit code is 1. The run stops early if "
+            f"more than this share of the rows that it has tried have failed, {SAMPLE:,} or more.",
             rich_help_panel="How",
         ),
     ] = Settings.max_error_rate,
@@ -391,7 +391,9 @@ def backfill(
             else:
                 report = take_back(url, undo, settings, display, outputs, stopped)
             # Now, because the report has it too: a signal from here on changes nothing.
-            exit_code, objection = judge(report, max_error_rate, stopped)
+            exit_code, objection = judge(
+                report, max_error_rate, stopped, place_of_failures(report, failures, quiet=quiet)
+            )
             execution = Execution(describe(url), started_at, datetime.datetime.now(datetime.UTC), exit_code)
             unfinished = resume if report.unfinished and not report.dry_run else None
             display.finish()
@@ -656,8 +658,17 @@ def errors_say_what_was_committed(url: "URL", display: Display, stopped: "StopSi
         raise
 
 
-def judge(report: "Report | UndoReport", max_error_rate: float, stopped: "StopSignals") -> tuple[int, str | None]:
-    """Return the exit code for a report, and the sentence that explains it, if it needs one."""
+def judge(
+    report: "Report | UndoReport", max_error_rate: float, stopped: "StopSignals", place: str
+) -> tuple[int, str | None]:
+    """Return the exit code for a report, and the sentence that explains it, if it needs one.
+
+    Args:
+        report: The report.
+        max_error_rate: The share of rows that may fail.
+        stopped: The signal that has stopped the run, if any.
+        place: Where the failures are listed, as a clause.
+    """
     from momentum.backfill.report import Report
 
     if stopped.asked():
@@ -667,12 +678,27 @@ def judge(report: "Report | UndoReport", max_error_rate: float, stopped: "StopSi
             f"The recount found {counted(report.left_over or 0, 'eligible user-day')} without a row, and "
             f"{report.failed:,} {'is' if report.failed == 1 else 'are'} known to have failed; run the command again."
         )
+    if report.gave_up:
+        tried = f"{report.failed:,} of the first {counted(report.attempted, 'row')} failed"
+        return 1, f"{tried}, above the limit of {max_error_rate:.2%}, and the run has stopped; {place}."
     if report.error_rate <= max_error_rate:
         return 0, None
-    return 1, (
-        f"{counted(report.failed, 'row')} failed, an error rate of {report.error_rate:.2%}, above the limit of "
-        f"{max_error_rate:.2%}; the log lists them."
-    )
+    if isinstance(report, Report):
+        share = f"{report.failed:,} of {counted(report.eligible, 'eligible user-day')}"
+    else:
+        share = f"{report.failed:,} of {counted(report.to_delete, 'row')} to delete"
+    return 1, f"{share} failed ({report.error_rate:.2%}), above the limit of {max_error_rate:.2%}; {place}."
+
+
+def place_of_failures(report: "Report | UndoReport", failures: Path | None, *, quiet: bool) -> str:
+    """Return a clause that says where the failures of a run are listed, or how to list them."""
+    from momentum.backfill.report import NAMED_FAILURES
+
+    if failures is not None:
+        return f"{printable(str(failures))} lists them"
+    if quiet:
+        return "--failures PATH lists them in a file"
+    return "the log names them" if report.failed <= NAMED_FAILURES else f"the log names the first {NAMED_FAILURES}"
 
 
 # Options that the command to resume replaces by absolute days, that are secret, or that have done their work.

@@ -14,13 +14,13 @@ from momentum.backfill.triggers import Trigger
 NAMED_FAILURES = 20
 
 
-def error_rate(failed: int, attempted: int) -> float:
-    """Return the share of attempted rows that failed, 0 to 1."""
-    return failed / attempted if attempted else 0.0
+def error_rate(failed: int, rows: int) -> float:
+    """Return the share of rows that failed, 0 to 1."""
+    return failed / rows if rows else 0.0
 
 
 def is_too_many(failed: int, attempted: int, max_error_rate: float) -> bool:
-    """Return whether a run should stop because too many rows have failed."""
+    """Return whether a run should stop because too many of the rows that it has tried have failed."""
     return attempted >= SAMPLE and error_rate(failed, attempted) > max_error_rate
 
 
@@ -130,8 +130,11 @@ class Report:
 
     @property
     def error_rate(self) -> float:
-        """The share of attempted rows that failed, 0 to 1."""
-        return error_rate(self.failed, self.attempted)
+        """The share of eligible user-days that failed, 0 to 1.
+
+        Not of attempted rows: once all others have their rows, a run tries only those that fail every night.
+        """
+        return error_rate(self.failed, self.eligible)
 
     @property
     def rows_per_second(self) -> float:

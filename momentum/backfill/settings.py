@@ -77,7 +77,8 @@ class Settings:
         workers: Connections that fill at the same time.
         pause: Seconds to pause after a commit, outside of a transaction.
         limits: The limits of a transaction, and how often it is tried.
-        max_error_rate: The share of failed rows, 0 to 1, above which a run stops; judged from the 1,000th row on.
+        max_error_rate: The share of eligible user-days, 0 to 1, that may fail. A run stops early if more than this
+            share of the rows that it has tried have failed; judged from the 1,000th row on.
         allow_webhooks: Whether triggers that call out of the database, or may do so, may fire.
         allow_other_owners: Whether triggers that run functions of roles that aren't trusted may fire.
         dry_run: Count the rows that would be inserted, in a read-only transaction.

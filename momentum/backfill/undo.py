@@ -78,9 +78,14 @@ class UndoReport:
         return self.deleted + self.failed
 
     @property
+    def to_delete(self) -> int:
+        """The rows that should be gone: those that have not changed, and those that an earlier undo has deleted."""
+        return self.deleted + self.absent + self.failed
+
+    @property
     def error_rate(self) -> float:
         """The share of the rows to delete that failed, 0 to 1."""
-        return error_rate(self.failed, self.attempted)
+        return error_rate(self.failed, self.to_delete)
 
     @property
     def unfinished(self) -> bool:

@@ -29,6 +29,7 @@ from tests.backfilling import (
     DAY,
     HANGS,
     ONE_DAY,
+    SHAPES,
     Proxy,
     Scores,
     backfill,
@@ -383,6 +384,49 @@ def test_an_error_rate_of_exactly_the_limit_passes(scores: Scores) -> None:
     assert (done.returncode, report["failed"], report["error_rate"]) == (0, 10, 0.01)
 
 
+def test_rows_that_fail_every_night_are_judged_by_all_eligible_ones(scores: Scores) -> None:
+    users = add_users(scores.engine, 300)
+    named = ", ".join(f"'{user}'" for user in users[:3])
+    scores.interfere(f"new.user_id in ({named})", "return null;")
+    options = ("--to", str(DAY), "--days", "1", "--json", "--quiet")
+    for inserted in (297, 0):
+        done = call(*options, url=scores.url)
+        report = json.loads(done.stdout)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (report["inserted"], report["failed"], report["error_rate"]) == (inserted, 3, 0.01)
+    done = call(*options, "--max-error-rate", "0.0099", url=scores.url)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1] == (
+        "Error: 3 of 300 eligible user-days failed (1.00%), above the limit of 0.99%; --failures PATH lists them in a "
+        "file."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ([], "the log names them"),
+        (["--quiet"], "--failures PATH lists them in a file"),
+        (["--failures", "{folder}/failed"], "{folder}/failed lists them"),
+        (["--failures", "{folder}/failed", "--quiet"], "{folder}/failed lists them"),
+    ],
+    ids=["log", "quiet", "file", "quiet file"],
+)
+def test_an_error_says_where_the_failures_are_listed(
+    url: sa.URL, tmp_path: Path, options: list[str], place: str
+) -> None:
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    [user] = add_users(scores.engine)
+    scores.interfere("true", "return null;")
+    given = [option.format(folder=tmp_path) for option in options]
+    done = call("--to", str(DAY), "--days", "1", "--json", *given, url=url)
+    assert done.returncode == 1
+    error = f"Error: 1 of 1 eligible user-day failed (100.00%), above the limit of 1.00%; {place}."
+    assert done.stderr.splitlines()[-1] == error.format(folder=tmp_path)
+    listed = (tmp_path / "failed").read_text() if "--failures" in options else done.stderr.rpartition("Error")[0]
+    assert (str(user) in listed) == (place != "--failures PATH lists them in a file")
+
+
 def test_an_error_rate_above_the_limit_is_judged_at_the_end_of_a_small_run(scores: Scores) -> None:
     add_users(scores.engine, 999)
     scores.interfere("nextval('public.seen') <= 600", "return null;")
@@ -402,7 +446,10 @@ def test_an_error_rate_above_the_limit_stops_a_run_after_a_thousand_rows(scores:
     report = json.loads(done.stdout)
     assert (done.returncode, report["failed"], report["inserted"]) == (1, 1000, 0)
     assert report["resume"] == f"momentum-backfill --from {DAY} --to {DAY} --json"
-    assert "an error rate of 100.00%, above the limit of 1.00%" in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "Error: 1,000 of the first 1,000 rows failed, above the limit of 1.00%, and the run has stopped; the log names "
+        "the first 20."
+    )
     scores.leave_in_peace()
     rest = call(*resumed(report["resume"]), url=scores.url)
     assert (rest.returncode, json.loads(rest.stdout)["inserted"]) == (0, 3000)

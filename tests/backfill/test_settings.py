@@ -70,7 +70,7 @@ def test_the_documentation_has_every_default_and_every_limit_of_a_number() -> No
         assert re.search(rf"(default |\(){default:g}\b", row), f"docs/backfill.md: {parameter.opts[0]} is {default:g}"
     assert numbers >= 9
     assert re.search(rf"^\| `--days N` .*default {DEFAULT_LENGTH} \|$", DOCUMENT, re.MULTILINE)
-    assert f"from {module.SAMPLE:,} rows on" in DOCUMENT
+    assert f"From {module.SAMPLE:,} rows on" in DOCUMENT
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_transaction_gets_its_time_limits_and_the_settings_of_the_planner(
     assert limits.for_transaction({"jit": "off"}) == {**settings, "jit": "off"}
 
 
-@pytest.mark.parametrize(("failed", "attempted", "rate"), [(0, 0, 0.0), (0, 10, 0.0), (1, 4, 0.25), (4, 4, 1.0)])
-def test_the_error_rate_is_the_share_of_attempted_rows_that_failed(failed: int, attempted: int, rate: float) -> None:
-    assert error_rate(failed, attempted) == rate
+@pytest.mark.parametrize(("failed", "rows", "rate"), [(0, 0, 0.0), (0, 10, 0.0), (1, 4, 0.25), (4, 4, 1.0)])
+def test_the_error_rate_is_the_share_of_rows_that_failed(failed: int, rows: int, rate: float) -> None:
+    assert error_rate(failed, rows) == rate
 
 
 def test_a_report_begins_with_nothing_counted() -> None:
@@ -116,10 +116,10 @@ GIVEN = ("days", "manifest", "dry_run")
 
 
 def test_rows_that_were_inserted_raced_or_failed_were_attempted() -> None:
-    report = Report(DayRange(DAY, DAY), dry_run=False, present=100, inserted=5, raced=2, failed=3)
-    assert (report.attempted, report.error_rate) == (10, 0.3)
-    undo = UndoReport(ROOT / "rows.jsonl", dry_run=False, kept=50, absent=50, deleted=9, failed=1)
-    assert (undo.attempted, undo.error_rate) == (10, 0.1)
+    report = Report(DayRange(DAY, DAY), dry_run=False, eligible=110, present=100, inserted=5, raced=2, failed=3)
+    assert (report.attempted, report.error_rate) == (10, 3 / 110)
+    undo = UndoReport(ROOT / "rows.jsonl", dry_run=False, kept=50, absent=30, deleted=9, failed=1)
+    assert (undo.attempted, undo.error_rate) == (10, 1 / 40)
 
 
 @pytest.mark.parametrize(
