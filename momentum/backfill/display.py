@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from momentum.backfill.report import Execution, Report
     from momentum.backfill.settings import Settings
     from momentum.backfill.undo import UndoReport
+
+# Reasons of failures that a report for people names.
+PRINTED_REASONS = 5
 
 # Seconds between two lines of progress in a log.
 LOG_INTERVAL = 1.0
@@ -243,11 +247,12 @@ def print_fill_report(report: "Report", settings: "Settings") -> None:
     else:
         print(f"Backfill of {report.days} (UTC):")
     print_rows(totals_of(report))
+    print_reasons(report.reasons)
     if report.passed_over:
         print(f"  {why_nobody(report.passed_over, settings)}")
     if not report.dry_run:
         print(
-            f"  {counted(report.commits, 'commit')} in {report.elapsed_seconds:.1f} s, "
+            f"  {counted(report.commits, 'commit')} in {duration(report.elapsed_seconds)}, "
             f"{report.rows_per_second:,.0f} rows/s, slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
         )
     print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
@@ -263,7 +268,7 @@ def totals_of(report: "Report") -> list[tuple[str, int]]:
     ]
     if not report.dry_run:
         rows += [("inserted by others meanwhile", report.raced), ("failed", report.failed)]
-    if report.retries:
+    if report.retries or not report.dry_run:
         rows += [("transactions tried again", report.retries)]
     if report.left_over is not None:
         rows += [("without a row, recounted", report.left_over)]
@@ -298,12 +303,26 @@ def print_undo_report(report: "UndoReport") -> None:
     if not report.dry_run:
         rows += [("failed", report.failed)]
     print_rows(rows)
+    print_reasons(report.reasons)
 
 
 def print_rows(rows: list[tuple[str, int]]) -> None:
     """Print counts with their names, the numbers aligned."""
     for name, value in rows:
         print(f"  {name:<30}{value:>12,}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: in seconds below a minute, otherwise with minutes and hours."""
+    return f"{seconds:.1f} s" if seconds < 59.95 else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def print_reasons(reasons: Counter[tuple[str, str]]) -> None:
+    """Print the most frequent reasons of failures, each with its number."""
+    for (sqlstate, message), failed in reasons.most_common(PRINTED_REASONS):
+        print(f"  {failed:,} failed: {printable(f'{sqlstate} {message}'.strip())}")
+    if others := reasons.total() - sum(failed for _, failed in reasons.most_common(PRINTED_REASONS)):
+        print(f"  {others:,} failed for further reasons")
 
 
 def page_of(
@@ -328,13 +347,16 @@ def page_of(
     return Page(
         title=f"{'Dry run' if report.dry_run else 'Backfill'} of {report.days}",
         outcome=outcome_of(report, settings),
-        database=execution.database,
-        finished_at=execution.finished_at,
+        execution=execution,
         days=[
             DayCounts(day, max(report.present_by_day[day], 0), filled[day], report.failed_by_day[day])
             for day in report.days
         ],
-        totals=[(name, f"{value:,}") for name, value in totals_of(report)],
+        totals=[
+            *((name, f"{value:,}") for name, value in totals_of(report)),
+            ("elapsed time", duration(report.elapsed_seconds)),
+        ],
+        reasons=[(sqlstate, message, failed) for (sqlstate, message), failed in report.reasons.most_common()],
         settings=settings_of(settings),
         triggers=[str(trigger) for trigger in report.triggers],
         discrepancies=None if report.discrepancies is None else list(discrepancies),

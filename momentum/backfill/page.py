@@ -16,6 +16,7 @@ from pathlib import Path
 
 from momentum.backfill.discrepancies import Discrepancy
 from momentum.backfill.files import replacing
+from momentum.backfill.report import Execution
 from momentum.errors import ConfigurationError
 from momentum.wording import counted, printable
 
@@ -66,11 +67,11 @@ class Page:
     Attributes:
         title: The title, such as ``Backfill of 2026-01-01 to 2026-03-01``.
         outcome: How the run ended, in one sentence.
-        database: Host, port and name; never a password.
-        finished_at: When the run ended, with its time zone.
+        execution: The database, which has no password here, when the run began and ended, and the version.
         days: The counts of each day; missing days between the first and the last count as empty.
         totals: Names and values, ready to be displayed.
         settings: Names and values, ready to be displayed.
+        reasons: Why rows failed, the most frequent first: SQLSTATE, which may be empty, message, number.
         triggers: Sentences about the row triggers of the score table.
         discrepancies: Scores to review, in any order; None if they were not compared.
         discrepancies_left_out: How many more there are.
@@ -80,11 +81,11 @@ class Page:
 
     title: str
     outcome: str
-    database: str
-    finished_at: datetime.datetime
+    execution: Execution
     days: Sequence[DayCounts]
     totals: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
+    reasons: Sequence[tuple[str, str, int]]
     triggers: Sequence[str]
     discrepancies: Sequence[Discrepancy] | None
     discrepancies_left_out: int
@@ -116,7 +117,7 @@ def write_page(path: Path, page: Page) -> None:
     environment.filters |= {"hash": csp_hash, "counted": counted}
     html = environment.get_template("page.html").render(
         page=page,
-        finished_at=page.finished_at.astimezone(datetime.UTC),
+        finished_at=page.execution.finished_at.astimezone(datetime.UTC),
         chart=draw(page.days) if page.days else None,
         discrepancies=in_columns(page.discrepancies or ()),
     )

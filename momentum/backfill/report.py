@@ -13,6 +13,10 @@ from momentum.backfill.triggers import Trigger
 # Failures that the report and the log name; later ones are only counted.
 NAMED_FAILURES = 20
 
+# Reasons of failures that a report tells apart: a trigger may name each row in its message.
+MOST_REASONS = 100
+OTHER_REASONS = ("", "other reasons")
+
 
 def error_rate(failed: int, rows: int) -> float:
     """Return the share of rows that failed, 0 to 1."""
@@ -22,6 +26,20 @@ def error_rate(failed: int, rows: int) -> float:
 def is_too_many(failed: int, attempted: int, max_error_rate: float) -> bool:
     """Return whether a run should stop because too many of the rows that it has tried have failed."""
     return attempted >= SAMPLE and error_rate(failed, attempted) > max_error_rate
+
+
+def add_reason(reasons: Counter[tuple[str, str]], sqlstate: str, message: str) -> None:
+    """Count a failure by its reason, or together with others once there are too many reasons to tell apart."""
+    reason = (sqlstate, message)
+    reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS] += 1
+
+
+def reasons_as_json(reasons: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return reasons for machines, the most frequent first."""
+    return [
+        {"sqlstate": sqlstate, "message": message, "failed": failed}
+        for (sqlstate, message), failed in reasons.most_common()
+    ]
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,7 @@ class Report:
         raced: User-days that got their row from somebody else meanwhile.
         failed: User-days without a row, because the server refused it.
         failures: The first failed ones, each as a user, a day, a SQLSTATE and a message.
+        reasons: How many failed for each reason: a SQLSTATE and a message.
         pages: Pages that were inserted.
         commits: Commits of at least one page.
         retries: Transactions that were tried again, after a lock timeout, a deadlock or a lost connection.
@@ -101,6 +120,7 @@ class Report:
     raced: int = 0
     failed: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     pages: int = 0
     commits: int = 0
     retries: int = 0
@@ -170,6 +190,7 @@ class Report:
             "raced": self.raced,
             "failed": self.failed,
             "failures": self.failures,
+            "reasons": reasons_as_json(self.reasons),
             "error_rate": round(self.error_rate, 6),
             "retries": self.retries,
             "pages": self.pages,

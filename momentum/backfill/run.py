@@ -26,7 +26,7 @@ from momentum.backfill.preflight import (
     read_clock,
 )
 from momentum.backfill.recount import count_missing
-from momentum.backfill.report import NAMED_FAILURES, Report
+from momentum.backfill.report import NAMED_FAILURES, Report, add_reason
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits, Settings
 from momentum.connect.engine import reason
@@ -88,7 +88,7 @@ def run_backfill(
 
     with timed(report, "fill"):
         total = count_candidates(engine, settings, pages, should_stop)
-        observers = observers._replace(on_failure=logged(observers.on_failure))
+        observers = observers._replace(on_failure=logged(observers.on_failure, report.reasons))
         Filler(engine, pages, chunks(), settings, report, observers, should_stop, total).run()
     report.interrupted = report.interrupted or should_stop()
     with reading_session(engine, settings.limits, should_stop) as session:
@@ -224,13 +224,14 @@ def recount(
     return missing
 
 
-def logged(on_failure: Callable[[Failure], None]) -> Callable[[Failure], None]:
-    """Return a function that logs the first failures of a run and passes all of them on."""
+def logged(on_failure: Callable[[Failure], None], reasons: Counter[tuple[str, str]]) -> Callable[[Failure], None]:
+    """Return a function that logs the first failures of a run, counts all by their reasons and passes them on."""
     count = 0
 
     def log_and_pass_on(failed: Failure) -> None:
         nonlocal count
         count += 1
+        add_reason(reasons, failed.sqlstate, failed.message)
         if count <= NAMED_FAILURES:
             said = f"{failed.sqlstate} {failed.message}".strip()
             logger.warning("failed: %s %s: %s", failed.day, failed.user_id, said)

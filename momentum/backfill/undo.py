@@ -3,6 +3,7 @@
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, Failure
 from momentum.backfill.manifest import read_manifest
 from momentum.backfill.pages import Pages, UserDay
 from momentum.backfill.preflight import check_triggers, look_at
-from momentum.backfill.report import NAMED_FAILURES, error_rate, is_too_many
+from momentum.backfill.report import NAMED_FAILURES, error_rate, is_too_many, reasons_as_json
 from momentum.backfill.run import logged
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
@@ -44,6 +45,7 @@ class UndoReport:
         kept: Rows that have since got a score or changed otherwise, and stay.
         absent: Rows that don't exist any more.
         failed: Rows that still exist, because the server refused to delete them.
+        reasons: How many failed for each reason: a SQLSTATE and a message.
         commits: Commits of at least one page.
         retries: Transactions that were tried again.
         elapsed_seconds: The seconds that it took.
@@ -60,6 +62,7 @@ class UndoReport:
     kept: int = 0
     absent: int = 0
     failed: int = 0
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     commits: int = 0
     retries: int = 0
     elapsed_seconds: float = 0.0
@@ -103,6 +106,7 @@ class UndoReport:
             "kept": self.kept,
             "absent": self.absent,
             "failed": self.failed,
+            "reasons": reasons_as_json(self.reasons),
             "error_rate": round(self.error_rate, 6),
             "retries": self.retries,
             "commits": self.commits,
@@ -175,7 +179,7 @@ def run_undo(
             Pages(database.scores, eligibility, distributed=database.distributed, own_path=database.own_path),
             settings,
             report,
-            logged(on_failure),
+            logged(on_failure, report.reasons),
         )
         for rows in batches(listed, settings.commit_every):
             if should_stop() or report.gave_up:

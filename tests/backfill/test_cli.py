@@ -45,6 +45,7 @@ JSON_KEYS = [
     "raced",
     "failed",
     "failures",
+    "reasons",
     "error_rate",
     "retries",
     "pages",

@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
+from momentum import __version__
 from momentum.backfill.discrepancies import Discrepancy
 from momentum.backfill.page import (
     BARS_HEIGHT,
@@ -33,9 +34,11 @@ from momentum.backfill.page import (
     short,
     write_page,
 )
+from momentum.backfill.report import Execution
 from momentum.errors import ConfigurationError
 
 FIRST = datetime.date(2025, 1, 7)
+FINISHED = datetime.datetime(2026, 3, 2, 4, 12, 33, tzinfo=datetime.UTC)
 RESUME = "momentum-backfill --from 2025-01-07 --to 2025-03-07 --env-file '/etc/my  own.env' --page-size 500"
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt;{{ 7 * 7 }}{% raw %}</title></style>-->"
 
@@ -63,12 +66,12 @@ def sample_page(days: int, discrepancies: int = 0) -> Page:
     return Page(
         title=f"Backfill of {FIRST} to {counts[-1].day}",
         outcome="Done, but 1 user-day failed.",
-        database="aws-0-eu-central-1.pooler.supabase.com:5432/postgres",
-        finished_at=datetime.datetime(2026, 3, 2, 4, 12, 33, tzinfo=datetime.UTC),
+        execution=Execution("aws-0-eu-central-1.pooler.supabase.com:5432/postgres", FINISHED, FINISHED, 0),
         days=counts,
         totals=[("active users", "20,000"), ("inserted by others meanwhile", "3")],
         settings=[("page size", "500"), ("failures", "/var/log/" + "a-long-name/" * 12)],
         triggers=["momentum_push calls public.notify_of_a_change, which sends a request (net.http_post)."],
+        reasons=[("23514", "a check was violated: " + "a_long_name_" * 12, 1_200), ("", "skipped", 1)],
         discrepancies=found,
         discrepancies_left_out=1_234 if discrepancies else 0,
         resume=RESUME,
@@ -81,7 +84,8 @@ def hostile_page() -> Page:
         sample_page(3),
         title=f"title {HOSTILE}",
         outcome=f"outcome {HOSTILE}",
-        database=f"database {HOSTILE}",
+        execution=Execution(f"database {HOSTILE}", FINISHED, FINISHED, 0, f"version {HOSTILE}"),
+        reasons=[(f"sqlstate {HOSTILE}", f"message {HOSTILE}", 1)],
         totals=pairs,
         settings=pairs,
         triggers=[f"trigger {HOSTILE}"],
@@ -123,7 +127,18 @@ def test_every_string_is_escaped(tmp_path: Path) -> None:
     assert parsed.tags.count("script") == parsed.tags.count("style") == 1
     assert "img" not in parsed.tags
     assert not [name for name, _ in parsed.attributes if name.startswith("on")]
-    for field in ("title", "outcome", "database", "name", "value", "trigger", "resume"):
+    for field in (
+        "title",
+        "outcome",
+        "database",
+        "version",
+        "sqlstate",
+        "message",
+        "name",
+        "value",
+        "trigger",
+        "resume",
+    ):
         assert f"{field} {HOSTILE}" in parsed.text, "it is shown as it is"
 
 
@@ -159,11 +174,20 @@ def test_every_count_is_told_in_figures_too(tmp_path: Path) -> None:
     assert re.search(r"Failed on 1 day:\s+2025-02-06 \(1\)\.", parsed.text)
     assert RESUME in parsed.text, "with each of its spaces"
     assert "2026-03-02 04:12 UTC" in parsed.text
+    assert f"momentum-schema {__version__}" in parsed.text
+
+
+def test_the_page_says_why_rows_failed_only_if_some_have(tmp_path: Path) -> None:
+    text = Parsed(written(sample_page(1), tmp_path)).text
+    assert re.search(r"Why rows failed\s+Rows\s*SQLSTATE\s*Message\s+1,200\s*23514\s*a check was violated", text)
+    assert re.search(r"1\s*none\s*skipped", text), "a row that was skipped has no SQLSTATE"
+    assert "Why rows failed" not in Parsed(written(replace(sample_page(1), reasons=[]), tmp_path)).text
 
 
 def test_the_time_is_shown_in_utc(tmp_path: Path) -> None:
     zone = datetime.timezone(datetime.timedelta(hours=2))
-    page = replace(sample_page(1), finished_at=datetime.datetime(2026, 3, 2, 1, 5, tzinfo=zone))
+    finished = datetime.datetime(2026, 3, 2, 1, 5, tzinfo=zone)
+    page = replace(sample_page(1), execution=Execution("here", finished, finished, 0))
     assert "2026-03-01 23:05 UTC" in Parsed(written(page, tmp_path)).text
 
 
@@ -229,7 +253,7 @@ def test_numbers_that_no_page_has_room_for_are_shortened() -> None:
 
 def test_a_year_with_thousands_of_discrepancies_is_less_than_a_megabyte(tmp_path: Path) -> None:
     html = written(sample_page(400, 5_000), tmp_path)
-    assert html.count("<tr>") == 400 + 5_000 + 2
+    assert html.count("<tr>") == 400 + 5_000 + 2 + 3, "days, scores, reasons, and a header for each"
     assert len(html.encode()) < 1_000_000
 
 

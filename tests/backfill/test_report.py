@@ -20,13 +20,14 @@ from momentum.backfill import DayRange, Observers, Report, Settings, run_backfil
 from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
 from momentum.backfill.display import (
     Display,
+    duration,
     outcome_of,
     page_of,
     print_report,
     settings_of,
     totals_of,
 )
-from momentum.backfill.report import Execution
+from momentum.backfill.report import Execution, add_reason
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
 from momentum.testing import Server
@@ -73,6 +74,11 @@ def test_the_page_of_a_run_has_its_counts_its_failures_and_the_command_for_the_r
     assert f"momentum-backfill --from {FIRST} --to {LAST} --max-error-rate 0.5 --report {path}" in text
     assert str(users[0]) in page, "the discrepancy is there to review"
     assert "<b>no</b>" not in page
+    reasons = page.split("<h2>Why rows failed</h2>")[1].split("</table>")[0]
+    assert re.search(r"<td>1</td>.*>P0001<.*>&lt;b&gt;no&lt;/b&gt;<", reasons), "why the row failed"
+    assert re.search(r"<dt>elapsed time</dt><dd>[\d.]+ s</dd>", page)
+    assert "<dt>transactions tried again</dt><dd>0</dd>" in page
+    assert re.search(r"^  1 failed: P0001 <b>no</b>$", done.stdout, re.MULTILINE)
     assert str(url.database) in page
 
 
@@ -100,6 +106,7 @@ def test_by_day_present_filled_and_failed_add_up_to_the_totals(engine: sa.Engine
     assert report.present_by_day.total() == report.present
     assert report.inserted_by_day.total() == report.inserted
     assert report.failed_by_day.total() == report.failed == 1
+    assert report.reasons == {("P0001", "no"): 1}
     page = page_of(report, settings, EXECUTION, LargestDiscrepancies(5), None)
     assert [(day.day, day.total) for day in page.days] == [(day, everybody) for day in DAYS]
 
@@ -205,6 +212,36 @@ def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str
     assert "stopped because too many rows failed" in shown
     assert re.search(r"inserted +1,234\n", shown)
     assert shown.endswith("To resume: momentum-backfill --from 2026-03-01\n")
+
+
+def test_reasons_beyond_what_is_held_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(DAYS, dry_run=False)
+    for number in range(150):
+        add_reason(report.reasons, "P0001", f"no {number}")
+        add_reason(report.reasons, "P0001", "no 7")
+    assert len(report.reasons) == 101
+    assert report.reasons.total() == 300
+    assert report.as_json(None)["reasons"][:3] == [
+        {"sqlstate": "P0001", "message": "no 7", "failed": 151},
+        {"sqlstate": "", "message": "other reasons", "failed": 50},
+        {"sqlstate": "P0001", "message": "no 0", "failed": 1},
+    ]
+    print_report(report, Settings(DAYS), None)
+    shown = capsys.readouterr().out.splitlines()
+    told = shown[shown.index("  151 failed: P0001 no 7") :]
+    assert told[1:6] == [
+        "  50 failed: other reasons",
+        *(f"  1 failed: P0001 no {number}" for number in range(3)),
+        "  96 failed for further reasons",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "0:01:00"), (75, "0:01:15"), (90_000, "1 day, 1:00:00")],
+)
+def test_a_time_is_told_in_the_units_in_which_people_read_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
 
 
 def test_an_undo_is_reported_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
