@@ -215,10 +215,10 @@ def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def after_database(done: subprocess.CompletedProcess[str]) -> str:
+def after_database(done: subprocess.CompletedProcess[str], *, as_json: bool = False) -> str:
     """Return what follows on standard error after its first line, which names the database."""
     first, _, rest = done.stderr.partition("\n")
-    assert first.startswith("Database: ")
+    assert (json.loads(first)["message"] if as_json else first).startswith("Database: ")
     return rest
 
 

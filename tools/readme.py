@@ -23,12 +23,10 @@ WIDTH, MARGIN = 1000, 40
 
 # Lines about this run only: where the database was, the progress once a second, and the seconds of each part.
 OF_THE_RUN = re.compile(r"^(?:Database: |committed |  preflight ).*\n", flags=re.MULTILINE)
-# Of several lines alike, the first is shown. The last of the scores to review has the number of the others.
+# Of several lines alike, the first is shown.
 SEVERAL = {
     re.compile(r"^(Running upgrade .*\n)(?:Running upgrade .*\n)+", re.MULTILINE): r"\1...\n",
-    re.compile(r"^(warning: review: .*\n)(?:warning: review: .*\n)+(warning: review: and .*\n)", re.MULTILINE): (
-        r"\1...\n\2"
-    ),
+    re.compile(r"^(warning: review: .*\n\d{4}-.*\n)(?:\d{4}-.*\n)+", re.MULTILINE): r"\1...\n",
 }
 
 # Figures that vary from run to run or from machine to machine. Counts don't.

@@ -8,7 +8,7 @@ import datetime
 import heapq
 import itertools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -17,6 +17,9 @@ from sqlalchemy import Connection, text
 from momentum.backfill.days import DayRange
 from momentum.backfill.pages import EVERYBODY, KeyRange
 from momentum.scores import ScoreTable
+
+# The columns of a terminal that a line takes at most.
+WIDTH_OF_LINE = 80
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,20 @@ class Discrepancy:
         """The difference without its sign, to compare discrepancies by: NaN, which has no order, counts as infinite."""
         return Decimal("Infinity") if self.difference.is_nan() else abs(self.difference)
 
-    def __str__(self) -> str:
-        return (
-            f"{self.day} {self.user_id}: score {self.score}, its breakdown says {self.breakdown_score} "
-            f"({self.difference:+})"
-        )
+    @property
+    def rank(self) -> tuple[Decimal, datetime.date, uuid.UUID]:
+        """What discrepancies are sorted by: the largest difference first, then day and user."""
+        return -self.size, self.day, self.user_id
+
+    def as_json(self) -> dict[str, str]:
+        """Return the discrepancy as an object for machines, whose numbers keep all their digits."""
+        return {
+            "user_id": str(self.user_id),
+            "day": self.day.isoformat(),
+            "score": str(self.score),
+            "breakdown_score": str(self.breakdown_score),
+            "difference": str(self.difference),
+        }
 
 
 class LargestDiscrepancies:
@@ -65,13 +77,14 @@ class LargestDiscrepancies:
     def __init__(self, most: int) -> None:
         self.left_out = 0
         self._most = most
-        # The number in the middle keeps discrepancies with equal differences from being compared.
-        self._heap: list[tuple[Decimal, int, Discrepancy]] = []
+        # The last number keeps discrepancies that are alike from being compared.
+        self._heap: list[tuple[Decimal, int, int, int, Discrepancy]] = []
         self._count = itertools.count()
 
     def add(self, found: Discrepancy) -> None:
         """Add a discrepancy."""
-        entry = (found.size, -next(self._count), found)
+        # The first of the heap is the last in rank.
+        entry = (found.size, -found.day.toordinal(), -found.user_id.int, -next(self._count), found)
         if len(self._heap) < self._most:
             heapq.heappush(self._heap, entry)
             return
@@ -81,7 +94,60 @@ class LargestDiscrepancies:
 
     def __iter__(self) -> Iterator[Discrepancy]:
         """Yield the discrepancies that were kept, the largest difference first."""
-        return (entry[2] for entry in sorted(self._heap, reverse=True))
+        return iter(sorted((found for *_, found in self._heap), key=lambda found: found.rank))
+
+
+def in_columns(
+    discrepancies: Iterable[Discrepancy], *, decimals: int = 4, digits: int = 15
+) -> list[tuple[str, str, str, str, str]]:
+    """Return user, day, score, score of the breakdown and difference as text, the largest difference first.
+
+    Args:
+        discrepancies: The discrepancies, in any order.
+        decimals: The most decimals of a number.
+        digits: The most digits before them; a larger number is shortened.
+    """
+    ordered = sorted(discrepancies, key=lambda found: found.rank)
+    columns = [
+        points([found.score for found in ordered], decimals, digits),
+        points([found.breakdown_score for found in ordered], decimals, digits),
+        points([found.difference for found in ordered], decimals, digits, sign="+"),
+    ]
+    return [
+        (str(found.user_id), found.day.isoformat(), *numbers)
+        for found, numbers in zip(ordered, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def points(numbers: Sequence[Decimal], decimals: int, digits: int, *, sign: str = "-") -> list[str]:
+    """Return the numbers of a column with the decimals that one of them needs, so that they are aligned."""
+    # A number in JSON can have more digits than anyone has room for.
+    plain = [number.is_finite() and abs(number) < Decimal(10) ** digits for number in numbers]
+    rounded = [round(number, decimals) for number, is_plain in zip(numbers, plain, strict=True) if is_plain]
+    needed = max((-int(number.normalize().as_tuple().exponent) for number in rounded), default=0)
+    return [
+        f"{number:{sign},.{max(needed, 0)}f}" if is_plain else f"{number.normalize():{sign}.{min(digits - 1, 6)}g}"
+        for number, is_plain in zip(numbers, plain, strict=True)
+    ]
+
+
+def as_lines(discrepancies: Iterable[Discrepancy]) -> list[str]:
+    """Return a line for each discrepancy, the largest difference first: day, user, score - breakdown = difference.
+
+    Large numbers are shortened if a line would not fit on a terminal with 80 columns otherwise.
+    """
+    found = list(discrepancies)
+    lines: list[str] = []
+    for digits in (15, 4):
+        rows = in_columns(found, decimals=2, digits=digits)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{day} {user} {score:>{widths[2]}} - {breakdown:>{widths[3]}} = {difference:>{widths[4]}}"
+            for user, day, score, breakdown, difference in rows
+        ]
+        if max(map(len, lines), default=0) <= WIDTH_OF_LINE:
+            break
+    return lines
 
 
 def find_discrepancies(

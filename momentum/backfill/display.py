@@ -3,7 +3,9 @@
 import datetime
 import json
 import logging
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 # Reasons of failures that a report for people names.
 PRINTED_REASONS = 5
+
+# The columns of a terminal that a bar, the word before it and its percentage take at least.
+WIDTH_OF_BAR = 24
 
 # Seconds between two lines of progress in a log.
 LOG_INTERVAL = 1.0
@@ -89,21 +94,25 @@ class Display:
         """Show a bar with the progress, rows per second, the time left and the failures so far."""
         self._draws_bar = False
         from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as Bar
 
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TaskProgressColumn(),
-            TextColumn("{task.fields[done]}"),
-            TextColumn("{task.fields[rate]:,.0f} rows/s"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[failed]}"),
+            TextColumn("{task.fields[said]}"),
             console=Console(file=self._stream),
+            expand=True,
         )
-        self._task = self._bar.add_task("Backfill", total=None, done="", rate=0.0, failed="")
+        self._task = self._bar.add_task("Backfill", total=None, said="")
         self._bar.start()
+
+    def _fitting(self, *ways: list[str]) -> str:
+        """Return the first of several ways to say how far a run has come that fits on the terminal, next to its bar."""
+        room = self._bar.console.width - WIDTH_OF_BAR
+        texts = ["  ".join(parts) for parts in ways]
+        return next((text for text in texts if len(text) <= room), texts[-1])
 
     def finish(self) -> None:
         """Stop the bar; while it moves, it captures everything that is printed."""
@@ -115,7 +124,8 @@ class Display:
         if self._as_json:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             return json.dumps({"time": now, "level": level, "message": line, **fields})
-        if level in ("info", "progress"):
+        # A line with fields of its own is laid out already.
+        if level in ("info", "progress") or fields:
             return line
         return f"Error: {line}" if level == "error" else f"{level}: {line}"
 
@@ -153,29 +163,35 @@ class Display:
         elapsed = max(now - self._started, 1e-6)
         rate = report.inserted / elapsed
         failed = f"{report.failed:,} failed" if report.failed else "none failed"
-        total = progress.total
-        share = counted(progress.done, "user-day")
+        done, total = progress.done, progress.total
+        left = (total - done) / done * elapsed if total and done else None
+        share = counted(done, "user-day")
         if total is not None:
-            share = f"{progress.done:,} of {counted(total, 'user-day')}"
+            share = f"{done:,} of {counted(total, 'user-day')}"
         if self._bar is not None:
+            speed = f"{rate:,.0f} rows/s"
+            time_left = [] if left is None else [f"{datetime.timedelta(seconds=round(left))} left"]
+            short = brief(done) if total is None else f"{brief(done)} of {brief(total)}"
             self._bar.update(
                 self._task,
-                completed=progress.done,
+                completed=done,
                 total=total,
-                done=share,
-                rate=rate,
-                failed=failed,
+                said=self._fitting(
+                    [share, speed, *time_left, failed],
+                    [short, speed, *time_left, failed],
+                    [*time_left, failed],
+                    time_left or [failed],
+                ),
                 description="Dry run" if report.dry_run else "Backfill",
             )
         elif not self._quiet and report.commits > self._commits and now - self._last_line >= LOG_INTERVAL:
             self._last_line = now
-            left = (total - progress.done) / progress.done * elapsed if total and progress.done else None
             soon = f", about {datetime.timedelta(seconds=round(left))} left" if left is not None else ""
             self.write(
                 f"committed {counted(report.inserted, 'row')}, {share}, {rate:,.0f} rows/s{soon}, {failed}",
                 "progress",
                 inserted=report.inserted,
-                done=progress.done,
+                done=done,
                 total=total,
                 rows_per_s=round(rate, 1),
                 left_s=None if left is None else round(left, 1),
@@ -192,11 +208,12 @@ class Display:
         now = time.monotonic()
         if self._bar is not None:
             rate = report.listed / max(now - self._started, 1e-6)
+            failed = f"{report.failed:,} failed" if report.failed else "none failed"
             self._bar.update(
                 self._task,
-                done=f"{counted(report.listed, 'row')} looked at",
-                rate=rate,
-                failed=f"{report.failed:,} failed" if report.failed else "none failed",
+                said=self._fitting(
+                    [f"{counted(report.listed, 'row')} looked at", f"{rate:,.0f} rows/s", failed], [failed]
+                ),
                 description="Dry run" if report.dry_run else "Undo",
             )
         elif not self._quiet and now - self._last_line >= LOG_INTERVAL:
@@ -219,7 +236,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record as a line."""
-        self._display.write(record.getMessage(), record.levelname.lower())
+        self._display.write(record.getMessage(), record.levelname.lower(), **getattr(record, "fields", {}))
 
 
 def print_report(report: "Report | UndoReport", settings: "Settings", resume: str | None) -> None:
@@ -249,13 +266,13 @@ def print_fill_report(report: "Report", settings: "Settings") -> None:
     print_rows(totals_of(report))
     print_reasons(report.reasons)
     if report.passed_over:
-        print(f"  {why_nobody(report.passed_over, settings)}")
+        print_wrapped(f"  {why_nobody(report.passed_over, settings)}")
     if not report.dry_run:
-        print(
+        print_wrapped(
             f"  {counted(report.commits, 'commit')} in {duration(report.elapsed_seconds)}, "
             f"{report.rows_per_second:,.0f} rows/s, slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
         )
-    print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
+    print_wrapped("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
 
 
 def totals_of(report: "Report") -> list[tuple[str, int]]:
@@ -312,6 +329,21 @@ def print_rows(rows: list[tuple[str, int]]) -> None:
         print(f"  {name:<30}{value:>12,}")
 
 
+def brief(number: int) -> str:
+    """Return a number in few characters, rounded down, for a terminal that has no room for all of its digits."""
+    if number < 100_000:
+        return f"{number:,}"
+    return f"{number // 1000}k" if number < 1_000_000 else f"{number // 100_000 / 10:,.1f}M"
+
+
+def print_wrapped(text: str) -> None:
+    """Print an indented text; on a terminal, break its lines between words."""
+    if sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, columns, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    print(text)
+
+
 def duration(seconds: float) -> str:
     """Return a time for people: in seconds below a minute, otherwise with minutes and hours."""
     return f"{seconds:.1f} s" if seconds < 59.95 else str(datetime.timedelta(seconds=round(seconds)))
@@ -320,7 +352,7 @@ def duration(seconds: float) -> str:
 def print_reasons(reasons: Counter[tuple[str, str]]) -> None:
     """Print the most frequent reasons of failures, each with its number."""
     for (sqlstate, message), failed in reasons.most_common(PRINTED_REASONS):
-        print(f"  {failed:,} failed: {printable(f'{sqlstate} {message}'.strip())}")
+        print_wrapped(f"  {failed:,} failed: {printable(f'{sqlstate} {message}'.strip())}")
     if others := reasons.total() - sum(failed for _, failed in reasons.most_common(PRINTED_REASONS)):
         print(f"  {others:,} failed for further reasons")
 

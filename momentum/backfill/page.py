@@ -11,10 +11,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
-from momentum.backfill.discrepancies import Discrepancy
+from momentum.backfill.discrepancies import Discrepancy, in_columns
 from momentum.backfill.files import replacing
 from momentum.backfill.report import Execution
 from momentum.errors import ConfigurationError
@@ -34,8 +33,6 @@ DENSE = 120
 LABELS = {"wide": 10, "narrow": 4}
 # Days with failures that are listed under the picture.
 NAMED_DAYS = 8
-# The most decimals of a score that are shown.
-DECIMALS = 4
 
 
 @dataclass(frozen=True)
@@ -292,29 +289,3 @@ def share(part: int, whole: int) -> str:
     if percent > 99.99:
         return "> 99.99 %"
     return f"{percent:.2f} %" if percent < 1 or percent > 99 else f"{percent:.1f} %"
-
-
-def in_columns(discrepancies: Sequence[Discrepancy]) -> list[tuple[str, str, str, str, str]]:
-    """Return user, day, score, score of the breakdown and difference as text, the largest difference first."""
-    ordered = sorted(discrepancies, key=lambda found: (-found.size, found.day, found.user_id))
-    columns = [
-        points([found.score for found in ordered]),
-        points([found.breakdown_score for found in ordered]),
-        points([found.difference for found in ordered], sign="+"),
-    ]
-    return [
-        (str(found.user_id), found.day.isoformat(), *numbers)
-        for found, numbers in zip(ordered, zip(*columns, strict=True), strict=True)
-    ]
-
-
-def points(numbers: Sequence[Decimal], sign: str = "-") -> list[str]:
-    """Return the numbers of a column with the decimals that one of them needs, so that they are aligned."""
-    # A number in JSON can have more digits than fit on a page.
-    plain = [number.is_finite() and abs(number) < Decimal(10) ** 15 for number in numbers]
-    rounded = [round(number, DECIMALS) for number, is_plain in zip(numbers, plain, strict=True) if is_plain]
-    decimals = max((-int(number.normalize().as_tuple().exponent) for number in rounded), default=0)
-    return [
-        f"{number:{sign},.{max(decimals, 0)}f}" if is_plain else f"{number.normalize():{sign}.6g}"
-        for number, is_plain in zip(numbers, plain, strict=True)
-    ]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.chunks import Chunks, always
-from momentum.backfill.discrepancies import Discrepancy, find_discrepancies
+from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies, as_lines, find_discrepancies
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.faults import classify
 from momentum.backfill.fill import NOBODY, Failure, Filler, Observers
@@ -31,7 +31,6 @@ from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits, Settings
 from momentum.connect.engine import reason
 from momentum.retries import Fault
-from momentum.wording import counted
 
 # The most discrepancies that are held at once.
 DISCREPANCIES_PER_READ = 20_000
@@ -39,7 +38,7 @@ DISCREPANCIES_PER_READ = 20_000
 # A larger difference between this machine's clock and the server's is reported.
 LARGEST_DIFFERENCE = datetime.timedelta(minutes=1)
 
-# Discrepancies that the log names; later ones are only counted.
+# Discrepancies that the log names; smaller ones are only counted.
 LOGGED_ROWS = 20
 
 logger = logging.getLogger("momentum.backfill")
@@ -59,7 +58,7 @@ def run_backfill(
         engine: Connects to the database as a role that sees all rows.
         settings: The settings of the run.
         observers: The functions that are called while it goes on.
-        on_discrepancy: Called with each discrepancy; the first ones are also logged as warnings.
+        on_discrepancy: Called with each discrepancy; the largest ones are also logged as warnings.
         should_stop: Asked after each page; once it returns true, finished pages are committed and the run ends.
 
     Returns:
@@ -258,25 +257,29 @@ def report_discrepancies(
     on_discrepancy: Callable[[Discrepancy], None],
     should_stop: Callable[[], bool],
 ) -> int | None:
-    """Log the first discrepancies, pass all of them on and return their number.
+    """Pass all discrepancies on, log the largest and return their number.
 
     They are for people to review, and no reason to lose the report of the run: if the server can't compare the rows,
     that is logged and None is returned.
     """
-    count = 0
+    largest = LargestDiscrepancies(LOGGED_ROWS)
     try:
         for discrepancy in read_discrepancies(session, database, settings, chunks):
             if should_stop():
                 return None
-            count += 1
-            if count <= LOGGED_ROWS:
-                logger.warning("review: %s", discrepancy)
+            largest.add(discrepancy)
             on_discrepancy(discrepancy)
     except DBAPIError as error:
         logger.warning("the scores could not be compared with their breakdowns: %s", reason(error, session.url))
         return None
-    if count > LOGGED_ROWS:
-        logger.warning("review: and %s", counted(count - LOGGED_ROWS, "more row"))
+    found = list(largest)
+    count = len(found) + largest.left_out
+    if found:
+        differ = "1 score differs from its" if count == 1 else f"{count:,} scores differ from their"
+        listed = f"; the {LOGGED_ROWS} largest" if largest.left_out else ""
+        logger.warning("review: %s breakdown%s:", differ, listed)
+    for discrepancy, line in zip(found, as_lines(found), strict=True):
+        logger.warning(line, extra={"fields": discrepancy.as_json()})
     return count
 
 

@@ -475,7 +475,9 @@ def test_discrepancies_are_logged_and_all_of_them_written_to_the_csv(
     path = tmp_path / "review.csv"
     done = backfill("--to", DAY, "--days", "1", "--discrepancies", str(path), url=url)
     assert done.returncode == 0
-    assert done.stderr.count("warning: review: ") == 21
+    first, *lines = after_database(done).splitlines()
+    assert first == "warning: review: 22 scores differ from their breakdown; the 20 largest:"
+    assert lines == [f"{DAY} {user} 90 - 40 = +50" for user in sorted(users)[:20]]
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["user_id"] for row in rows} == {str(user) for user in users}

@@ -3,6 +3,7 @@
 import datetime
 import io
 import logging
+import re
 import sys
 import time
 from pathlib import Path
@@ -86,6 +87,77 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         """Return whether it is one."""
         return True
+
+
+SCREEN = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+
+
+@pytest.mark.parametrize(
+    ("columns", "done", "total", "failed", "said"),
+    [
+        (120, 6_812_345, 10_852_200, 0, "6,812,345 of 10,852,200 user-days  0 rows/s  0:00:06 left  none failed"),
+        (80, 6_812_345, 10_852_200, 0, "6.8M of 10.8M  0 rows/s  0:00:06 left  none failed"),
+        (80, 999_999, 1_000_000, 123_456, "999k of 1.0M  0 rows/s  0:00:00 left  123,456 failed"),
+        (80, 12, 99_999, 0, "12 of 99,999  0 rows/s  23:08:42 left  none failed"),
+        (80, 5, None, 0, "5 user-days  0 rows/s  none failed"),
+        (50, 6_812_345, 10_852_200, 0, "0:00:06 left  none failed"),
+        (38, 6_812_345, 10_852_200, 9, "0:00:06 left"),
+    ],
+)
+def test_a_bar_fills_the_terminal_and_nothing_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+    clock: list[float],
+    columns: int,
+    done: int,
+    total: int | None,
+    failed: int,
+    said: str,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with Display.open(quiet=False, verbose=False, as_json=False) as shown:
+        clock[0] += 10.0
+        shown.progress(Progress(Report(DAYS, dry_run=False, failed=failed), done, total))
+    frames = [line for line in re.split(r"[\r\n]", SCREEN.sub("", terminal.getvalue())) if line.strip()]
+    assert frames
+    assert "…" not in frames[-1]
+    assert frames[-1].endswith(said)
+    assert len(frames[-1]) == columns
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "0"),
+        (99_999, "99,999"),
+        (100_000, "100k"),
+        (999_999, "999k"),
+        (6_999_999, "6.9M"),
+        (1_234_567_890, "1,234.5M"),
+    ],
+)
+def test_a_large_number_is_brief_and_never_rounded_up(number: int, said: str) -> None:
+    assert display.brief(number) == said
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_report_breaks_lines_between_words_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    phases = {"preflight": 0.1, "fill": 3.5, "recount": 12.0, "discrepancies": 10.2, "count by day": 10.1}
+    report = Report(DAYS, dry_run=False, passed_over=2, phases=phases)
+    report.reasons["P0001", "a message of many words " * 10] = 1
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_report(report, Settings(DAYS), None)
+    in_a_log = capsys.readouterr().out
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    print_report(report, Settings(DAYS), None)
+    on_a_terminal = terminal.getvalue()
+    assert max(map(len, in_a_log.splitlines())) > columns >= max(map(len, on_a_terminal.splitlines()))
+    assert on_a_terminal.split() == in_a_log.split()
 
 
 def test_an_undo_has_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from tests.backfilling import (
     SHAPES,
     Proxy,
     Scores,
+    after_database,
     backfill,
     call,
     keys_of,
@@ -686,6 +687,21 @@ def test_every_line_of_a_log_for_machines_is_an_object(scores: Scores, monkeypat
     assert (progress[-1]["total"], progress[-1]["inserted"]) == (120, 119)
     assert [one["done"] for one in progress] == sorted(one["done"] for one in progress)
     assert any(str(users[3]) in one["message"] for one in objects if one["level"] == "warning")
+
+
+def test_a_score_to_review_is_an_object_in_a_log_for_machines(scores: Scores) -> None:
+    [user] = add_users(scores.engine)
+    scores.add(user, DAY, 50)
+    column = "pillar_breakdown" if scores.layout == "fresh" else "breakdown"
+    execute(scores.url, f"update {scores.relation} set {column} = '{{\"sleep\": 40.123456}}'")
+    first, second = objects_in(after_database(call(*JSON_LOG, "--days", "1", url=scores.url), as_json=True))[-2:]
+    assert (first["level"], first["message"]) == ("warning", "review: 1 score differs from its breakdown:")
+    assert {name: second[name] for name in ("level", "user_id", "day", "breakdown_score")} == {
+        "level": "warning",
+        "user_id": str(user),
+        "day": str(DAY),
+        "breakdown_score": "40.123456",
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
 from momentum import __version__
-from momentum.backfill.discrepancies import Discrepancy
+from momentum.backfill.discrepancies import Discrepancy, in_columns
 from momentum.backfill.page import (
     BARS_HEIGHT,
     LABELS,
@@ -28,7 +28,6 @@ from momentum.backfill.page import (
     csp_hash,
     day_ticks,
     draw,
-    in_columns,
     scale_steps,
     share,
     short,

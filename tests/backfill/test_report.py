@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Observers, Report, Settings, run_backfill
-from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
+from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies, as_lines
 from momentum.backfill.display import (
     Display,
     duration,
@@ -48,8 +48,8 @@ def engine(url: sa.URL) -> sa.Engine:
     return engine_of(url)
 
 
-def discrepancy(score: int) -> Discrepancy:
-    return Discrepancy(uuid.uuid4(), LAST, Decimal(score), Decimal(50))
+def discrepancy(score: int, number: int = 0) -> Discrepancy:
+    return Discrepancy(uuid.UUID(int=number), LAST, Decimal(score), Decimal(50))
 
 
 def test_the_page_of_a_run_has_its_counts_its_failures_and_the_command_for_the_rest(
@@ -140,17 +140,42 @@ def test_a_manifest_that_cannot_be_written_on_the_way_stops_the_run(url: sa.URL,
 
 def test_the_largest_differences_are_kept_and_the_others_counted() -> None:
     largest = LargestDiscrepancies(2)
-    for score in (56, 90, 20, 57, 10):
-        largest.add(discrepancy(score))
-    assert [found.score for found in largest] == [90, 10], "and of equal differences the one that came first"
-    assert largest.left_out == 3
-    for odd in ("NaN", "-Infinity", "Infinity"):
-        largest.add(Discrepancy(uuid.uuid4(), LAST, Decimal(odd), Decimal(50)))
+    for number, score in enumerate((56, 10, 20, 57, 90, 90, 10)):
+        largest.add(discrepancy(score, (7 - number) % 7))
+    assert [found.score for found in largest] == [10, 90], "and of equal differences those of the first users"
+    assert [found.user_id.int for found in largest] == [1, 2]
+    assert largest.left_out == 5
+    for number, odd in enumerate(("NaN", "-Infinity", "Infinity")):
+        largest.add(Discrepancy(uuid.UUID(int=number), LAST, Decimal(odd), Decimal(50)))
     assert [str(found.score) for found in largest] == ["NaN", "-Infinity"], "a number without an order is a large one"
-    assert largest.left_out == 6
+    assert largest.left_out == 8
     none = LargestDiscrepancies(0)
     none.add(discrepancy(1))
     assert (list(none), none.left_out) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("score", "breakdown_score", "said"),
+    [
+        ("90.00", "75", "90 - 75 = +15"),
+        ("33.333333", "66.6666666", "33.33 - 66.67 = -33.33"),
+        ("100.00", "-9999.999", "100 - -10,000 = +10,100"),
+        ("9999.99", "-9999.99", "9,999.99 - -9,999.99 = +2.00e+4"),
+        ("99999.99", "-99999.99", "1.00e+5 - -1.00e+5 = +2.00e+5"),
+        ("-Infinity", "1E+300", "-Infinity - 1e+300 = -Infinity"),
+        ("0", "-123456789E+30", "0 - -1.23457e+38 = +1.23457e+38"),
+    ],
+)
+def test_a_line_of_a_score_to_review_fits_on_a_terminal(score: str, breakdown_score: str, said: str) -> None:
+    [line] = as_lines([Discrepancy(uuid.UUID(int=7), LAST, Decimal(score), Decimal(breakdown_score))])
+    assert line == f"{LAST} {uuid.UUID(int=7)} {said}"
+    assert len(line) <= 80
+
+
+def test_lines_of_scores_to_review_are_aligned() -> None:
+    lines = as_lines([discrepancy(100, 1), discrepancy(5, 2), discrepancy(-1000, 3)])
+    assert [line[48:] for line in lines] == ["-1,000 - 50 = -1,050", "   100 - 50 =    +50", "     5 - 50 =    -45"]
+    assert as_lines([]) == []
 
 
 def test_scores_that_are_no_finite_numbers_are_discrepancies_like_others(server: Server, tmp_path: Path) -> None:

@@ -491,14 +491,21 @@ def test_discrepancies_are_looked_for_in_the_range_and_for_the_users_asked_for(
     assert not caplog.records
 
 
-def test_discrepancies_beyond_the_first_twenty_are_counted_in_the_log(
-    engine: sa.Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    for user in add_users(engine, 25):
-        add_score(engine, user, utc(LAST), 90, '{"a": 1}')
+def test_the_log_names_the_twenty_largest_discrepancies(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    users = sorted(add_users(engine, 25))
+    for number, user in enumerate(users):
+        # The largest differences are neither at the beginning nor at the end of the way through the users.
+        add_score(engine, user, utc(LAST), 10 + (number * 7) % 25, '{"a": 0}')
     run_backfill(engine, Settings(DAYS))
-    assert len(caplog.records) == 21
-    assert caplog.records[-1].getMessage() == "review: and 5 more rows"
+    first, *rows = (record.getMessage() for record in caplog.records)
+    assert first == "review: 25 scores differ from their breakdown; the 20 largest:"
+    assert [float(row.rpartition("= ")[2]) for row in rows] == [*range(34, 14, -1)]
+    [row] = [row for row in rows if row.endswith("= +34")]
+    largest = users[next(number for number in range(25) if (number * 7) % 25 == 24)]
+    assert row == f"{LAST} {largest} 34 - 0 = +34"
+    caplog.clear()
+    run_backfill(engine, Settings(DAYS, users=(largest,)))
+    assert [record.getMessage() for record in caplog.records] == ["review: 1 score differs from its breakdown:", row]
 
 
 def test_a_database_without_the_migrations_is_refused(server: Server) -> None:

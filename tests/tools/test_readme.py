@@ -13,9 +13,9 @@ Running upgrade  -> 5f0c1a7d92e4, Create one.
 Running upgrade 5f0c1a7d92e4 -> a3b86e04c17d, Create two.
 Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.
 committed 1,000 rows, 76,620 of 108,522 user-days, 578 rows/s, about 0:00:01 left, none failed
-warning: review: 2026-03-02 user 1: score 90.00
-warning: review: 2026-03-09 user 2: score 58.00
-warning: review: and 7 more rows
+warning: review: 9 scores differ from their breakdown; the 2 largest:
+2026-03-02 user 1 90.00 - 40 = +50.00
+2026-03-09 user 2 58.00 - 40 = +18.00
   inserted         1,234
   33 commits in 3.3 s, 14,311 rows/s, slowest page 74 ms
   preflight 0.0 s, fill 3.0 s
@@ -27,9 +27,9 @@ Running upgrade  -> 5f0c1a7d92e4, Create one.
 Running upgrade 5f0c1a7d92e4 -> a3b86e04c17d, Create two.
 Running upgrade a3b86e04c17d -> c94d27f1508b, Create three.
 Running upgrade c94d27f1508b -> d3a5b1c8260f, Create four.
-warning: review: 2027-04-13 user 1: score 90.00
-warning: review: 2027-04-20 user 2: score 58.00
-warning: review: and 7 more rows
+warning: review: 9 scores differ from their breakdown; the 2 largest:
+2027-04-13 user 1 90.00 - 40 = +50.00
+2027-04-20 user 2 58.00 - 40 = +18.00
   inserted         1,234
   33 commits in 12.0 s, 311 rows/s, slowest page 1,074 ms
 """
@@ -57,9 +57,9 @@ def test_of_several_lines_alike_the_first_is_shown() -> None:
         "PostgreSQL 18.4 (embedded), with roles",
         "Running upgrade  -> 5f0c1a7d92e4, Create one.",
         "...",
-        "warning: review: 2026-03-02 user 1: score 90.00",
+        "warning: review: 9 scores differ from their breakdown; the 2 largest:",
+        "2026-03-02 user 1 90.00 - 40 = +50.00",
         "...",
-        "warning: review: and 7 more rows",
     ]
 
 
