@@ -33,6 +33,17 @@ NOT_IN_PLACE = re.compile("[,/@]")
 # Options whose values no output may show.
 SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 
+# Where a secret is in a URL or among options: what is before it, and what follows.
+PLACES_OF_SECRETS = (
+    (rf"(?i:{'|'.join(SECRETS)})['\"]?\s*[=:]\s*['\"]?", r"\W|\Z"),
+    (":", "@"),
+)
+# Where else a library repeats what it was given.
+QUOTED = ("['\"`:]", "['\"`@]")
+
+# A secret with fewer characters may be part of any text, and a word has fewer than the other number.
+SHORT, LONG = 6, 20
+
 # Options whose values messages show.
 SHOWN = ("user", "host", "hostaddr", "dbname")
 
@@ -302,13 +313,32 @@ def as_text(url: URL) -> str:
 
 
 def blot_out(text: str, url: URL) -> str:
-    """Return a text with the URL's secrets blotted out in every encoding, in case a library has echoed one."""
+    """Return a text with the URL's secrets blotted out in every encoding, in case a library has echoed one.
+
+    A secret that may be a word, or that is also a name that messages show, is blotted out only where it is an echo. A
+    text with holes in all of its other places could not be read, and would give the secret away.
+    """
     options = resolve(url)
-    ways = {way for name in SECRETS if options.get(name) for way in ways_to_write(options[name])}
+    names = {options.get(name) for name in (*SHOWN, "port")}
+    ways = {way: secret for name in SECRETS if (secret := options.get(name)) for way in ways_to_write(secret)}
     # The longest first, because one spelling may be part of another.
     for way in sorted(ways, key=len, reverse=True):
-        text = text.replace(way, "***")
+        is_name = ways[way] in names
+        if not is_name and text.strip() == way:
+            return "***"
+        if not is_name and not may_be_a_word(ways[way]):
+            text = text.replace(way, "***")
+            continue
+        for before, after in PLACES_OF_SECRETS if is_name else (*PLACES_OF_SECRETS, QUOTED):
+            text = re.sub(f"({before}){re.escape(way)}(?={after})", r"\1***", text)
     return text
+
+
+def may_be_a_word(secret: str) -> bool:
+    """Return whether a text that has nothing to do with a secret may contain it: it is short, a word or a number."""
+    if len(secret) < SHORT or secret.isdecimal():
+        return True
+    return secret.isalpha() and secret in (secret.lower(), secret.upper(), secret.capitalize()) and len(secret) < LONG
 
 
 def ways_to_write(password: str) -> tuple[str, ...]:

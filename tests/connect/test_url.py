@@ -120,6 +120,55 @@ def test_a_password_is_blotted_out_of_every_line_however_it_is_written() -> None
     assert shown.count("***") == 5
 
 
+# Passwords that may be found in any text.
+WORDS = ["a", "1", "5432", "port", "word", "connection", "Connection", "FATAL", "server", "20261126", "x1", "-", "."]
+# What libraries say about a connection.
+SAID = [
+    'connection to server at "127.0.0.1", port 5433 failed: FATAL:  password authentication failed for user "me"',
+    "Connection refused; is a server with 1 word of 20261126 running there (port 5432)?",
+    "server-side error x1y: a connection, a port and a database.",
+]
+# How a library would repeat a password.
+ECHOES = [
+    "postgresql://me:{}@localhost/app",
+    'could not translate host name "me:{}@localhost" to address',
+    'invalid value "{}" for a parameter',
+    "host=localhost password={} user=me",
+    "host=localhost password = '{}'",
+    "PGPASSWORD={}",
+    "{{'password': '{}', 'user': 'me'}}",
+    "KeyError: '{}'",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("password", WORDS)
+def test_a_password_that_may_be_a_word_is_blotted_out_where_it_is_an_echo_and_of_no_word(password: str) -> None:
+    url = make_url("postgresql://me@localhost:5433/app").set(password=password)
+    for said in SAID:
+        assert blot_out(said, url) == said
+    for echo in ECHOES:
+        assert blot_out(echo.format(password), url) == echo.format("***")
+
+
+@pytest.mark.parametrize("password", ["postgres", "pa55-w0rd", "5433", "db.example.com"])
+def test_a_password_that_is_a_name_is_blotted_out_where_it_is_the_password(password: str) -> None:
+    local = URL.create("postgresql+psycopg", password=password, host="localhost", port=5433)
+    for url in (local.set(username=password), local.set(database=password), local.set(host=password)):
+        said = f'FATAL:  database "{password}" does not exist at {password}, port 5433'
+        assert blot_out(said, url) == said, "it is shown as a name anyway"
+        assert blot_out(f"postgresql://{password}:{password}@h/{password}", url) == (
+            f"postgresql://{password}:***@h/{password}"
+        )
+        assert blot_out(f"user={password} password='{password}'", url) == f"user={password} password='***'"
+
+
+@pytest.mark.parametrize("password", ["Tr0ub4dor", "correct horse battery", "qhzkDjwpxmv", "zufaelligelangebuchstaben"])
+def test_a_password_that_is_no_word_is_blotted_out_wherever_it_is(password: str) -> None:
+    url = make_url("postgresql://me@localhost/app").set(password=password)
+    assert blot_out(f"x{password}y {password}, and {password}.", url) == "x***y ***, and ***."
+
+
 def test_redact_leaves_a_text_without_a_password_alone() -> None:
     assert redact(" no password \n", make_url("postgresql://localhost/app")) == "no password"
 
