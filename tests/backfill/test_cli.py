@@ -89,7 +89,8 @@ def test_help_names_every_option_groups_them_and_lists_the_exit_codes() -> None:
     options = (
         "database-url env-file days from to user active-within dry-run workers page-size commit-every pause-ms "
         "lock-timeout statement-timeout attempts allow-webhooks allow-other-owners max-error-rate manifest undo "
-        "discrepancy-threshold discrepancies no-discrepancies failures report json log-format quiet verbose version"
+        "discrepancy-threshold discrepancies no-discrepancies failures report metrics json log-format quiet "
+        "verbose version"
     )
     for option in options.split():
         assert re.search(rf"--{option}\b", done.stdout), f"--{option} is in the help"
