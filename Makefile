@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs gets fixes until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic erd readme picture docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic contract erd readme picture docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,7 +112,7 @@ generated: install ## Regenerate everything that is made from the models and the
 advisors: install ## Run Supabase's advisors on a migrated database
 	@$(BIN)/python -m tools.advisors
 
-ci-fast: lint types check advisors ## Everything that must pass before a change lands
+ci-fast: lint types check contract advisors ## Everything that must pass before a change lands
 	$(MAKE) test-all PYTEST_FLAGS="--cov --cov-report=term-missing:skip-covered"
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
@@ -129,6 +129,9 @@ mutants: $(INSTALLED) ## Make small mistakes in the backfill and the migrations,
 
 traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, nobody waits long, no row is lost
 	@$(BIN)/python -m tools.traffic
+
+contract: $(INSTALLED) ## Compare what others rest on with the last release: breaking, additive and internal changes
+	@$(BIN)/python -m tools.contract
 
 erd: $(INSTALLED) ## Draw the entity diagram from the models: docs/erd.svg and docs/erd.md
 	@$(BIN)/python -m tools.erd

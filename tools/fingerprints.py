@@ -8,10 +8,14 @@ from momentum.testing import Server, running_server
 from momentum.verify import compare as verify
 from tests.migrating import HISTORY, database_with_scores, migrate_to
 from tests.server import engine_of
+from tools.contract import released, revisions_of
 
-# The heads of the releases, oldest first: none yet.
-RELEASED: tuple[str, ...] = ()
-REVISIONS = (*RELEASED, HISTORY[-1])
+# The heads of the releases and of the repository, oldest first.
+REVISIONS = [
+    revision
+    for revision in HISTORY
+    if revision == HISTORY[-1] or any(revision in revisions_of(folder) for folder in released())
+]
 
 
 def facts_at(revision: str, server: Server, scores: str, *, predecessors: bool = False) -> tuple[str, dict[str, str]]:

@@ -309,14 +309,18 @@ def check(connection: "Connection") -> bool:
 
 
 def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
-    """Return the differences between two sets of facts.
+    """Return the differences between two sets of facts, as ``changes`` does.
 
-    Facts that belong to a missing or unexpected object are left out. Objects without expected facts are not ours (yet),
-    such as the app's own tables under one of our names.
+    Objects without expected facts are not ours (yet), such as the app's own tables under one of our names: they are
+    left out.
     """
     # A function's name without its arguments: there should be only one of that name.
     ours = {object_of(key).partition("(")[0] for key in expected}
-    found = {key: value for key, value in found.items() if object_of(key).partition("(")[0] in ours}
+    return changes(expected, {key: value for key, value in found.items() if object_of(key).partition("(")[0] in ours})
+
+
+def changes(expected: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
+    """Return the differences between two sets of facts, except those of a missing or unexpected object or part."""
     return [
         Difference(key, found.get(key), expected.get(key))
         for key in sorted(expected.keys() | found.keys())
@@ -406,8 +410,8 @@ def fingerprint_name(revision: str, record: Mapping[str, Any]) -> str:
     return f"{revision}.{'fresh' if record.get('created_table') else record.get('layout')}.txt"
 
 
-def read_fingerprint(name: str) -> dict[str, str]:
-    """Return the facts in a fingerprint's file."""
+def read_fingerprint(name: str | Path) -> dict[str, str]:
+    """Return the facts in a fingerprint's file: one of ours, or one at another path."""
     lines = (FINGERPRINTS / name).read_text(encoding="utf-8").rstrip("\n").split("\n")
     return {key: value for key, _, value in (line.partition(": ") for line in lines)}
 
