@@ -8,7 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, ViewportSize
@@ -95,6 +95,35 @@ def test_every_page_can_be_read_and_asks_nobody_else_for_anything(site: str, bro
     tab.close()
     assert [url for url in asked if not url.startswith(site)] == []
     assert complaints == []
+
+
+# The colour of a pixel of the diagram in which nothing is drawn, from a screenshot of it.
+PIXEL = """async (bytes) => {
+  const picture = await createImageBitmap(new Blob([new Uint8Array(bytes)], { type: "image/png" }));
+  const canvas = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+  canvas.drawImage(picture, 0, 0);
+  return [...canvas.getImageData(5, 500, 1, 1).data].slice(0, 3);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_diagram_is_dark_where_the_page_is(site: str, browser: Browser, scheme: Literal["light", "dark"]) -> None:
+    tab = browser.new_page(viewport={"width": 1440, "height": 1200}, color_scheme=scheme)
+    tab.set_default_timeout(1000 * DEADLINE)
+    tab.goto(site + "erd/")
+
+    def is_dark() -> bool:
+        shown = tab.locator('img[src$="erd.svg"]').screenshot()
+        colour: list[int] = tab.evaluate(PIXEL, list(shown))
+        return sum(colour) < 3 * 128
+
+    assert is_dark() == (scheme == "dark")
+    # A reader may choose the other one.
+    other, name = ("slate", "Dark") if scheme == "light" else ("default", "Light")
+    tab.locator(f'label[title="{name}"]').click()
+    tab.locator(f'body[data-md-color-scheme="{other}"]').wait_for()
+    assert is_dark() == (scheme == "light")
+    tab.close()
 
 
 def test_the_search_finds_what_is_meant(site: str, browser: Browser) -> None:

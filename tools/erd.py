@@ -84,7 +84,7 @@ STYLE = """
   text { font: 12px Verdana, "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; fill: #475569 }
   .mono { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace }
   .table { font-size: 14px; font-weight: bold; fill: #ffffff }
-  .kind { fill: #e2e8f0 }
+  .kind { fill: #ffffff }
   .column { font-size: 13px; font-weight: bold; fill: #0f172a }
   .type { fill: #0f766e }
   .key { font-size: 10px; font-weight: bold; fill: #ffffff }
@@ -92,10 +92,25 @@ STYLE = """
   .box { fill: #ffffff; stroke: #94a3b8 }
   .rule { stroke: #e2e8f0 }
   .edge { fill: none; stroke-width: 1.5 }
+  .page, .none { fill: #f8fafc }
+  .users { stroke: #1d4ed8 }
+  .pillars { stroke: #be123c }
+  .shown { stroke: #0f766e }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #cbd5e1 }
+    .column { fill: #f8fafc }
+    .type { fill: #5eead4 }
+    .box { fill: #1e293b; stroke: #64748b }
+    .rule { stroke: #334155 }
+    .page, .none { fill: #0f172a }
+    .users { stroke: #93c5fd }
+    .pillars { stroke: #fda4af }
+    .shown { stroke: #5eead4 }
+  }
 """
 COLOURS = {"PK": "#b45309", "FK": "#1d4ed8", "UK": "#7e22ce"}
 LEGEND = "PK: primary key · FK: foreign key · UK: in a unique key · null: may be null · dashed: no key, by user_id"
-EDGES = ["#1d4ed8", "#be123c"]
+EDGES = ["users", "pillars"]
 
 
 def text(x: float, y: float, kind: str, content: str, *, end: bool = False) -> str:
@@ -164,7 +179,7 @@ def draw_picture() -> str:
     width = left[-1] + WIDTH + MARGIN
     height = top + max(map(height_of, CHILDREN)) + 44
     parts = []
-    for number, (parent, colour) in enumerate(zip(PARENTS, EDGES, strict=True)):
+    for number, (parent, kind) in enumerate(zip(PARENTS, EDGES, strict=True)):
         start = left[upper.index(parent)] + WIDTH / 2
         bus = bottom + 52 + number * 34
         keys = [
@@ -175,23 +190,21 @@ def draw_picture() -> str:
         ]
         ends = [left[position] + WIDTH * (number + 1) / 3 for position, _ in keys]
         rule = {f"{key.parent.name}, on delete {str(key.ondelete).lower()}" for _, key in keys}
-        draw = f'class="edge" stroke="{colour}"'
+        draw = f'class="edge {kind}"'
         foot = MARGIN + height_of(parent)
         parts.append(f'<path {draw} d="M{start},{foot} V{bus} M{min(start, *ends)},{bus} H{max(start, *ends)}"/>')
         # One or none, where the key may be null; exactly one, where it may not.
         parts.append(f'<path {draw} d="M{start - 6},{foot + 8} h12"/>')
         second = f'<path {draw} d="M{start - 6},{foot + 13} h12"/>'
-        none = f'<circle {draw} style="fill: #ffffff" cx="{start}" cy="{foot + 17}" r="4.5"/>'
+        none = f'<circle class="edge {kind} none" cx="{start}" cy="{foot + 17}" r="4.5"/>'
         parts.append(none if all(key.parent.nullable for _, key in keys) else second)
         parts.append(text(start + 12, foot + 24, "", "; ".join(sorted(rule))))
         for end in ends:
             parts.append(f'<path {draw} d="M{end},{bus} V{top} M{end - 7},{top} l7,-11 l7,11"/>')
-            parts.append(f'<circle {draw} style="fill: #ffffff" cx="{end}" cy="{top - 15.5}" r="4.5"/>')
+            parts.append(f'<circle class="edge {kind} none" cx="{end}" cy="{top - 15.5}" r="4.5"/>')
     # The view shows users' scores; no key says so.
     middle = MARGIN + 60
-    parts.append(
-        f'<path class="edge" stroke="#0f766e" stroke-dasharray="5 4" d="M{left[0] + WIDTH},{middle} H{left[1]}"/>'
-    )
+    parts.append(f'<path class="edge shown" stroke-dasharray="5 4" d="M{left[0] + WIDTH},{middle} H{left[1]}"/>')
     for table, x in zip(upper, left, strict=False):
         parts += draw_table(table, x, MARGIN)
     for table, x in zip(CHILDREN, left, strict=False):
@@ -203,7 +216,7 @@ def draw_picture() -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
             "<title>The tables of momentum, auth.users and the view daily_momentum_scores</title>",
             f"<style>{STYLE}</style>",
-            f'<rect width="{width}" height="{height:g}" fill="#f8fafc"/>',
+            f'<rect class="page" width="{width}" height="{height:g}"/>',
             *parts,
             "</svg>\n",
         ]

@@ -1,6 +1,7 @@
 """The entity diagram is fresh, shows every table, and can be read."""
 
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 import pytest
@@ -49,6 +50,38 @@ def test_the_picture_names_every_column_with_its_type_and_its_comment(table: sa.
         assert column.name in texts
         assert any(said.startswith(erd.type_of(column)) for said in texts)
         assert str(column.comment) in " ".join(texts)
+
+
+# Each text's colour and that of what is behind it.
+COLOURS = """() => [...document.querySelectorAll("text")].map((text) => {
+  const fill = (element) => getComputedStyle(element).fill.match(/\\d+/g).map(Number);
+  const entity = text.closest("g.entity");
+  let behind = document.querySelector(".page");
+  if (entity) behind = entity.querySelector(text.matches(".table, .kind") ? "path:not(.rule)" : ".box");
+  if (text.matches(".key")) behind = text.previousElementSibling;
+  return [text.textContent, fill(text), fill(behind)];
+})"""
+
+
+def luminance(colour: list[int]) -> float:
+    """Return the relative luminance of a colour, as WCAG defines it."""
+    parts = [part / 255 for part in colour]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_picture_has_enough_contrast(browser: Browser, scheme: Literal["light", "dark"]) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(erd.PICTURE.as_uri())
+    colours = page.evaluate(COLOURS)
+    page.close()
+    assert len(colours) > 100
+    for said, text, behind in colours:
+        darker, lighter = sorted(map(luminance, (text, behind)))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (said, text, behind)
+    boxes = {tuple(behind) for _, text, behind in colours}
+    assert ((255, 255, 255) in boxes) == (scheme == "light")
 
 
 def test_the_picture_is_readable_at_1200_pixels(browser: Browser) -> None:
