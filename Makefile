@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs gets fixes until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic contract erd readme picture docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint squawk format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic contract dist test-dist release-check erd readme picture docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,14 +58,18 @@ db: $(INSTALLED) ## Start a local migrated database that keeps running, and prin
 db-stop: $(INSTALLED) ## Stop the local database; its data is kept
 	@$(BIN)/python -m momentum.testing stop
 
-lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions and the links of docs/
+lint: $(INSTALLED) ## Check style, SQL, the migrations in both directions, the workflows and the links of docs/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/sqlfluff lint --disable-progress-bar sql momentum
-	@$(BIN)/python -m tools.exported_sql $(EXPORTED)
+	@$(MAKE) --no-print-directory squawk
 	$(BIN)/sqlfluff lint --disable-progress-bar --config tools/exported_sql.cfg $(EXPORTED)
-	$(BIN)/squawk --reporter gcc $(EXPORTED)/*.sql
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github
 	$(BIN)/mkdocs build --quiet --strict
+
+squawk: $(INSTALLED) ## Review the SQL that the migrations write with --sql
+	@$(BIN)/python -m tools.exported_sql $(EXPORTED)
+	$(BIN)/squawk --reporter gcc $(EXPORTED)/*.sql
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
@@ -132,6 +136,15 @@ traffic: $(INSTALLED) ## Migrate up and down while clients work: nothing fails, 
 
 contract: $(INSTALLED) ## Compare what others rest on with the last release: breaking, additive and internal changes
 	@$(BIN)/python -m tools.contract
+
+dist: $(INSTALLED) ## Build the sdist and the wheel into dist/, and check what the index would say of them
+	@rm -rf dist && $(BIN)/python -m hatchling build && $(BIN)/python -m twine check --strict dist/*
+
+test-dist: install ## Test the wheel in dist/ in an empty environment
+	MOMENTUM_TEST_DIST=dist $(BIN)/pytest tests/test_packaging.py
+
+release-check: $(INSTALLED) ## Say what is missing before this version may be published
+	@$(BIN)/python -m tools.release
 
 erd: $(INSTALLED) ## Draw the entity diagram from the models: docs/erd.svg and docs/erd.md
 	@$(BIN)/python -m tools.erd

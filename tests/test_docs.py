@@ -155,15 +155,28 @@ def test_the_makefile_documents_every_target_and_stays_short() -> None:
         assert f"make {target} " in shown, f"`make` lists {target}"
 
 
-def test_the_workflow_calls_make_and_nothing_else() -> None:
-    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-    commands = re.findall(r"\brun: *(.+)", workflow)
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_calls_make_and_nothing_else(path: Path) -> None:
+    commands = re.findall(r"\brun: *(.+)", path.read_text(encoding="utf-8"))
     assert commands, "it runs something"
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for command in commands:
         program, _, target = command.partition(" ")
         assert program == "make", f"{command}: everything that CI does can be done with make"
         assert target in targets, f"the Makefile has no target {target}"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_runs_actions_of_known_content_with_few_rights(path: Path) -> None:
+    workflow = path.read_text(encoding="utf-8")
+    for used in re.findall(r"\buses: *(.+)", workflow):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), f"{used}: a tag can be moved"
+    assert "\npermissions: {}\n" in workflow, "a job without rights of its own has none"
+    assert workflow.count("actions/checkout@") == workflow.count("persist-credentials: false")
+    assert workflow.count("runs-on:") == workflow.count("timeout-minutes:")
 
 
 def anchor_of(heading: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,8 @@ from momentum.connect.url import as_text
 from tests.migrating import HISTORY, current, fetch, run
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 DIST_INFO = f"momentum_schema-{__version__}.dist-info"
 
 
@@ -36,13 +38,19 @@ def build(target: str, source: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist, built from the repository."""
+    """The sdist, built from the repository, or the one in the folder that was named."""
+    if given := os.environ.get("MOMENTUM_TEST_DIST"):
+        [found] = (ROOT / given).glob("*.tar.gz")
+        return found
     return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the sdist, as `python -m build` does it."""
+    """The wheel, built from the sdist, as `python -m build` does it, or the one in the folder that was named."""
+    if given := os.environ.get("MOMENTUM_TEST_DIST"):
+        [found] = (ROOT / given).glob("*.whl")
+        return found
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
@@ -82,7 +90,7 @@ def files_below(folder: str) -> set[str]:
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(sdist: Path) -> None:
     expected = files_below("momentum") | files_below("alembic")
-    expected |= {"alembic.ini", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
+    expected |= {"alembic.ini", "hatch_build.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
     # The last two are added by hatchling.
     assert names_in_sdist(sdist) == expected | {"PKG-INFO", ".gitignore"}
 
@@ -136,7 +144,45 @@ def test_the_metadata_says_what_it_is_and_what_it_needs(wheel: Path) -> None:
         for requirement in requirements
     ]
     assert sorted(metadata.get_all("Requires-Dist", [])) == sorted([*PROJECT["dependencies"], *extras])
-    assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert metadata["Author"] == PROJECT["authors"][0]["name"]
+
+
+ADDRESSES = SETTINGS["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+
+
+def test_the_index_shows_where_everything_is(wheel: Path) -> None:
+    shown = dict(line.split(", ") for line in metadata_of(wheel).get_all("Project-URL", []))
+    assert sorted(shown) == ["Changelog", "Documentation", "Homepage", "Issues", "Source"]
+    assert (shown["Source"], shown["Documentation"]) == (ADDRESSES["repository"], ADDRESSES["site"])
+    assert all(address.startswith((ADDRESSES["repository"], ADDRESSES["site"])) for address in shown.values())
+
+
+def test_the_classifiers_name_the_versions_of_python(wheel: Path) -> None:
+    named = [line.rpartition(" ")[2] for line in metadata_of(wheel).get_all("Classifier", []) if ":: 3." in line]
+    assert named[0] == PROJECT["requires-python"].removeprefix(">=")
+    assert [int(name.removeprefix("3.")) for name in named] == list(range(11, 11 + len(named)))
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in named
+
+
+def test_the_readme_on_the_index_has_only_absolute_links_and_no_diagrams(wheel: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = metadata_of(wheel).get_payload()
+    assert isinstance(shown, str)
+    links = re.findall(r"\]\(([^)]+)\)", shown)
+    assert len(links) == len(re.findall(r"\]\(([^)]+)\)", readme)) > 10
+    assert all(link.startswith(("https://", "#")) for link in links)
+    assert "![The report of the backfill: a bar" in shown
+    assert f"({ADDRESSES['repository']}/raw/v{__version__}/docs/report.png)" in shown
+    assert f"({ADDRESSES['repository']}/blob/v{__version__}/docs/services.md)" in shown
+    assert "```mermaid" not in shown
+    assert re.sub(r"\]\([^)]+\)", "", shown) == re.sub(r"\]\([^)]+\)", "", readme)
+
+
+def test_the_addresses_are_in_one_place() -> None:
+    address = ADDRESSES["repository"].removeprefix("https://")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = [name for name in listed if address in (ROOT / name).read_text(encoding="utf-8", errors="ignore")]
+    assert found == ["pyproject.toml"]
 
 
 def test_twine_finds_nothing_to_say(sdist: Path, wheel: Path) -> None:
@@ -240,6 +286,28 @@ def test_the_wheel_alone_is_enough_for_an_operator(installed: Path, supabase_url
     assert momentum("downgrade", "base") == (0, "")
     assert momentum("purge") == (0, "")
     assert fetch(supabase_url, "select count(*) from pg_namespace where nspname = 'momentum_internal'") == [0]
+
+
+@pytest.mark.slow
+def test_uv_runs_the_command_from_the_repository_and_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "clone"
+    shutil.copytree(ROOT / "momentum", copy / "momentum", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "alembic", copy / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV"))}
+    environ = {**kept, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_SYSTEM_CERTS": "1", "UV_PYTHON": sys.executable}
+
+    def uv(*arguments: str | Path) -> str:
+        command = [Path(sys.executable).parent / "uv", "--quiet", *arguments]
+        done = subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    uv("sync", "--no-dev")
+    assert uv("run", "--no-dev", "momentum", "--version").startswith(f"momentum {__version__} (Python ")
+    assert uv("run", "--no-dev", "alembic", "--version").startswith("alembic ")
+    assert uv("tool", "run", "--from", wheel, "momentum-backfill", "--version") == f"momentum-backfill {__version__}\n"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,13 +29,19 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the site, built for the test. A page in no menu or a link without a target fails the build."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, built for the test. A page in no menu or a link without a target fails the build."""
     folder = tmp_path_factory.mktemp("site")
     command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--quiet", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(built: Path) -> Iterator[str]:
+    """The address of the site."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=built)) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -95,6 +102,18 @@ def test_every_page_can_be_read_and_asks_nobody_else_for_anything(site: str, bro
     tab.close()
     assert [url for url in asked if not url.startswith(site)] == []
     assert complaints == []
+
+
+def test_every_page_says_where_it_is_and_where_it_is_edited(built: Path) -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    addresses = settings["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+    for path in PAGES:
+        page = (built / address_of(path) / "index.html").read_text(encoding="utf-8")
+        assert f'<link rel="canonical" href="{addresses["site"]}{address_of(path)}">' in page
+        assert f'href="{addresses["repository"]}/edit/main/docs/{path.relative_to(reference.DOCS).as_posix()}"' in page
+        # The theme would ask the host for the number of stars.
+        assert 'data-md-component="source"' not in page
+        assert f'<a href="{addresses["repository"]}"' in page
 
 
 # The colour of a pixel of the diagram in which nothing is drawn, from a screenshot of it.
