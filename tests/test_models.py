@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -32,11 +33,12 @@ from momentum import (
     models,
 )
 from momentum.base import identifying_columns
+from momentum.connect.url import as_text
 from momentum.errors import ReadOnlyError
 from momentum.testing import Server
 from tests.catalog import snapshot
 from tests.samples import ROWS, add_user, needed_columns, read_values, write_values
-from tests.server import engine_of
+from tests.server import engine_of, find_program
 
 NOBODY = uuid.UUID(int=0)
 DAY = datetime.date(2024, 2, 29)
@@ -347,6 +349,15 @@ FORGED = (
     "update {table} set created_at = now() where id = '{id}'",
     "insert into {table} select * from {table} where id = '{id}' on conflict (id) do update set updated_at = 'epoch'",
     "select public.touch()",
+    "insert into {table} ({columns}, updated_at) values ({values}, '2000-01-01')",
+    "insert into {table} ({columns}, created_at, updated_at) values ({values}, '2000-01-01', '2000-01-01')",
+    "insert into {table} ({columns}, updated_at) values ({values}, 'infinity')",
+    "insert into {table} ({columns}, updated_at) values ({values}, null)",
+    "insert into {table} ({columns}, updated_at) values ({values}, default)",
+    "insert into {table} ({columns}, id, updated_at) values ({values}, '{id}', '2000-01-01') "
+    "on conflict (id) do update set updated_at = excluded.updated_at, created_at = excluded.created_at",
+    "insert into {table} select r.* from jsonb_populate_record(null::{table}, '{record}') as r",
+    "select public.plant()",
 )
 
 
@@ -357,31 +368,68 @@ def test_a_client_cannot_keep_updated_at(server: Server, model: Any, role: str) 
     table = f"public.{model.__tablename__}"
     with server.database() as url:
         with Session(engine_of(url)) as session:
-            row = make(model, add_user(session.connection()))
+            user = add_user(session.connection())
+            row = make(model, user)
             session.add(row)
             session.flush()
-            session.execute(sa.text(f"create policy everything on {table} using (true) with check (true)"))
-            session.execute(
+            key = row.id
+            # Another row, of another day or by another name.
+            samples = write_values(model.__table__, f"'{user}'", 2)
+            new = {name: samples[name] for name in needed_columns(model.__table__)}
+            columns, values = ", ".join(new), ", ".join(new.values())
+            record = session.scalar(
                 sa.text(f"""
-                    create function public.touch() returns void language sql security definer set search_path = '' as $$
-                      update {table} set updated_at = '2000-01-01' where id = '{row.id}'
-                    $$
+                    with moved as (insert into {table} ({columns}) values ({values}) returning *)
+                    select to_jsonb(moved) || '{{"updated_at": "2000-01-01", "created_at": "2000-01-01"}}' from moved
                 """)
             )
+            session.execute(sa.text(f"delete from {table} where id <> '{key}'"))
+            session.execute(sa.text(f"create policy everything on {table} using (true) with check (true)"))
+            for name, statement in {
+                "touch": f"update {table} set updated_at = '2000-01-01' where id = '{key}'",
+                "plant": f"insert into {table} ({columns}, updated_at) values ({values}, '2000-01-01')",
+            }.items():
+                body = f"language sql security definer set search_path = '' as $${statement}$$"
+                session.execute(sa.text(f"create function public.{name}() returns void {body}"))
             session.commit()
-            key = row.id
         with engine_of(server.as_admin(url)).connect() as connection:
             for setting in ("yes", "on", "true", "no", ""):
                 for statement in FORGED:
                     connection.exec_driver_sql("set session authorization authenticator")
                     connection.exec_driver_sql(f"set role {role}")
                     connection.exec_driver_sql(f"set momentum.keep_updated_at = '{setting}'")
-                    connection.exec_driver_sql(statement.format(table=table, id=key))
+                    connection.exec_driver_sql(
+                        statement.format(table=table, id=key, columns=columns, values=values, record=json.dumps(record))
+                    )
                     connection.exec_driver_sql("reset role")
                     connection.exec_driver_sql("reset session authorization")
-                    told = connection.scalar(sa.text(f"select updated_at = now() from {table}"))
-                    assert told, f"{statement} as {role} with {setting!r}"
+                    written = f"select updated_at = now() from {table} where xmin = pg_current_xact_id()::xid"
+                    told = list(connection.scalars(sa.text(written)))
+                    assert told == [True], f"{statement} as {role} with {setting!r}"
                     connection.rollback()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_dump_of_the_data_is_restored_with_its_times(server: Server, model: Any) -> None:
+    """By the owner, into tables that are there already, so that their triggers fire."""
+    table = f"public.{model.__tablename__}"
+    with server.database() as url:
+        with Session(engine_of(url)) as session:
+            session.add(make(model, add_user(session.connection()), created_at=NOON, updated_at=NOON))
+            session.commit()
+            before = session.scalar(sa.text(f"select to_jsonb(r) from {table} as r"))
+        dump = [find_program("pg_dump"), "--data-only", f"--table={table}", as_text(url)]
+        data = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+        # A setting of a newer pg_dump that PostgreSQL 15 and 16 don't have.
+        data = data.replace("SET transaction_timeout = 0;", "")
+        with Session(engine_of(url)) as session:
+            session.execute(sa.text(f"delete from {table} where true"))
+            session.commit()
+        restore = [find_program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", as_text(url)]
+        subprocess.run(restore, input=data, capture_output=True, text=True, check=True)
+        with Session(engine_of(url)) as session:
+            assert session.scalar(sa.text(f"select to_jsonb(r) from {table} as r")) == before
+            assert before["updated_at"].startswith("2024-02-29T12:00")
 
 
 def test_the_owner_can_keep_updated_at(url: sa.URL) -> None:

@@ -299,7 +299,7 @@ class Behaviour:
         )
 
     def write_update(self) -> list[str]:
-        """Return the assertion about the trigger, where the table has it."""
+        """Return the assertions about the trigger, where the table has it."""
         if not any(column.server_onupdate for column in self.table.columns):
             return []
         update = f"""\
@@ -311,6 +311,7 @@ with told as (
 )
 
 select created_at, updated_at = now() from told"""
+        insert = " ".join(self.insert(self.values(BEN, SECOND, updated_at="null")).split("\n"))
         return [
             claim(
                 "results_eq",
@@ -318,7 +319,14 @@ select created_at, updated_at = now() from told"""
                 "values ('2000-01-01 00:00+00'::timestamptz, true)",
                 says="an update sets updated_at, whatever the writer says, and nothing else",
                 why="The app writes through PostgREST too, and may send a time of its own.",
-            )
+            ),
+            claim(
+                "results_eq",
+                f"select pg_temp.attempt(\n  'service_role',\n  {quote(insert)}\n)",
+                "values ('1 rows')",
+                says="a client's insert sets updated_at, whatever the client says",
+                why="Null would be refused.",
+            ),
         ]
 
     def write_deletions(self) -> list[str]:

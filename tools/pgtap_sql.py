@@ -70,7 +70,7 @@ def write_table(table: sa.Table) -> list[str]:
     statements += comments_on("table", table)
     if any(column.server_onupdate for column in table.columns):
         statements.append(
-            f"create trigger {TRIGGER_FUNCTION} before update on {MODEL}\n"
+            f"create trigger {TRIGGER_FUNCTION} before insert or update on {MODEL}\n"
             f"for each row execute function {private(TRIGGER_FUNCTION)}()"
         )
     statements.append(f"alter table {MODEL} enable row level security")

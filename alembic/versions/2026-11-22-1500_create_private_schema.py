@@ -26,9 +26,10 @@ language plpgsql
 set search_path = ''
 as $function$
 begin
-  -- Where rows of a parked predecessor are merged, they keep the time at which the app wrote them. Anyone can change the
-  -- setting, so it counts for the table's owner only, and not in a function of the owner's that somebody else calls.
-  if current_setting('momentum.keep_updated_at', true) = 'yes' then
+  -- The table's owner may insert rows with the times that they had elsewhere, as a dump's data has them; with the setting
+  -- also update them, as where rows of a parked predecessor are merged. Anyone can change the setting, so this holds for
+  -- the owner only, and not in a function of the owner's that somebody else calls.
+  if tg_op = 'INSERT' or current_setting('momentum.keep_updated_at', true) = 'yes' then
     if (
       select pg_has_role(current_user, relowner, 'member') and pg_has_role(session_user, relowner, 'member')
       from pg_catalog.pg_class

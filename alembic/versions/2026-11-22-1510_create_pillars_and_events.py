@@ -167,7 +167,7 @@ def finish_table(op: Operations, table: str) -> None:
     all is revoked before anything is granted. There is no policy yet, so clients see no row until a later revision.
     """
     op.execute(f"""
-create trigger set_updated_at before update on public.{table}
+create trigger set_updated_at before insert or update on public.{table}
   for each row execute function momentum_internal.set_updated_at()""")
     op.execute(f"alter table public.{table} enable row level security")
     op.execute(f"revoke all on table public.{table} from public, anon, authenticated, service_role")

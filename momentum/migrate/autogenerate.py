@@ -82,7 +82,7 @@ def render_whole_table(autogen_context: AutogenContext, operation: CreateWholeTa
     if "updated_at" in operation.table.columns:
         lines += [
             "op.execute(",
-            f'    "create trigger {TRIGGER_FUNCTION} before update on {relation} "',
+            f'    "create trigger {TRIGGER_FUNCTION} before insert or update on {relation} "',
             f'    "for each row execute function {private(TRIGGER_FUNCTION)}()"',
             ")",
         ]

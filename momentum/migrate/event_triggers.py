@@ -115,7 +115,10 @@ def of_upgrade(connection: Connection, creates: Collection[str], adopted: str | 
         table = f"{schema}.{STAND_IN}"
         yield f"create table {table} (id uuid primary key, user_id uuid)"
         yield f"comment on table {table} is 'a rehearsal'"
-        yield f"create trigger set_updated_at before update on {table} for each row execute function {function}()"
+        yield (
+            f"create trigger set_updated_at before insert or update on {table} "
+            f"for each row execute function {function}()"
+        )
         yield f"alter table {table} enable row level security"
         yield f"create policy own on {table} for select to authenticated using (user_id is null)"
         yield f"revoke all on table {table} from public, anon"

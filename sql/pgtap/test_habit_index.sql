@@ -15,7 +15,7 @@ select
         where word = 'habit_index'
       )
       then '1..0 # SKIP access=keep carried over what clients had: python -m momentum.verify compares it'
-    else plan(27)
+    else plan(28)
   end;
 
 -- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
@@ -314,6 +314,19 @@ return next results_eq(
   $$,
   $$values ('2000-01-01 00:00+00'::timestamptz, true)$$,
   'an update sets updated_at, whatever the writer says, and nothing else'
+);
+
+-- Null would be refused.
+return next results_eq(
+  $$
+    select pg_temp.attempt(
+      'service_role',
+      'insert into public.habit_index (user_id, index_date, habit_score, updated_at) values (pg_temp.ben(),'
+      ' date ''2020-02-28'' + 2002, 99.95, null)'
+    )
+  $$,
+  $$values ('1 rows')$$,
+  'a client''s insert sets updated_at, whatever the client says'
 );
 
 return next lives_ok(

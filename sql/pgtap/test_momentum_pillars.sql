@@ -15,7 +15,7 @@ select
         where word = 'momentum_pillars'
       )
       then '1..0 # SKIP access=keep carried over what clients had: python -m momentum.verify compares it'
-    else plan(17)
+    else plan(18)
   end;
 
 -- Returns the outcome of a statement for a role, with a user's token if one is given, and undoes it. pgTAP itself runs
@@ -255,6 +255,18 @@ return next results_eq(
   $$,
   $$values ('2000-01-01 00:00+00'::timestamptz, true)$$,
   'an update sets updated_at, whatever the writer says, and nothing else'
+);
+
+-- Null would be refused.
+return next results_eq(
+  $$
+    select pg_temp.attempt(
+      'service_role',
+      'insert into public.momentum_pillars (name, updated_at) values (''pillar '' || 2002, null)'
+    )
+  $$,
+  $$values ('1 rows')$$,
+  'a client''s insert sets updated_at, whatever the client says'
 );
 
 -- Up to here `make pgtap-sql` has made this file from the model, momentum/grants.py and tests/samples.py: change those.

@@ -24,7 +24,7 @@ comment on column pg_temp.model.description is 'A description of the pillar for 
 comment on column pg_temp.model.created_at is 'When the row was created.';
 comment on column pg_temp.model.updated_at is 'When the row last changed; set by a trigger.';
 comment on column pg_temp.model.deleted_at is 'When the row was softly deleted; null means live.';
-create trigger set_updated_at before update on pg_temp.model
+create trigger set_updated_at before insert or update on pg_temp.model
 for each row execute function momentum_internal.set_updated_at();
 alter table pg_temp.model enable row level security;
 revoke all on table pg_temp.model from public, anon, authenticated, service_role;

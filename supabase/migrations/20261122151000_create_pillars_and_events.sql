@@ -73,7 +73,7 @@ COMMENT ON COLUMN public.momentum_pillars.updated_at IS 'When the row last chang
 
 COMMENT ON COLUMN public.momentum_pillars.deleted_at IS 'When the row was softly deleted; null means live.';
 
-create trigger set_updated_at before update on public.momentum_pillars
+create trigger set_updated_at before insert or update on public.momentum_pillars
   for each row execute function momentum_internal.set_updated_at();
 
 alter table public.momentum_pillars enable row level security;
@@ -125,7 +125,7 @@ CREATE INDEX ix_momentum_events_pillar_id ON public.momentum_events (pillar_id);
 
 CREATE INDEX ix_momentum_events_user_id_event_ts ON public.momentum_events (user_id, event_ts DESC);
 
-create trigger set_updated_at before update on public.momentum_events
+create trigger set_updated_at before insert or update on public.momentum_events
   for each row execute function momentum_internal.set_updated_at();
 
 alter table public.momentum_events enable row level security;

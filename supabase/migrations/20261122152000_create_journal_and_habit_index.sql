@@ -88,7 +88,7 @@ COMMENT ON COLUMN public.motivation_journal.deleted_at IS 'When the row was soft
 
 CREATE INDEX ix_motivation_journal_pillar_id ON public.motivation_journal (pillar_id);
 
-create trigger set_updated_at before update on public.motivation_journal
+create trigger set_updated_at before insert or update on public.motivation_journal
   for each row execute function momentum_internal.set_updated_at();
 
 alter table public.motivation_journal enable row level security;
@@ -139,7 +139,7 @@ COMMENT ON COLUMN public.habit_index.deleted_at IS 'When the row was softly dele
 
 CREATE INDEX ix_habit_index_pillar_id ON public.habit_index (pillar_id);
 
-create trigger set_updated_at before update on public.habit_index
+create trigger set_updated_at before insert or update on public.habit_index
   for each row execute function momentum_internal.set_updated_at();
 
 alter table public.habit_index enable row level security;

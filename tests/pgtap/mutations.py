@@ -413,15 +413,19 @@ union all
 select file, 'fires differently: ' || new, name, dropped || replace(definition, old, new)
 from triggers
 cross join (values
+  ('BEFORE INSERT OR UPDATE', 'after insert or update'),
+  ('BEFORE INSERT OR UPDATE', 'before insert'),
+  ('BEFORE INSERT OR UPDATE', 'before update'),
   ('BEFORE UPDATE', 'after update'),
   ('BEFORE UPDATE', 'before insert'),
   ('BEFORE UPDATE', 'before insert or update'),
-  ('BEFORE UPDATE', 'before delete'),
-  ('BEFORE UPDATE', 'before update of created_at'),
+  ('BEFORE ', 'before delete or '),
+  ('UPDATE', 'update of created_at'),
   ('FOR EACH ROW', 'for each statement'),
-  ('FOR EACH ROW', 'for each row when (old.updated_at is not null)'),
+  ('FOR EACH ROW', 'for each row when (new.updated_at is not null)'),
   ('EXECUTE FUNCTION momentum_internal.set_updated_at()', 'execute function suppress_redundant_updates_trigger()')
 ) as c (old, new)
+where strpos(definition, old) > 0
 """,
     "policy": """
 with policies as (
