@@ -157,8 +157,10 @@ def migrate(run: str, url: URL, revision: str, *, sql: bool = False, **options: 
     if not sql:
         print(f"Database: {describe(url)}", file=sys.stderr)
     try:
+        config = alembic_config(url, **options)
+        config.attributes["on_command_line"] = True
         with steps_shown():
-            getattr(command, run)(alembic_config(url, **options), revision, sql=sql)
+            getattr(command, run)(config, revision, sql=sql)
     except CommandError as error:
         raise ConfigurationError(f"{str(error).rstrip('.')}.") from error
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """Settings of Alembic's environment that online migrations and SQL scripts share."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,6 +68,12 @@ class Environment:
         """Whether Alembic runs as a command, and not through its functions."""
         return self.config.cmd_opts is not None
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody who has typed a command sees on a terminal what a long step is doing."""
+        typed = self.on_command_line or self.config.attributes.get("on_command_line", False)
+        return bool(typed) and sys.stderr.isatty()
+
     def settings(self, command: str) -> dict[str, Any]:
         """Return the arguments of ``context.configure`` for a command, online and offline."""
         callbacks = self.config.attributes.get("on_version_apply", ())
@@ -86,6 +93,7 @@ class Environment:
             "access": self.options.access,
             "scores": self.options.scores,
             "patience": self.patience,
+            "shows_progress": self.shows_progress,
             "timeouts": as_statements(LIMITS),
             **VERSION_TABLE,
         }

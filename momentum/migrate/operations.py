@@ -10,7 +10,7 @@ that the app's earlier migrations created under our names, as ``predecessor_...`
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,7 +32,7 @@ from momentum.connect.settings import (
 )
 from momentum.errors import MigrationError, RevisionError
 from momentum.inventory import PARKED_PREFIX, PREDECESSOR_PREFIX, PRIVATE_SCHEMA
-from momentum.migrate import access, locks
+from momentum.migrate import access, locks, progress
 from momentum.migrate.locks import Patience, can_be_retried
 from momentum.retries import milliseconds
 
@@ -706,8 +706,13 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
             operations.execute(setting)
         operations.execute(context.opts["guard"])
         return
-    while not try_patiently(operations, statement, patience, operation.at_least):
-        pass
+    shown: AbstractContextManager[None] = nullcontext()
+    if context.opts["shows_progress"]:
+        connection = operations.get_bind()
+        shown = progress.shown(progress.step_of(operation.sql), connection, connection.execute(SESSION).one().pid)
+    with shown:
+        while not try_patiently(operations, statement, patience, operation.at_least):
+            pass
 
 
 def try_patiently(operations: Operations, statement: sa.TextClause, patience: Patience, at_least: float) -> bool:
