@@ -361,7 +361,9 @@ def backfill(
     with ExitStack() as stack:
         display = stack.enter_context(Display.open(quiet=quiet, verbose=verbose, as_json=log_format is LogFormat.JSON))
         stopped = stack.enter_context(stop_signals(display))
-        exit_code, database, are_metrics_checked = 1, "", False
+        exit_code, database = 1, ""
+        # The file of --metrics, once it is known that it can be written.
+        figures: Path | None = None
         try:
             # Contradictions can be found without a connection, but only the server says what day it is.
             DayRange.choose(first, last, days, datetime.date.max)
@@ -377,7 +379,7 @@ def backfill(
             check_distinct({name: path for name, path in files.items() if path}, prints=as_json or not quiet)
             if metrics is not None:
                 check_metrics(metrics)
-                are_metrics_checked = True
+                figures = None if dry_run else metrics
             limits = Limits(lock_timeout, statement_timeout, attempts)
             url = find_database(database_url, env_file, display)
             database = describe(url)
@@ -429,10 +431,10 @@ def backfill(
             exit_code = 1
             raise
         finally:
-            if metrics is not None and are_metrics_checked and not dry_run:
+            if figures is not None:
                 counts = display.report if isinstance(display.report, Report) else None
                 try:
-                    write_metrics(metrics, Execution.ending_now(database, started_at, exit_code), counts)
+                    write_metrics(figures, Execution.ending_now(database, started_at, exit_code), counts)
                 except ConfigurationError as error:
                     display.complain(str(error), 0)
         return exit_code

@@ -115,6 +115,18 @@ def test_no_home_is_needed_when_everything_is_in_the_environment(
             find_url(None, option="--database-url", environ={})
 
 
+def test_the_key_of_a_named_file_beats_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    default = tmp_path / ".bee_secrets" / "supabase.env"
+    default.parent.mkdir()
+    default.write_text(f"SUPABASE_SERVICE_ROLE_KEY={GOOD}\n", encoding="utf-8")
+    url, left_over = make_url(DIRECT), {"SUPABASE_SERVICE_ROLE_KEY": "another one"}
+    check_service_role_key(url, EnvFile(), {})
+    check_service_role_key(url, EnvFile(str(default)), left_over)
+    with pytest.raises(ConfigurationError, match="is neither a secret key nor a JWT"):
+        check_service_role_key(url, EnvFile(), left_over)
+
+
 def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "env"
     path.write_text("# a comment\nexport A='pa$$word ${HOME}'\nB=\nC\nD=\"x y\"\n", encoding="utf-8")
