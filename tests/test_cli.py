@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import __version__
-from momentum.connect.url import as_text
+from momentum.connect.url import as_text, describe
 from momentum.testing import Server
 from tests import processes
 from tests.alembic_program import program
@@ -170,7 +170,11 @@ def test_a_database_that_is_not_there_is_one_line_with_exit_code_3(supabase_url:
     for command in (["status"], ["status", "--json"], ["upgrade"], ["downgrade", "base"], ["purge"], ["verify"]):
         done = momentum(*command, home=tmp_path, url=gone)
         assert (done.returncode, done.stdout) == (3, ""), command
-        assert done.stderr.splitlines()[-1].startswith("Error: "), command
+        *before, error = done.stderr.splitlines()
+        assert error.startswith("Error: "), command
+        assert "/not_there cannot be reached" in error
+        named = [] if command[0] == "status" else [f"Database: {describe(gone)}"]
+        assert before == named, "the result of a status names it"
 
 
 def test_a_script_is_the_one_that_alembic_writes(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def upgrade(
     }
     if access != "refuse" or existing == "adopt":
         options["access"] = access
-    url = NO_DATABASE if sql else find_url(database_url, option=URL_OPTION, env_file=env_file)
+    url = NO_DATABASE if sql else named(find_url(database_url, option=URL_OPTION, env_file=env_file))
     return migrate("upgrade", url, revision, sql=sql, **options)
 
 
@@ -111,7 +111,7 @@ def downgrade(
     Tables and columns are parked with their rows and values, and the next upgrade takes them back. The default env file
     is not used: forgetting to name a database must not roll production back.
     """
-    url = NO_DATABASE if sql else find_url_explicitly(database_url, env_file)
+    url = NO_DATABASE if sql else named(find_url_explicitly(database_url, env_file))
     options: MigrationOptions = {"purge": purge, "attempts": attempts, "deadline": deadline, "scores": scores}
     return migrate("downgrade", url, revision, sql=sql, **options)
 
@@ -126,7 +126,7 @@ def purge(
 
     At base, this removes the last trace of the migrations. The default env file is not used.
     """
-    url = find_url_explicitly(database_url, env_file)
+    url = named(find_url_explicitly(database_url, env_file))
     with connection_errors(url), create_engine(url, application_name="momentum-migrations").connect() as connection:
         # In place of the version table there may be a view that runs somebody else's function.
         change_settings(connection, PINNED)
@@ -139,6 +139,12 @@ def purge(
 def find_url_explicitly(database_url: str | None, env_file: str | None) -> URL:
     """Return the URL of a database that somebody has named, and never the one in the default env file."""
     return find_url(database_url, option=URL_OPTION, env_file=env_file, use_env_file=env_file is not None)
+
+
+def named(url: URL) -> URL:
+    """Say which database a URL leads to, before anything is done there, and return the URL."""
+    print(f"Database: {describe(url)}", file=sys.stderr)
+    return url
 
 
 def migrate(run: str, url: URL, revision: str, *, sql: bool = False, **options: Unpack[MigrationOptions]) -> int:
@@ -154,8 +160,6 @@ def migrate(run: str, url: URL, revision: str, *, sql: bool = False, **options: 
     Raises:
         MomentumError: The command was refused or failed.
     """
-    if not sql:
-        print(f"Database: {describe(url)}", file=sys.stderr)
     try:
         config = alembic_config(url, **options)
         config.attributes["on_command_line"] = True
