@@ -17,7 +17,7 @@ from momentum.connect.env_file import find_url
 from momentum.connect.settings import PINNED, change_settings
 from momentum.connect.url import describe
 from momentum.errors import ConfigurationError
-from momentum.migrate.config import SCORES, Access, Existing, MigrationOptions, alembic_config
+from momentum.migrate.config import SCORES, Access, Drift, Existing, MigrationOptions, alembic_config
 from momentum.migrate.locks import ATTEMPTS, SECONDS, read_heads
 from momentum.migrate.rights import TO_LOOK, check_owners, check_rights
 from momentum.migrate.run import INTERRUPTED, is_shown
@@ -37,6 +37,14 @@ Deadline = Annotated[
     int,
     typer.Option(
         min=1, max=MOST, metavar="SECONDS", help="How long to wait for locks, and for another migration to end."
+    ),
+]
+OnDrift = Annotated[
+    Drift,
+    typer.Option(
+        "--drift",
+        metavar="warn|refuse",
+        help="What to do if the database differs from what its revision makes, before anything changes.",
     ),
 ]
 Sql = Annotated[
@@ -69,6 +77,7 @@ def upgrade(
             "tables to them.",
         ),
     ] = "refuse",
+    drift: OnDrift = "warn",
     no_verify: Annotated[
         bool, typer.Option("--no-verify", metavar="", help="Don't compare the database at head with what was made.")
     ] = False,
@@ -83,6 +92,7 @@ def upgrade(
     """
     options: MigrationOptions = {
         "existing": existing,
+        "drift": drift,
         "verify": not no_verify,
         "attempts": attempts,
         "deadline": deadline,
@@ -101,6 +111,7 @@ def downgrade(
     purge: Annotated[
         bool, typer.Option("--purge", metavar="", help="Then drop what is parked: the only way to lose a row.")
     ] = False,
+    drift: OnDrift = "warn",
     attempts: Attempts = ATTEMPTS,
     deadline: Deadline = DEADLINE,
     sql: Sql = False,
@@ -112,7 +123,13 @@ def downgrade(
     is not used: forgetting to name a database must not roll production back.
     """
     url = NO_DATABASE if sql else named(find_url_explicitly(database_url, env_file))
-    options: MigrationOptions = {"purge": purge, "attempts": attempts, "deadline": deadline, "scores": scores}
+    options: MigrationOptions = {
+        "purge": purge,
+        "drift": drift,
+        "attempts": attempts,
+        "deadline": deadline,
+        "scores": scores,
+    }
     return migrate("downgrade", url, revision, sql=sql, **options)
 
 

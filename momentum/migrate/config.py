@@ -15,6 +15,7 @@ from momentum.scores import ScoresOption
 
 Existing = Literal["refuse", "adopt"]
 Access = Literal["refuse", "keep", "close"]
+Drift = Literal["warn", "refuse"]
 SCORES: tuple[ScoresOption, ...] = get_args(ScoresOption)
 
 
@@ -23,6 +24,7 @@ class MigrationOptions(TypedDict, total=False):
 
     existing: Existing
     access: Access
+    drift: Drift
     scores: ScoresOption
     verify: bool
     purge: bool
@@ -39,6 +41,8 @@ class Options:
         existing: ``refuse`` or ``adopt`` tables that the app's earlier migrations created under our names.
         access: Whether to ``refuse`` an adoption that would take something from clients, to ``keep`` what they have, or
             to ``close`` the tables to them.
+        drift: Whether to ``warn`` of differences from what the current revision makes before anything changes, or to
+            ``refuse`` such a database.
         scores: Where the score table is, for scripts made with ``--sql``: one of SCORES.
         verify: Whether an upgrade ends with the comparison that ``python -m momentum.verify`` makes.
         purge: Whether a downgrade also drops the parked tables and columns.
@@ -49,6 +53,7 @@ class Options:
     url: str | None = None
     existing: Existing = "refuse"
     access: Access = "refuse"
+    drift: Drift = "warn"
     scores: ScoresOption = "fresh"
     verify: bool = True
     purge: bool = False
@@ -70,6 +75,7 @@ def read_options(given: Mapping[str, str]) -> Options:
             name == "url"
             or (name == "existing" and value in get_args(Existing))
             or (name == "access" and value in get_args(Access))
+            or (name == "drift" and value in get_args(Drift))
             or (name == "scores" and value in SCORES)
         ):
             values[name] = value
@@ -89,6 +95,7 @@ def wrong_option(name: str) -> ConfigurationError:
     expected = {
         "existing": " or ".join(get_args(Existing)),
         "access": "refuse, keep or close",
+        "drift": " or ".join(get_args(Drift)),
         "scores": f"{', '.join(SCORES[:-1])} or {SCORES[-1]}",
         "verify": "yes or no",
         "purge": "yes or no",

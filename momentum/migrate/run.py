@@ -191,6 +191,8 @@ def check_before(
         rights.check_owners(connection, [f"public.{name}" for name in creates], scores)
     if environment.options.purge:
         parking.check_purge(connection, parkable, creates, at_base=to_base)
+    if steps or environment.options.purge:
+        check_drift(environment, connection, command)
     if not steps:
         return steps
     if command == "downgrade":
@@ -229,6 +231,22 @@ def check_before(
         for warning in preflight.find_warnings(connection):
             log.warning(warning)
     return steps
+
+
+def check_drift(environment: Environment, connection: sa.Connection, command: str) -> None:
+    """Compare the database with what its revision makes, and refuse one that differs if that is asked for.
+
+    Raises:
+        PreflightError: The database differs, and such a one is refused.
+    """
+    refuses = environment.options.drift == "refuse"
+    try:
+        verify.check_drift(connection, current_heads(), command, refuses=refuses)
+    except sa.exc.DBAPIError as error:
+        if refuses or not locks.can_be_retried(error):
+            raise
+        # Whoever is in the way may be gone before the revision that needs the lock.
+        log.warning("Not compared before the %s: %s", command, database.reason(error, connection.engine.url))
 
 
 def current_heads() -> tuple[str, ...]:

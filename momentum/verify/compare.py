@@ -25,7 +25,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.connect.settings import ENDING, PINNED, change_settings
-from momentum.errors import ConfigurationError, NotMigratedError, VerificationError
+from momentum.errors import ConfigurationError, NotMigratedError, PreflightError, VerificationError
 from momentum.history import read_history
 from momentum.inventory import (
     FRESH_SCHEMA,
@@ -85,6 +85,9 @@ PART = ", "
 
 # A part has no comma of its own, unless in a quoted name or in a function's arguments.
 PARTS = re.compile(r'(?:"(?:[^"]|"")*"|\([^()]*\)|[^,"])+')
+
+# Differences that a warning before a migration names; it counts the rest.
+NAMED = 20
 
 # Escapes that keep a fact on one line.
 ESCAPED = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
@@ -190,7 +193,7 @@ def compare_database(connection: "Connection") -> Comparison:
         ConfigurationError: What would have to be read or called belongs to a role that could borrow our rights.
     """
     names = {path.name for path in FINGERPRINTS.iterdir()}
-    known = sorted({name.partition(".")[0] for name in names})
+    known = known_revisions()
     with pinned(connection):
         if untrusted := find_untrusted(connection, READ, only_these=True):
             raise ConfigurationError(str(untrusted))
@@ -236,6 +239,11 @@ def compare_database(connection: "Connection") -> Comparison:
             raise NotMigratedError(not_compared(revision, known))
         lines.insert(0, Difference(VERSION, revision, compared))
     return Comparison(compared, record, expected, found, kept, lines, warnings, session)
+
+
+def known_revisions() -> list[str]:
+    """Return the revisions that have fingerprints."""
+    return sorted({path.name.partition(".")[0] for path in FINGERPRINTS.iterdir()})
 
 
 def not_compared(revision: str, known: list[str]) -> str:
@@ -306,6 +314,43 @@ def check(connection: "Connection") -> bool:
             "fix that (`python -m momentum.verify --sql` prints the statements), or migrate with verify=no."
         )
     return True
+
+
+def check_drift(connection: "Connection", heads: Sequence[str], command: str, *, refuses: bool) -> None:
+    """Compare a database before a migration, if it is at a revision with a fingerprint: head, or that of a release.
+
+    Args:
+        connection: A connection, as for ``differences``.
+        heads: The revision that the database is at, as Alembic reads it.
+        command: ``upgrade`` or ``downgrade``.
+        refuses: Whether to refuse a database that differs, instead of logging the differences.
+
+    Raises:
+        PreflightError: The database differs, and such a one is refused.
+    """
+    if not set(heads) & set(known_revisions()):
+        return
+    comparison = compare_database(connection)
+    found = [str(line) for line in comparison.differences]
+    ours = [line for line in comparison.differences if not NOT_OURS.match(line.key)]
+    for line in found[:NAMED]:
+        log.warning(line)
+    if (more := len(found) - NAMED) > 0:
+        log.warning("and %s", counted(more, "more difference"))
+    if refuses and ours:
+        raise PreflightError(
+            f"The database differs from what revision {comparison.revision} makes, in {counted(len(ours), 'place')} "
+            "that the log names; nothing has changed. Fix that (`python -m momentum.verify --sql` prints the "
+            f"statements), or {command} with drift=warn."
+        )
+    if found:
+        log.warning(
+            "Before the %s, the database differs from what revision %s makes, in %s; with drift=refuse, nothing would "
+            "change.",
+            command,
+            comparison.revision,
+            counted(len(found), "place"),
+        )
 
 
 def compare(expected: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
