@@ -16,7 +16,7 @@ COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE ./
 COPY alembic alembic
 COPY momentum momentum
 RUN python3 -m venv --without-pip /opt/momentum \
- && python3 -m pip --python /opt/momentum/bin/python install --no-compile . \
+ && python3 -m pip --python /opt/momentum/bin/python install --no-compile '.[metrics]' \
  && find /opt/momentum -exec touch --no-dereference --date "@${SOURCE_DATE_EPOCH}" {} +
 
 FROM ${PYTHON}

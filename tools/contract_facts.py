@@ -7,9 +7,11 @@ import inspect
 import io
 import json
 import re
+import tempfile
 import tomllib
 import typing
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -24,7 +26,8 @@ from momentum.backfill.days import DayRange
 from momentum.backfill.display import Display
 from momentum.backfill.fill import Failure
 from momentum.backfill.manifest import as_line
-from momentum.backfill.report import Report
+from momentum.backfill.metrics import write_metrics
+from momentum.backfill.report import Execution, Report
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
 from momentum.cli import app
@@ -55,6 +58,14 @@ PROGRAMS = {
     "python -m momentum.verify": verify.app,
 }
 
+# Kinds of functions, by their decorators.
+DECORATED = {
+    "classmethod": "class method",
+    "staticmethod": "static method",
+    "asynccontextmanager": "asynchronous context manager",
+    "contextmanager": "context manager",
+}
+
 CONSTANT = re.compile(r"-?\d+|'[^']*'|True|False|None")
 ARGUMENT = re.compile(r"\b(default|default_factory|init)=")
 
@@ -71,11 +82,12 @@ def python_facts(folder: Path) -> dict[str, str]:
     facts: dict[str, str] = {}
     for name, names in PUBLIC.items():
         inner = name.partition(".")[2]
-        module = package[inner] if inner else package
-        for member in names or public_names(module):
-            # A name that leads nowhere is gone.
-            with contextlib.suppress(griffe.AliasResolutionError, KeyError):
-                facts |= dict(facts_of(f"python {name}.{member}", module[member]))
+        # A name that leads nowhere is gone.
+        with contextlib.suppress(KeyError):
+            module = package[inner] if inner else package
+            for member in names or public_names(module):
+                with contextlib.suppress(griffe.AliasResolutionError, KeyError):
+                    facts |= dict(facts_of(f"python {name}.{member}", module[member]))
     return facts
 
 
@@ -94,15 +106,12 @@ def facts_of(key: str, found: Any, *, part: str = "") -> Iterator[tuple[str, str
         decorators = " ".join(str(each.value) for each in found.decorators)
         # A fixture is asked for by its name, and pytest gives it its arguments.
         fixture = "fixture" in decorators
-        kind = (
-            "class method" if "classmethod" in decorators else "static method" if "static" in decorators else "function"
-        )
-        kind = f"{'asynchronous ' if 'async' in found.labels else ''}{kind}"
-        yield key, decorators if fixture else kind
+        kind = next((kind for name, kind in DECORATED.items() if name in decorators), "function")
+        yield key, decorators if fixture else f"{'asynchronous ' if 'async' in found.labels else ''}{kind}"
         if found.returns is not None:
             yield f"{key}, returns", written(found.returns, found)
         if not fixture:
-            skipped = 1 if part and kind.removeprefix("asynchronous ") != "static method" else 0
+            skipped = 1 if part and kind != "static method" else 0
             yield from facts_of_parameters(key, list(found.parameters)[skipped:], found)
     else:
         yield key, "attribute"
@@ -240,6 +249,7 @@ def command_facts() -> dict[str, str]:
             facts[f"{key}, choices"] = " | ".join(sorted(get_args(types[field.name])))
     for (command, options), sample in samples().items():
         facts |= {f"command {command}, key {path} of {options}": kind for path, kind in keys_of(sample)}
+    facts |= {f"command momentum-backfill, metric {name}": kind for name, kind in metrics().items()}
     return facts
 
 
@@ -312,22 +322,43 @@ def example_of(kind: Any) -> Any:
     return plain()
 
 
+DAY = datetime.date(2026, 1, 31)
+NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
+TRIGGER = Trigger("name", "after insert", "public.f", ("calls out",), calls_out=True)
+REASONS = Counter({("23514", "refused"): 1})
+FAILURE = Failure(uuid.UUID(int=0), DAY, "23514", "refused")
+EXECUTION = Execution("database", NOON, NOON, 0)
+
+
+def report_of_everything() -> Report:
+    """Return a report with a value in every place."""
+    report = Report(DayRange(DAY, DAY), dry_run=True, discrepancies=0, left_over=0, phases={"fill": 1.0})
+    report.failures, report.reasons, report.triggers = [FAILURE.as_line()], REASONS, (TRIGGER,)
+    return report
+
+
 def samples() -> dict[tuple[str, str], Any]:
     """Return the objects that commands print or write, by the command and its options, with a value in every place."""
-    day = datetime.date(2026, 1, 31)
-    failure = Failure(uuid.UUID(int=0), day, "23514", "refused").as_line()
-    trigger = Trigger("name", "after insert", "public.f", ("calls out",), calls_out=True)
     log = Display(io.StringIO(), quiet=False, verbose=False, as_json=True)
-    report = Report(
-        DayRange(day, day), dry_run=True, failures=[failure], triggers=(trigger,), discrepancies=0, left_over=0
-    )
+    undone = UndoReport(Path("rows"), dry_run=True, triggers=(TRIGGER,), reasons=REASONS)
     return {
-        ("momentum-backfill", "--json"): report.as_json("resume"),
-        ("momentum-backfill", "--undo --json"): UndoReport(Path("rows"), dry_run=True, triggers=(trigger,)).as_json(
-            "resume"
-        ),
-        ("momentum-backfill", "--failures"): failure,
-        ("momentum-backfill", "--manifest"): as_line(uuid.UUID(int=0), day),
+        ("momentum-backfill", "--json"): {**EXECUTION.as_json(), **report_of_everything().as_json("resume")},
+        ("momentum-backfill", "--undo --json"): {**EXECUTION.as_json(), **undone.as_json("resume")},
+        ("momentum-backfill", "--failures"): FAILURE.as_line(),
+        ("momentum-backfill", "--manifest"): as_line(FAILURE.user_id, DAY),
         ("momentum-backfill", "--log-format json"): json.loads(log.line("message")),
         ("momentum status", "--json"): example_of(status.Status),
     }
+
+
+def metrics() -> dict[str, str]:
+    """Return the names of the figures in a file of metrics, each with its kind and its labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.prom"
+        write_metrics(path, EXECUTION, report_of_everything())
+        text = path.read_text(encoding="utf-8")
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, flags=re.MULTILINE))
+    labels = {
+        name: re.findall(r"(\w+)=", given) for name, given in re.findall(r"^(\w+)\{(.*)\}", text, flags=re.MULTILINE)
+    }
+    return {name: " ".join([kind, *sorted(labels.get(name, []))]) for name, kind in kinds.items()}

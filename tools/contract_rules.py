@@ -257,21 +257,13 @@ def constraint(case: Case) -> Verdict:
         if case.after == without_validation(case.before):
             return internal("existing rows are checked too")
         return breaking("the key is another one: what it refuses, what happens to rows, or what ON CONFLICT may name")
+    if is_renamed(case):
+        return internal("the same check under another name; only the text of an error shows it")
     if case.before is None:
-        twin = next(
-            (k for k in case.old if in_table(k, case.key) and case.old[k] == case.after and k not in case.new), None
-        )
-        if twin:
-            return internal("the same check under another name; only the text of an error shows it")
         if concerns_new_columns(case.key, case.after or "", case.old, case.new):
             return additive("a check of new columns only: nobody writes them yet")
         return breaking("values are refused that were taken")
     if case.after is None:
-        twin = next(
-            (k for k in case.new if in_table(k, case.key) and case.new[k] == case.before and k not in case.old), None
-        )
-        if twin:
-            return internal("the same check under another name; only the text of an error shows it")
         return additive("no value is refused that was taken")
     return judge_condition(
         condition_of(case.before),
@@ -282,9 +274,27 @@ def constraint(case: Case) -> Verdict:
     )
 
 
-def in_table(key: str, other: str) -> bool:
-    """Return whether a fact is about a constraint of the same table as another one."""
-    return object_of(key) == object_of(other) and parts_of(key)[-1].startswith("constraint ")
+def is_renamed(case: Case) -> bool:
+    """Return whether the same is there under another name: what is gone is new there, or what is new was there."""
+    if case.before is not None and case.after is not None:
+        return False
+    there, gone = (case.new, case.old) if case.after is None else (case.old, case.new)
+    owner, name = object_of(case.key), parts_of(case.key)[-1]
+    kind = name.split(" ")[0]
+    value = nameless(case.after or case.before or "", name)
+    return any(
+        object_of(key) == owner
+        and parts_of(key)[-1].startswith(f"{kind} ")
+        and key not in gone
+        and nameless(there[key], parts_of(key)[-1]) == value
+        for key in there
+    )
+
+
+def nameless(definition: str, part: str) -> str:
+    """Return the definition of a trigger or a rule, for example, without its name."""
+    kind, _, name = part.partition(" ")
+    return re.sub(rf"\b{kind.upper()} {re.escape(name)} ", f"{kind.upper()} ", definition, count=1)
 
 
 def without_validation(definition: str) -> str:
@@ -319,7 +329,10 @@ def index(case: Case) -> Verdict:
 
 def grant(case: Case) -> Verdict:
     """Judge the rights of a role."""
-    before, after = privileges_of(case.before), privileges_of(case.after)
+    owner = ", ".join(parts_of(case.key)[:-1])
+    before = privileges_of(case.before)
+    # What everybody may do, the role may do too.
+    after = privileges_of(case.after) | privileges_of(case.new.get(f"{owner}, grant to public"))
     if before - after:
         return breaking(f"taken from the role: {', '.join(sorted(before - after))}")
     if after - before:
@@ -350,6 +363,8 @@ def row_security(case: Case) -> Verdict:
 def policy(case: Case) -> Verdict:
     """Judge a policy: who sees and writes which rows."""
     owned = f"{object_of(case.key)}, column user_id" in case.new
+    if is_renamed(case):
+        return internal("the same policy under another name, which nobody needs")
     if case.after is None or case.before is None:
         fields = fields_of(POLICY, case.after or case.before or "")
         lets_in = (fields["mode"] == "permissive") == (case.after is not None)
@@ -411,6 +426,8 @@ def judge_condition(old: str, new: str, *, wider: Verdict, narrower: Verdict, sa
 
 def trigger(case: Case) -> Verdict:
     """Judge a trigger or a rule."""
+    if is_renamed(case):
+        return internal("the same under another name, which nobody needs")
     if case.before is None:
         return breaking("it may change or refuse what clients write")
     return breaking("what it did for each row no longer happens, or happens differently")
@@ -576,7 +593,7 @@ def option(case: Case) -> Verdict:
         if f"{case.key}, required" in case.new:
             return breaking("a script that doesn't know it fails")
         return additive("a script may leave it out")
-    if case.after == "text":
+    if case.after == "text" or (case.before, case.after) == ("int", "float"):
         return additive("it takes everything that it took")
     return breaking("it takes something else")
 
@@ -680,6 +697,7 @@ COMMAND_RULES: dict[str, Rule] = {
     "environment": target,
     "exit code": exit_code,
     "key": json_key,
+    "metric": json_key,
 }
 PACKAGE_RULES: dict[str, Rule] = {
     "Python": python_version,

@@ -150,6 +150,10 @@ SCHEMA: dict[str, tuple[str, Kind]] = {
         f"revoke select on {HABITS} from authenticated; grant select (id) on {HABITS} to authenticated",
         BREAKING,
     ),
+    "a right that everybody has is taken from one": (
+        f"grant select on {HABITS} to public; revoke select on {HABITS} from authenticated",
+        ADDITIVE,
+    ),
     "the schema is closed": ("revoke usage on schema legacy from service_role", BREAKING),
     "the view is closed": ("revoke select on public.daily_momentum_scores from authenticated", BREAKING),
     # Policies.
@@ -187,6 +191,10 @@ SCHEMA: dict[str, tuple[str, Kind]] = {
         ADDITIVE,
     ),
     "a policy is for all roles": (f"alter policy daily_engagement_scores_select_own on {SCORES} to public", ADDITIVE),
+    "a policy has another name": (
+        f"alter policy daily_engagement_scores_select_own on {SCORES} rename to own",
+        INTERNAL,
+    ),
     "row security is switched on": (
         "alter table momentum_internal.alembic_version enable row level security",
         INTERNAL,
@@ -232,6 +240,7 @@ SCHEMA: dict[str, tuple[str, Kind]] = {
         BREAKING,
     ),
     "a trigger is dropped": (f"drop trigger set_updated_at on {HABITS}", BREAKING),
+    "a trigger has another name": (f"alter trigger set_updated_at on {HABITS} rename to touch", INTERNAL),
     "a trigger is disabled": (f"alter table {HABITS} disable trigger set_updated_at", BREAKING),
     "a table is not logged": (f"alter table {HABITS} set unlogged", BREAKING),
     "subscribers get whole rows": (f"alter table {HABITS} replica identity full", ADDITIVE),
@@ -369,6 +378,12 @@ PACKAGE: list[tuple[str, str, str, dict[str, Kind]]] = [
         {
             "~ python momentum.testing.install_pgtap:": BREAKING,
         },
+    ),
+    (
+        "momentum/testing/servers.py",
+        "@contextmanager\ndef running_server",
+        "def running_server",
+        {"~ python momentum.testing.running_server:": BREAKING},
     ),
     # Parameters.
     (
@@ -749,6 +764,27 @@ PACKAGE: list[tuple[str, str, str, dict[str, Kind]]] = [
             "- command momentum, environment DATABASE_URL in the env file:": BREAKING,
         },
     ),
+    (
+        "momentum/backfill/cli.py",
+        "    pause_ms: Annotated[\n        int,",
+        "    pause_ms: Annotated[\n        float,",
+        {"~ command momentum-backfill, option --pause-ms:": ADDITIVE},
+    ),
+    (
+        "momentum/backfill/metrics.py",
+        '    "retries": (',
+        '    "tries": (',
+        {
+            "- command momentum-backfill, metric momentum_backfill_retries:": BREAKING,
+            "+ command momentum-backfill, metric momentum_backfill_tries:": ADDITIVE,
+        },
+    ),
+    (
+        "momentum/backfill/metrics.py",
+        "version=execution.version,",
+        "package=execution.version,",
+        {"~ command momentum-backfill, metric momentum_backfill_info:": BREAKING},
+    ),
     # The installation.
     ("pyproject.toml", 'requires-python = ">=3.11"', 'requires-python = ">=3.12"', {"~ package, Python:": BREAKING}),
     (
@@ -821,6 +857,18 @@ EXPECTED = {beginning: kind for *_, facts in PACKAGE for beginning, kind in fact
 def test_a_change_of_the_package_is_in_its_class(beginning: str, of_package: dict[str, Change]) -> None:
     [change] = [change for said, change in of_package.items() if said.startswith(beginning)]
     assert change.kind is EXPECTED[beginning], str(change)
+
+
+def test_a_module_that_is_gone_is_noticed(before: Facts, tmp_path: Path) -> None:
+    copy = shutil.copytree(ROOT / "momentum", tmp_path / "momentum", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "connect" / "__init__.py").unlink()
+    (copy / "errors.py").rename(copy / "faults.py")
+    changes = compare_contracts(
+        {key: value for key, value in before.items() if key.startswith("python ")}, python_facts(tmp_path)
+    )
+    gone = {change.difference.key.removeprefix("python momentum.").split(".")[0] for change in changes}
+    assert gone == {"connect", "errors"}
+    assert {change.kind for change in changes} == {BREAKING}
 
 
 def test_nothing_else_has_changed(of_package: dict[str, Change]) -> None:
