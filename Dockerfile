@@ -3,7 +3,7 @@
 #
 # The same commit gives the same files: the versions are those of constraints.txt, and files have the time
 # SOURCE_DATE_EPOCH. Name the base with a digest, PYTHON=python:3.13-slim@sha256:..., if it has to stay the same too.
-ARG PYTHON=docker.io/library/python:3.13-slim
+ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build
 ARG SOURCE_DATE_EPOCH=0
