@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import griffe
 import typer
@@ -257,10 +257,14 @@ def facts_of_command(key: str, command: Any) -> Iterator[tuple[str, str]]:
     """Yield the facts about a command and its subcommands."""
     inner = getattr(command, "commands", {})
     yield key, "group" if inner else "command"
-    types = {} if command.callback is None else typing.get_type_hints(inspect.unwrap(command.callback))
+    # What the function says: the objects that Typer makes of it are others in each version.
+    function = None if command.callback is None else inspect.unwrap(command.callback)
+    hints = {} if function is None else typing.get_type_hints(function, include_extras=True)
     arguments = 0
     for parameter in command.params:
-        kind = types.get(parameter.name, str)
+        hint = hints.get(parameter.name, str)
+        kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        info = next((extra for extra in extras if hasattr(extra, "min")), None)
         repeatable = parameter.multiple if parameter.param_type_name == "option" else parameter.nargs == -1
         [plain, *_] = [each for each in get_args(kind) or (kind,) if each is not type(None)]
         while get_origin(plain) is list:
@@ -285,7 +289,7 @@ def facts_of_command(key: str, command: Any) -> Iterator[tuple[str, str]]:
                 yield f"{one}, repeatable", "yes"
             if words:
                 yield f"{one}, choices", " | ".join(sorted(map(str, words)))
-            for edge, limit in (("least", parameter.min), ("most", parameter.max)) if hasattr(parameter, "min") else ():
+            for edge, limit in (("least", info.min), ("most", info.max)) if info else ():
                 if limit is not None:
                     yield f"{one}, {edge}", str(limit)
     listed = (command.epilog or "").removeprefix("Exit codes: ").rstrip(".")
