@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from momentum.inventory import PRIVATE_SCHEMA
-from momentum.verify.compare import PLATFORM, Difference, changes, object_of, parts_of
+from momentum.verify.compare import PLATFORM, SCORE_TABLE, Difference, changes, object_of, parts_of
 from tools.contract_conditions import implies, split, stripped
 
 Facts = Mapping[str, str]
@@ -119,6 +119,8 @@ def judge(case: Case) -> Verdict:
         return internal("a fact about the platform, which nothing of ours makes")
     if last == "grant to owner" or (PRIVATE_SCHEMA in owner and not last.startswith("grant to ")):
         return internal("private: only the migrations use it")
+    if owner == SCORE_TABLE:
+        return demand(case)
     rules = RULES.get(owner.split(" ")[0], SCHEMA_RULES)
     for beginning, rule in rules.items():
         if last == beginning or last.startswith(f"{beginning} "):
@@ -126,6 +128,13 @@ def judge(case: Case) -> Verdict:
     if parts:
         return breaking("no rule shows that nobody rests on it")
     return whole(case)
+
+
+def demand(case: Case) -> Verdict:
+    """Judge what an adopted score table must have: it is the app's, and the view and the backfill need it."""
+    if case.after is None:
+        return additive("more score tables can be adopted, and are as they should be")
+    return breaking("a score table that was adopted may no longer be as it should be")
 
 
 def whole(case: Case) -> Verdict:

@@ -15,14 +15,16 @@ import sqlalchemy as sa
 
 from momentum.errors import PreflightError
 from momentum.testing import Server
+from momentum.verify import compare as verify
 from tests.catalog import differences, snapshot
-from tests.growth import NEW_VALUES, ROWS, Growth, grow
+from tests.growth import NEW_VALUES, ROWS, STEPS, Growth, grow
 from tests.migrate.test_script import psql
 from tests.migrating import HISTORY, current, database_with_scores, execute, fetch, run, visible
 from tests.samples import Values, add_user, lost, values_of, write_rows
 from tests.scenarios.test_kill import SEED, Gate, kill, start
 from tests.scenarios.test_lock_budget import WORDS, Recorder
 from tests.server import engine_of
+from tools.contract_rules import Kind, compare_contracts
 from tools.exported_sql import export_with
 from tools.supabase_sql import export
 
@@ -80,6 +82,36 @@ def test_each_revision_leaves_nothing_behind(url: sa.URL, growth: Growth) -> Non
         assert snapshot(url) == after, f"the second upgrade to {revision} makes something other than the first"
     growth.migrate(url, HEAD)
     assert differences(url) == [], "verify ignores parked objects"
+
+
+# What each of the next changes means to others; one that only fills a column changes nothing for them.
+CLASSES = {
+    "add weather and more": Kind.ADDITIVE,  # nullable or with a default; a check and keys of new columns
+    "add momentum trials": Kind.ADDITIVE,
+    "add rules for events": Kind.BREAKING,  # a check, another default
+    "let_users_read": Kind.BREAKING,  # also a trigger, and a right taken away
+    "add kind": Kind.ADDITIVE,
+    "fill_kind": None,
+    "park motivation type": Kind.BREAKING,
+    "drop things": Kind.BREAKING,
+}
+
+
+def test_each_change_is_breaking_additive_or_internal_to_others(url: sa.URL, growth: Growth) -> None:
+    def facts() -> dict[str, str]:
+        with engine_of(url).connect() as connection, verify.pinned(connection):
+            return verify.read_facts_of(connection, [*verify.RELATIONS, "public.momentum_trials"])
+
+    found: dict[str, Kind | None] = {}
+    for name, _ in STEPS:
+        # Its keys and indexes may have a revision of their own.
+        slug = name.replace(" ", "_")
+        revisions = [each for each in growth.history[1:] if slug in Path(growth.scripts.get_revision(each).path).name]
+        before = facts()
+        growth.migrate(url, revisions[-1])
+        kinds = [change.kind for change in compare_contracts(before, facts())]
+        found[name] = min(kinds, key=list(Kind).index, default=None)
+    assert found == CLASSES
 
 
 def test_the_migrations_and_the_models_agree_after_a_journey(url: sa.URL, growth: Growth) -> None:

@@ -269,6 +269,14 @@ def read_schema(connection: sa.Connection) -> dict[str, str]:
         return verify.read_facts(connection, verify.read_record(connection))
 
 
+def test_what_an_adopted_score_table_must_have_is_a_demand() -> None:
+    before = {"score table": "table", "score table, column score": "numeric"}
+    after = {**before, "score table, column source": "text"}
+    assert worst(compare_contracts(before, after)) is BREAKING
+    assert worst(compare_contracts(after, before)) is ADDITIVE
+    assert worst(compare_contracts(before, {**before, "score table, column score": "integer"})) is BREAKING
+
+
 def worst(changes: list[Change]) -> Kind:
     """Return the class of several changes together."""
     return min((change.kind for change in changes), key=list(Kind).index)
