@@ -2,17 +2,25 @@
 
 import datetime
 import io
+import json
 import logging
 import re
 import sys
 import time
+import uuid
+from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from momentum.backfill import DayRange, Report, Settings, display
-from momentum.backfill.display import Display, print_report
+from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
+from momentum.backfill.display import Display, page_of, print_report, print_undo_report, settings_of, why_nobody
 from momentum.backfill.fill import Progress
+from momentum.backfill.settings import Limits
+from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
 
 DAYS = DayRange(datetime.date(2026, 3, 1), datetime.date(2026, 3, 5))
@@ -50,11 +58,261 @@ def test_a_log_gets_a_line_per_commit_and_at_most_one_per_interval(clock: list[f
     ]
 
 
+def test_each_line_for_machines_has_the_figures(clock: list[float]) -> None:
+    stream = io.StringIO()
+    shown = Display(stream, quiet=False, verbose=True, as_json=True)
+    clock[0] += 2.0
+    report = Report(DAYS, dry_run=False, inserted=3000, failed=1, commits=1, retries=4)
+    shown.progress(Progress(report, 3001, 4001))
+    clock[0] += 2.0
+    report.commits = 2
+    shown.progress(Progress(report, 3001, None))
+    clock[0] += 1.0
+    shown.undo_progress(UndoReport(Path("rows"), dry_run=False, listed=5, deleted=3, failed=1))
+    shown.log("a step")
+    assert shown.complain("all is lost", 3) == 3
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    for line in lines:
+        assert datetime.datetime.fromisoformat(line.pop("time")).utcoffset() == datetime.timedelta(0)
+    figures = {"level": "progress", "inserted": 3000, "done": 3001, "failed": 1, "retries": 4}
+    said = "committed 3,000 rows, 3,001{} user-days, {} rows/s{}, 1 failed"
+    left = ", about 0:00:01 left"
+    assert lines == [
+        {
+            **figures,
+            "message": said.format(" of 4,001", "1,500", left),
+            "total": 4001,
+            "rows_per_s": 1500.0,
+            "left_s": 0.7,
+        },
+        {**figures, "message": said.format("", "750", ""), "total": None, "rows_per_s": 750.0, "left_s": None},
+        {"level": "progress", "message": "deleted 3 of 5 rows, 1 failed", "deleted": 3, "listed": 5, "failed": 1},
+        {"level": "debug", "message": "a step"},
+        {"level": "error", "message": "all is lost"},
+    ]
+
+
+def test_an_undo_in_a_log_gets_at_most_one_line_per_interval(clock: list[float]) -> None:
+    stream = io.StringIO()
+    shown = Display(stream, quiet=False, verbose=False)
+    for seconds, listed in ((0.9, 1), (0.1, 2), (0.9, 3), (0.1, 4)):
+        clock[0] += seconds
+        shown.undo_progress(UndoReport(Path("rows"), dry_run=False, listed=listed, deleted=1))
+    assert stream.getvalue().splitlines() == ["deleted 1 of 2 rows, 0 failed", "deleted 1 of 4 rows, 0 failed"]
+    Display(stream, quiet=True, verbose=False).undo_progress(UndoReport(Path("rows"), dry_run=False, listed=5))
+    assert stream.getvalue().count("\n") == 2
+
+
+def test_a_line_says_what_it_is_unless_it_only_informs() -> None:
+    stream = io.StringIO()
+    shown = Display(stream, quiet=False, verbose=False)
+    shown.log("only with --verbose")
+    shown.write("a step")
+    shown.write("a delay", "warning")
+    shown.write("a count", "progress")
+    assert shown.complain("all is lost", 2) == 2
+    Display(stream, quiet=False, verbose=True).log("a detail")
+    assert stream.getvalue() == "a step\nwarning: a delay\na count\nError: all is lost\na detail\n"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_display_knows_what_has_been_committed(dry_run: bool) -> None:
+    shown = Display(io.StringIO(), quiet=True, verbose=False)
+    assert shown.committed == 0
+    shown.progress(Progress(Report(DAYS, dry_run=dry_run, inserted=7), 7, 7))
+    assert shown.committed == (0 if dry_run else 7)
+    shown.undo_progress(UndoReport(Path("rows"), dry_run=dry_run, deleted=3))
+    assert shown.committed == (0 if dry_run else 3)
+
+
 def test_a_quiet_log_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "LOG_INTERVAL", 0.0)
     stream = io.StringIO()
     Display(stream, quiet=True, verbose=False).progress(Progress(Report(DAYS, dry_run=False, commits=1), 1, 1))
     assert stream.getvalue() == ""
+
+
+REPORT = Report(
+    DAYS,
+    dry_run=False,
+    users=3,
+    eligible=4015,
+    present=10,
+    inserted=4000,
+    raced=3,
+    failed=2,
+    retries=1,
+    commits=4,
+    left_over=2,
+    discrepancies=5,
+    slowest_page_seconds=0.714,
+    elapsed_seconds=2.5,
+    phases={"prepare": 0.46, "fill": 2.0, "recount": 0.09},
+)
+TOLD = [
+    "  active users                             3",
+    "  eligible user-days                   4,015",
+    "  already present                         10",
+    "  inserted                             4,000",
+    "  inserted by others meanwhile             3",
+    "  failed                                   2",
+    "  transactions tried again                 1",
+    "  without a row, recounted                 2",
+    "  to review (discrepancies)                5",
+    "  4 commits in 2.5 s, 2,000 rows/s, slowest page 714 ms",
+    "  prepare 0.5 s, fill 2.0 s, recount 0.1 s",
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, ":"),
+        ({"interrupted": True}, ", interrupted:"),
+        ({"gave_up": True}, ", stopped because too many rows failed:"),
+    ],
+)
+def test_a_report_is_told_whole(changes: dict[str, bool], state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(replace(REPORT, **changes), Settings(DAYS), None)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == [f"Backfill of 2026-03-01 to 2026-03-05 (UTC){state}", *TOLD]
+
+
+def test_a_report_has_no_line_for_what_was_not_done(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(Report(DAYS, dry_run=False, commits=1, phases={"fill": 0.0}), Settings(DAYS), None)
+    assert capsys.readouterr().out.splitlines() == [
+        "Backfill of 2026-03-01 to 2026-03-05 (UTC):",
+        "  active users                             0",
+        "  eligible user-days                       0",
+        "  already present                          0",
+        "  inserted                                 0",
+        "  inserted by others meanwhile             0",
+        "  failed                                   0",
+        "  1 commit in 0.0 s, 0 rows/s, slowest page 0 ms",
+        "  fill 0.0 s",
+    ]
+
+
+def test_a_dry_run_is_told_by_day(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = Counter({DAYS.last: 1499, DAYS.first: 1})
+    report = Report(DAYS, dry_run=True, eligible=1500, inserted=1500, passed_over=2, missing_by_day=missing)
+    report.phases = {"count": 0.1}
+    print_report(report, Settings(DAYS), None)
+    assert capsys.readouterr().out.splitlines() == [
+        "Dry run for 2026-03-01 to 2026-03-05 (UTC): nothing was written.",
+        "  2026-03-01             1",
+        "  2026-03-05         1,499",
+        "  active users                             0",
+        "  eligible user-days                   1,500",
+        "  already present                          0",
+        "  would be inserted                    1,500",
+        "  2 accounts exist; each was created after 2026-03-05, is deleted or is banned.",
+        "  count 0.1 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accounts", "active_within", "told"),
+    [
+        (1, None, "1 account exists; it was created after 2026-03-05, is deleted or is banned."),
+        (2, None, "2 accounts exist; each was created after 2026-03-05, is deleted or is banned."),
+        (
+            1200,
+            3,
+            "1,200 accounts exist; each was created after 2026-03-05, is deleted, is banned or was not seen within 3 "
+            "days.",
+        ),
+    ],
+)
+def test_a_report_says_why_nobody_was_active(accounts: int, active_within: int | None, told: str) -> None:
+    assert why_nobody(accounts, Settings(DAYS, active_within=active_within)) == told
+
+
+UNDONE = [
+    "  torn lines, left out                     1",
+    "  rows of the manifest                 1,005",
+    "  deleted                              1,000",
+    "  changed since, kept                      3",
+    "  already gone                             1",
+    "  failed                                   1",
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"torn": 1, "failed": 1}, ["Undo of rows:", *UNDONE]),
+        ({"torn": 1, "failed": 1, "interrupted": True}, ["Undo of rows, interrupted:", *UNDONE]),
+        (
+            {"dry_run": True},
+            [
+                "Dry run of the undo of rows: nothing was deleted.",
+                UNDONE[1],
+                "  would be deleted                     1,000",
+                *UNDONE[3:5],
+            ],
+        ),
+    ],
+)
+def test_an_undo_is_told_whole(changes: dict[str, int], told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    report = UndoReport(Path("rows"), dry_run=False, listed=1005, deleted=1000, kept=3, absent=1)
+    print_undo_report(replace(report, **changes), None)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == told
+
+
+def test_a_page_has_what_the_run_has_found() -> None:
+    report = replace(
+        REPORT,
+        present_by_day=Counter({DAYS.first: 10, DAYS.last: -1}),
+        inserted_by_day=Counter({DAYS.last: 4000}),
+        failed_by_day=Counter({DAYS.last: 2}),
+        missing_by_day=Counter({DAYS.first: 9}),
+        triggers=(Trigger("t", "after insert for each row", "public.f", (), calls_out=False),),
+    )
+    largest = LargestDiscrepancies(1)
+    for score in (60, 90):
+        largest.add(Discrepancy(uuid.UUID(int=score), DAYS.first, Decimal(score), Decimal(50)))
+    settings = Settings(DAYS)
+    page = page_of(report, settings, "here", largest, "momentum-backfill")
+    assert (page.title, page.outcome) == (
+        "Backfill of 2026-03-01 to 2026-03-05",
+        "Done, except for 2 rows that failed.",
+    )
+    assert (page.database, page.resume, page.dry_run) == ("here", "momentum-backfill", False)
+    assert [(day.day.day, day.present, day.filled, day.failed) for day in page.days] == [
+        (1, 10, 0, 0),
+        (2, 0, 0, 0),
+        (3, 0, 0, 0),
+        (4, 0, 0, 0),
+        (5, 0, 4000, 2),
+    ]
+    assert [f"  {name:<30}{value:>12}" for name, value in page.totals] == TOLD[:9]
+    assert page.settings == settings_of(settings)
+    assert page.triggers == [str(trigger) for trigger in report.triggers]
+    assert [found.score for found in page.discrepancies or ()] == [90]
+    assert page.discrepancies_left_out == 1
+    dry = page_of(replace(report, dry_run=True, discrepancies=None), settings, "here", LargestDiscrepancies(1), None)
+    assert (dry.title, dry.dry_run, dry.discrepancies, dry.resume) == (f"Dry run of {DAYS}", True, None, None)
+    assert [day.filled for day in dry.days] == [9, 0, 0, 0, 0]
+
+
+def test_every_setting_is_told() -> None:
+    limits = Limits(lock_timeout=0.5, statement_timeout=30, attempts=3)
+    settings = Settings(
+        DAYS, page_size=40, commit_every=80, workers=2, pause=0.25, limits=limits, discrepancy_threshold=Decimal("7.5")
+    )
+    assert settings_of(replace(settings, users=(uuid.UUID(int=1),) * 1200, max_error_rate=0.025)) == [
+        ("days (UTC)", "2026-03-01 to 2026-03-05"),
+        ("users", "1,200 named"),
+        ("workers", "2"),
+        ("rows per page", "40"),
+        ("rows per commit", "80"),
+        ("pause after a commit", "250 ms"),
+        ("lock timeout", "0.5 s"),
+        ("statement timeout", "30 s"),
+        ("attempts", "3"),
+        ("allowed error rate", "2.50%"),
+        ("discrepancies from", "more than 7.5 points"),
+    ]
 
 
 def test_an_interrupted_run_says_so_and_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,3 +425,53 @@ def test_an_undo_has_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
         shown.undo_progress(UndoReport(Path("rows"), dry_run=False, listed=1200, deleted=1200))
     assert "Undo" in terminal.getvalue()
     assert "1,200 rows looked at" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_run_has_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, clock: list[float], dry_run: bool) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with Display.open(quiet=False, verbose=False, as_json=False) as shown:
+        shown.write("before it")
+        assert terminal.getvalue() == "before it\n", "there is no bar yet"
+        clock[0] += 2.0
+        report = Report(DAYS, dry_run=dry_run, inserted=3000, commits=1)
+        shown.progress(Progress(report, 3000, None))
+        shown.write("[bold]above it")
+        report.failed = 1
+        shown.progress(Progress(report, 3000, 4001))
+    drawn = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", terminal.getvalue())
+    assert "[bold]above it\n" in drawn
+    assert "committed" not in drawn, "no line of a log"
+    last = drawn.split("\r")[-1]
+    assert ("Dry run" if dry_run else "Backfill") in last
+    for told in (" 75% ", "3,000 of 4,001 user-days", " 1,500 rows/s ", "1 failed"):
+        assert told in last
+
+
+@pytest.mark.parametrize("how", [{"quiet": True}, {"as_json": True}])
+def test_no_bar_is_drawn_for_machines_or_if_only_errors_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, how: dict[str, bool]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Display.open(**{"quiet": False, "verbose": False, "as_json": False, **how}) as shown:
+        shown.progress(Progress(Report(DAYS, dry_run=False), 1, 1))
+        shown.undo_progress(UndoReport(Path("rows"), dry_run=False))
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("quiet", "verbose", "told"),
+    [(False, False, ["info", "error"]), (False, True, ["debug", "info", "error"]), (True, False, ["error"])],
+)
+def test_a_display_shows_as_much_of_the_log_as_is_wanted(
+    capsys: pytest.CaptureFixture[str], quiet: bool, verbose: bool, told: list[str]
+) -> None:
+    with Display.open(quiet=quiet, verbose=verbose, as_json=True):
+        for level in (logging.DEBUG, logging.INFO, logging.ERROR):
+            logging.getLogger("momentum.backfill.fill").log(level, "a step")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["level"], line["message"]) for line in lines] == [(level, "a step") for level in told]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from momentum.backfill.effects import Catalog, Walk
+from momentum.backfill.effects import Catalog, Effects, Walk
 from momentum.backfill.tokens import Token, tokens_of
-from momentum.backfill.triggers import Found, Trigger, read_triggers
+from momentum.backfill.triggers import Found, described, read_triggers
 from momentum.connect.settings import ENDING, PINNED, change_settings
 from momentum.testing import Server
 from tests.migrating import run
@@ -210,9 +210,12 @@ NO_CALLS = {
 }
 
 
+BODIES = [*CALLING_OUT.values(), *UNKNOWN.values(), *NO_CALLS.values()]
+
+
 @pytest.fixture(scope="module")
-def effects(server: Server) -> Iterator[dict[str, Trigger]]:
-    """What a trigger with each of these bodies does, by its number; they are all triggers of one table."""
+def catalog(server: Server) -> Iterator[Catalog]:
+    """The catalog of a database with a table that has a trigger with each of these bodies, by its number."""
     with server.database(migrated=False) as url:
         run(url, SENDERS)
         run(
@@ -224,8 +227,7 @@ def effects(server: Server) -> Iterator[dict[str, Trigger]]:
             """,
         )
         run(server.as_admin(url), IN_C)
-        bodies = [*CALLING_OUT.values(), *UNKNOWN.values(), *NO_CALLS.values()]
-        for number, body in enumerate(bodies):
+        for number, body in enumerate(BODIES):
             run(
                 url,
                 f"""
@@ -237,31 +239,98 @@ def effects(server: Server) -> Iterator[dict[str, Trigger]]:
                 """,
             )
         with engine_of(url).connect() as connection:
-            triggers = read_triggers(connection, "public.scores", "insert")
-        assert len(triggers) == len(bodies)
-        by_number = {int(trigger.name.rpartition("_")[2]): trigger for trigger in triggers}
-        yield {body: by_number[number] for number, body in enumerate(bodies)}
+            assert len(read_triggers(connection, "public.scores", "insert")) == len(BODIES)
+            yield Catalog.read(connection)
+
+
+def effects_of(catalog: Catalog, body: str) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
+    """Return the effects of the trigger with a body, whether it calls out, and why that can't be known.
+
+    Each test follows its own trigger only, so that it is quick, and notices a mistake about that one.
+    """
+    relation = catalog.relation("public.scores")
+    assert relation is not None
+    [trigger] = [each for each in catalog.triggers[relation] if each["name"] == f"trigger_{BODIES.index(body)}"]
+    walk = Walk(catalog)
+    walk.fire(trigger)
+    return described(walk.effects, {})[:3]
 
 
 @pytest.mark.parametrize("case", CALLING_OUT)
-def test_a_way_out_is_found(effects: dict[str, Trigger], case: str) -> None:
-    trigger = effects[CALLING_OUT[case]]
-    assert trigger.effects[:1] == ("calls out of the database",)
-    assert (trigger.calls_out, trigger.unknown) == (True, ())
+def test_a_way_out_is_found(catalog: Catalog, case: str) -> None:
+    effects, calls_out, unknown = effects_of(catalog, CALLING_OUT[case])
+    assert effects[:1] == ("calls out of the database",)
+    assert (calls_out, unknown) == (True, ())
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_what_cannot_be_known_counts_as_a_way_out(effects: dict[str, Trigger], case: str) -> None:
-    trigger = effects[UNKNOWN[case]]
-    assert trigger.effects[0].startswith("may call out of the database, which can't be known because public.")
-    assert trigger.calls_out
-    assert len(trigger.unknown) == 1
+def test_what_cannot_be_known_counts_as_a_way_out(catalog: Catalog, case: str) -> None:
+    effects, calls_out, unknown = effects_of(catalog, UNKNOWN[case])
+    assert effects[0].startswith("may call out of the database, which can't be known because public.")
+    assert calls_out
+    assert len(unknown) == 1
 
 
 @pytest.mark.parametrize("case", NO_CALLS)
-def test_what_only_looks_like_a_call_is_none(effects: dict[str, Trigger], case: str) -> None:
-    trigger = effects[NO_CALLS[case]]
-    assert not trigger.calls_out, trigger.effects
+def test_what_only_looks_like_a_call_is_none(catalog: Catalog, case: str) -> None:
+    effects, calls_out, _ = effects_of(catalog, NO_CALLS[case])
+    assert not calls_out, effects
+
+
+# Texts that say what they do by themselves, whatever is in the database.
+TEXTS: dict[str, Effects] = {
+    "select net.http_get('x')": Effects(calls_out=True),
+    "select http.get('x')": Effects(calls_out=True),
+    "perform supabase_functions.http_request()": Effects(calls_out=True),
+    "perform aws_lambda.invoke('x')": Effects(calls_out=True),
+    "select lo_export(1, '/tmp/x')": Effects(calls_out=True),
+    "select pg_catalog.lo_export(1, '/tmp/x')": Effects(calls_out=True),
+    "copy public.plain from program 'curl'": Effects(calls_out=True, named={"writes to other rows"}),
+    "select net, http.get from net, http": Effects(),
+    "select public.lo_export(1, '/tmp/x')": Effects(),
+    "insert into net (url) values ('x')": Effects(named={"writes to other rows"}),
+    "notify scores": Effects(named={"notifies listeners"}),
+    "perform pg_notify('scores', 'x')": Effects(named={"notifies listeners"}),
+    "perform pg_catalog.pg_notify('scores', 'x')": Effects(named={"notifies listeners"}),
+    "perform public.pg_notify('scores', 'x'); listen notify": Effects(),
+    "raise exception 'no'": Effects(named={"may refuse the row"}),
+    "raise 'no'": Effects(named={"may refuse the row"}),
+    "raise notice 'no'; raise; raise sqlstate '22012'": Effects(),
+    "truncate public.plain": Effects(),
+    "update public.plain set id = 1": Effects(named={"writes to other rows"}),
+    "select from public.plain for update; before update on public.plain": Effects(),
+    "select query_to_xml('select', true, true, '')": Effects(unknown={"a text executes SQL by query_to_xml()": None}),
+    "select public.query_to_xml('select', true, true, '')": Effects(),
+    "execute 'select' || new.note": Effects(unknown={"a text executes SQL that it composes": None}),
+    "execute function public.f; execute procedure public.f": Effects(),
+    "do 'begin notify scores; end'": Effects(named={"notifies listeners"}),
+    "set standard_conforming_strings = off": Effects(unknown={"a text changes standard_conforming_strings": None}),
+    r'select U&"n\d800t".x()': Effects(unknown={"a text names something with characters that can't be read": None}),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_by_itself_says_what_it_does(text: str) -> None:
+    walk = Walk(Catalog([{"is": "path", "schemas": ["public"], "default": "public", "conforming": "on"}]))
+    walk.read(text, ("public",), "a text")
+    assert walk.effects == TEXTS[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "calls_out"),
+    [
+        ("copy public.plain to program 'curl'", True),
+        ("copy (select 1) to program 'curl'", True),
+        ("copy public.plain to '/tmp/x'", True),
+        ("copy public.plain from '/tmp/x'", False),
+        ("copy public.plain to stdout; select to program 'curl'", False),
+        ("copy public.plain to stdout; select 'program'", False),
+    ],
+)
+def test_a_copy_calls_out_if_it_leads_to_a_program_or_a_file(text: str, calls_out: bool) -> None:
+    walk = Walk(Catalog([{"is": "path", "schemas": ["public"], "default": "public", "conforming": "on"}]))
+    walk.read(text, ("public",), "a text")
+    assert walk.effects.calls_out is calls_out
 
 
 # What else of a table runs for its rows.

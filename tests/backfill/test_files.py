@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from momentum.backfill.files import replacing
+from momentum.backfill.files import Review, replacing
 from tests.backfilling import DAY, PROGRAM, after_database, call, one_error_line, run_out_of_time
 from tests.migrating import execute
 from tests.samples import add_users
@@ -295,6 +295,78 @@ def test_a_file_in_a_folder_that_takes_no_other_is_written_as_it_is(
     with replacing(path) as stream:
         stream.write("whole")
     assert path.read_text() == "whole"
+
+
+def test_a_file_is_whole_on_the_disk_before_it_takes_the_place_of_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "there"
+    path.write_text("the last one")
+    saved: list[tuple[int, str]] = []
+    monkeypatch.setattr(os, "fsync", lambda number: saved.append((os.fstat(number).st_size, path.read_text())))
+    with replacing(path) as stream:
+        stream.write("whole")
+    assert saved == [(len("whole"), "the last one")]
+    assert path.read_text() == "whole"
+
+
+def test_a_pipe_gets_the_text_itself() -> None:
+    """Nothing can be saved in it, or take its place."""
+    reading, writing = os.pipe()
+    with replacing(Path(f"/dev/fd/{writing}")) as stream:
+        stream.write("whole")
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == "whole"
+
+
+def test_a_file_whose_place_cannot_be_taken_is_written_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mounted"
+    path.write_text("the last one, which is longer")
+
+    def refuse(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with replacing(path) as stream:
+        stream.write("whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    mask = os.umask(0o026)
+    try:
+        with replacing(tmp_path / "new") as stream:
+            stream.write("whole")
+        assert os.umask(0o026) == 0o026, "the program's mask is what it was"
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+def test_a_file_keeps_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").touch()
+    found = (tmp_path / "there").stat()
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: given.append((user, group)))
+    with replacing(tmp_path / "there"):
+        pass
+    assert given == [(found.st_uid, found.st_gid)]
+
+
+def test_a_review_is_made_with_its_first_line_and_kept_with_the_names_of_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "review.csv"
+    review = Review(path)
+    review.close()
+    assert not list(tmp_path.iterdir())
+    review = Review(path)
+    review.keep()
+    review.close()
+    assert path.read_text() == "user_id,day,score,breakdown_score,difference\n"
+    assert review.error is None
 
 
 @pytest.mark.parametrize("option", ["--manifest", "--failures", "--report", "--discrepancies", "--undo"])

@@ -160,6 +160,13 @@ def test_nothing_refers_to_the_network(tmp_path: Path) -> None:
     assert not re.findall(r"https?:|//[a-z]+\.|url\(|@import|<link|<iframe", html.replace("// ", ""))
 
 
+def test_the_template_leaves_no_lines_behind_in_the_page(tmp_path: Path) -> None:
+    html = written(sample_page(60, 20), tmp_path)
+    assert html.startswith('<!doctype html>\n<html lang="en">\n<head>\n')
+    assert "\n\n\n" not in html
+    assert html.count("</tr>\n<tr>") == 59 + 19, "the rows of a table are next to each other"
+
+
 def test_every_count_is_told_in_figures_too(tmp_path: Path) -> None:
     page = sample_page(60)
     parsed = Parsed(written(page, tmp_path))

@@ -1,5 +1,6 @@
 """The defaults stand once, and the command, its help and the documentation go by them; no database."""
 
+import datetime
 import inspect
 import json
 import re
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from momentum.backfill import DayRange, Settings
+from momentum.backfill import DayRange, Settings, cli
 from momentum.backfill import settings as module
 from momentum.backfill.cli import app, backfill
 from momentum.backfill.days import DEFAULT_LENGTH
+from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.report import Report, error_rate, is_too_many
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport
@@ -97,6 +99,32 @@ def test_a_transaction_gets_its_time_limits_and_the_settings_of_the_planner(
 ) -> None:
     assert limits.for_transaction({}) == settings
     assert limits.for_transaction({"jit": "off"}) == {**settings, "jit": "off"}
+
+
+def test_an_attempt_lasts_ten_seconds_after_a_lost_connection() -> None:
+    assert (Limits().reconnecting, Limits(attempts=3).reconnecting) == (80, 30)
+
+
+@pytest.mark.parametrize(
+    ("active_within", "since"),
+    [(None, "2026-03-05"), (0, "2026-03-05"), (1, "2026-03-04"), (5, "2026-02-28"), (36_500, "1926-03-30")],
+)
+def test_a_sign_in_counts_from_the_first_day_minus_a_number_of_days(active_within: int | None, since: str) -> None:
+    now = datetime.datetime(2026, 3, 9, tzinfo=datetime.UTC)
+    rules = Eligibility(frozenset(), DayRange(DAY, DAY + datetime.timedelta(days=3)), now, active_within=active_within)
+    assert rules.since == datetime.datetime.fromisoformat(f"{since} 00:00+00:00")
+
+
+def test_a_sign_in_counts_from_the_beginning_of_the_calendar_at_the_earliest() -> None:
+    day = datetime.date(1, 1, 9)
+    now = datetime.datetime(2026, 3, 9, tzinfo=datetime.UTC)
+    rules = [Eligibility(frozenset(), DayRange(day, day), now, active_within=days) for days in (8, 9)]
+    assert [each.since.date() for each in rules] == [datetime.date.min] * 2
+
+
+def test_a_page_lists_at_most_5000_discrepancies() -> None:
+    assert cli.MOST_ON_A_PAGE == 5000
+    assert "the largest discrepancies (at most 5,000)" in DOCUMENT
 
 
 @pytest.mark.parametrize(("failed", "rows", "rate"), [(0, 0, 0.0), (0, 10, 0.0), (1, 4, 0.25), (4, 4, 1.0)])
