@@ -334,7 +334,6 @@ def run_online(environment: Environment) -> None:
                 locks.limited(connection, environment.patience),
             ):
                 rights.check_owners(connection)
-                connection.rollback()
                 migrate(environment, connection, command, [])
 
 
