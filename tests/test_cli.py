@@ -1,17 +1,24 @@
 """The command ``momentum``: what an operator needs, in one program."""
 
+import io
 import json
+import logging
 import os
 import re
 import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
 
 from momentum import __version__
+from momentum.cli import app
+from momentum.command import run_app
 from momentum.connect.url import as_text, describe
+from momentum.migrate.config import alembic_config
 from momentum.testing import Server
 from tests import processes
 from tests.alembic_program import program
@@ -184,6 +191,93 @@ def test_a_script_is_the_one_that_alembic_writes(tmp_path: Path) -> None:
     ours = momentum("downgrade", "--sql", "head:base", home=tmp_path)
     theirs = program("downgrade", "head:base", "--sql", home=tmp_path)
     assert (ours.returncode, ours.stdout) == (0, theirs.stdout)
+
+
+def call(*arguments: str, url: sa.URL | None = None) -> tuple[int, str, list[str]]:
+    """Run the command within this process, and return its exit code, its output and the lines on standard error."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        given = [] if url is None else ["--database-url", as_text(url)]
+        exit_code = run_app(app, "momentum", [*arguments, *given])
+    return exit_code, stdout.getvalue(), stderr.getvalue().splitlines()
+
+
+def test_each_command_does_what_its_name_says(supabase_url: sa.URL) -> None:
+    database = f"Database: {describe(supabase_url)}"
+    loggers = [logging.getLogger(name) for name in ("momentum", "alembic.runtime.migration")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    code, out, lines = call("upgrade", HISTORY[2], url=supabase_url)
+    assert (code, out, lines[0], current(supabase_url)) == (0, "", database, HISTORY[2])
+    assert [line.partition(",")[0] for line in lines[1:3]] == [
+        f"Running upgrade  -> {HISTORY[1]}",
+        f"Running upgrade {HISTORY[1]} -> {HISTORY[2]}",
+    ]
+    assert re.fullmatch(rf"At revision {HISTORY[2]}, not verified, after \d+\.\d seconds\.", lines[-1])
+
+    code, out, lines = call("downgrade", "-1", url=supabase_url)
+    assert (code, out, lines[0], current(supabase_url)) == (0, "", database, HISTORY[1])
+    assert [line.partition(",")[0] for line in lines[1:]] == [f"Running downgrade {HISTORY[2]} -> {HISTORY[1]}"]
+
+    parked = "select count(*) from pg_class where relnamespace = to_regnamespace('momentum_internal') and relkind = 'r'"
+    [tables] = fetch(supabase_url, parked)
+    code, out, lines = call("purge", url=supabase_url)
+    assert (code, out, lines[0], current(supabase_url)) == (0, "", database, HISTORY[1])
+    assert "Dropped: " in "\n".join(lines)
+    assert fetch(supabase_url, parked) < [tables]
+    assert [(logger.level, list(logger.handlers)) for logger in loggers] == before, "nothing of the display stays"
+
+
+UNTOLD = {"attempts": 40, "deadline": 300, "scores": "fresh"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["upgrade", "--sql"], {"existing": "refuse", "verify": True, **UNTOLD}),
+        (
+            ["upgrade", "--sql", "--no-verify", "--attempts", "3", "--deadline", "4", "--scores", "legacy.seed"],
+            {"existing": "refuse", "verify": False, "attempts": 3, "deadline": 4, "scores": "legacy.seed"},
+        ),
+        (
+            ["upgrade", "--sql", "--existing", "adopt"],
+            {"existing": "adopt", "access": "refuse", "verify": True, **UNTOLD},
+        ),
+        (
+            ["upgrade", "--sql", "--existing", "adopt", "--access", "keep"],
+            {"existing": "adopt", "access": "keep", "verify": True, **UNTOLD},
+        ),
+        (["downgrade", "--sql", "head:base"], {"purge": False, **UNTOLD}),
+        (
+            ["downgrade", "--sql", "head:base", "--attempts", "999999", "--deadline", "999999"],
+            {"purge": False, "attempts": 999_999, "deadline": 999_999, "scores": "fresh"},
+        ),
+    ],
+)
+def test_the_migrations_get_the_options(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], options: dict[str, Any]
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def config(url: sa.URL, **options: Any) -> Config:
+        given.append(options)
+        return alembic_config(url, **options)
+
+    monkeypatch.setattr("momentum.migrate.cli.alembic_config", config)
+    code, out, lines = call(*arguments)
+    assert (code, [line for line in lines if line.startswith(("Error", "Database"))]) == (0, [])
+    assert given == [options]
+    assert out.startswith("set search_path = ")
+
+
+@pytest.mark.parametrize("option", ["--attempts", "--deadline"])
+@pytest.mark.parametrize(
+    ("value", "limit"), [("0", "greater than or equal to 1"), ("1000000", "less than or equal to 999999")]
+)
+def test_a_number_has_a_smallest_and_a_largest_value(option: str, value: str, limit: str) -> None:
+    for command in (["upgrade"], ["downgrade", "base"], ["purge"]):
+        code, out, [line] = call(*command, option, value)
+        assert (code, out) == (2, "")
+        assert line == f"Error: Invalid value for '{option}': Input should be {limit}; see momentum --help."
 
 
 @pytest.mark.slow

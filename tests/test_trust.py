@@ -110,6 +110,13 @@ def test_a_private_schema_that_somebody_has_planted_is_refused(
     assert refusal(supabase_url, lambda: migrate_to_head(supabase_url), PreflightError) == expected
     assert refusal(supabase_url, lambda: alembic.command.stamp(config, HEAD), PreflightError) == expected
     assert refusal(supabase_url, lambda: alembic.command.current(config), PreflightError) == expected
+    with engine_of(supabase_url).connect() as connection:
+        config.attributes["connection"] = connection
+        for work in (alembic.command.upgrade, alembic.command.stamp, alembic.command.current):
+            connection.exec_driver_sql("select")
+            handed_in = lambda work=work: work(config, *([] if work is alembic.command.current else [HEAD]))  # noqa: E731
+            assert refusal(supabase_url, handed_in, PreflightError) == expected, "inside a transaction"
+            connection.rollback()
     if kind in {"schema", "view"}:  # The others it neither reads nor calls, and their owners are facts.
         assert refusal(supabase_url, lambda: compare(supabase_url), ConfigurationError) == expected
     assert refusal(supabase_url, lambda: read_status(engine_of(supabase_url)), ConfigurationError) == expected

@@ -20,8 +20,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The sources whose lines are counted, and the tests that execute them.
 FOLDERS = {
-    "momentum/backfill": ("tests/backfill", "tests/test_command.py"),
-    "momentum/migrate": ("tests/migrate", "tests/scenarios"),
+    "momentum/backfill": ("tests/backfill", "tests/test_command.py", "tests/test_trust.py"),
+    "momentum/migrate": ("tests/migrate", "tests/scenarios", "tests/test_cli.py", "tests/test_trust.py"),
     "momentum/retries.py": ("tests/test_retries.py",),
 }
 # A test that executes this starts programs, whose lines are executed in other processes and not counted.

@@ -16,6 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from momentum.connect.engine import create_engine
+from momentum.connect.settings import change_settings, read_settings
 from momentum.connect.url import as_text, describe
 from momentum.errors import (
     ConfigurationError,
@@ -26,6 +27,7 @@ from momentum.errors import (
 )
 from momentum.migrate.config import SCRIPTS, alembic_config
 from momentum.migrate.locks import ADVISORY_LOCK, Patience, limited, lock_timeout
+from momentum.migrate.operations import unlimited
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import differences, snapshot
@@ -821,6 +823,36 @@ def test_what_waits_for_old_transactions_gives_up_at_the_deadline_and_leaves_not
         assert not [fact for fact in snapshot(url, of="index | legacy") if " | f | " in fact], "an invalid index"
     finally:
         server.drop_database(url)
+
+
+def test_outside_of_a_transaction_a_statement_takes_its_time_and_the_session_gets_its_settings_back(
+    supabase_url: sa.URL,
+) -> None:
+    theirs = {
+        "statement_timeout": "7s",
+        "lock_timeout": "3s",
+        "search_path": "public",
+        "TimeZone": "Asia/Tokyo",
+        "synchronous_commit": "off",
+    }
+    ours = {
+        "statement_timeout": "0",
+        "search_path": "pg_catalog, pg_temp",
+        "TimeZone": "UTC",
+        "synchronous_commit": "on",
+    }
+    with engine_of(supabase_url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        change_settings(connection, theirs, local=False)
+        for at_least, seconds, lock_timeout in ((5.0, 0.0, "5s"), (5.0, 10**6, None)):
+            with unlimited(connection, Patience(seconds=seconds), at_least):
+                found = read_settings(connection, theirs)
+            assert found == {**theirs, **ours, "lock_timeout": lock_timeout or found["lock_timeout"]}
+            if lock_timeout is None:
+                assert found["lock_timeout"].endswith(("min", "s")), "until the deadline"
+            assert read_settings(connection, theirs) == theirs
+        with pytest.raises(ZeroDivisionError), unlimited(connection, Patience(), 5.0):
+            raise ZeroDivisionError
+        assert read_settings(connection, theirs) == theirs
 
 
 def test_a_connection_keeps_its_settings_when_a_migration_fails(server: Server, supabase_url: sa.URL) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -355,6 +356,55 @@ def test_without_a_preflight_a_script_still_says_what_it_cannot_adopt(server: Se
         assert current(url) == HISTORY[4], "the revisions before stand, and nothing of the failed one"
     finally:
         server.drop_database(url)
+
+
+# What a script sets for its session, and for each of its transactions, or each statement outside of one.
+SESSION = [
+    "set search_path = pg_catalog, pg_temp;",
+    "set quote_all_identifiers = 'off';",
+    "set standard_conforming_strings = 'on';",
+    "set transform_null_equals = 'off';",
+    "set array_nulls = 'on';",
+    "set DateStyle = 'ISO, MDY';",
+    "set IntervalStyle = 'postgres';",
+    "set TimeZone = 'UTC';",
+    "set extra_float_digits = '1';",
+    "set bytea_output = 'hex';",
+    "set default_table_access_method = 'heap';",
+    "set lock_timeout = '2s';",
+    "set statement_timeout = '1min';",
+]
+LIMITED = ["set local lock_timeout = '2s';", "set local statement_timeout = '1min';"]
+UNLIMITED = ["set lock_timeout = '300000ms';", "set statement_timeout = '0';", "reset default_transaction_read_only;"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "revisions", "options", "outside"),
+    [
+        ("upgrade", "head", {}, False),
+        ("downgrade", "head:base", {}, False),
+        ("upgrade", f"{HISTORY[1]}:{HISTORY[3]}", {}, False),
+        ("upgrade", "head", {"scores": "legacy.seed"}, True),
+        ("downgrade", "head:base", {"scores": "legacy.seed"}, True),
+        ("upgrade", "head", {"scores": "public.production", "existing": "adopt", "access": "keep"}, True),
+    ],
+)
+def test_a_script_sets_what_its_sql_means_and_how_long_it_may_take_and_takes_that_back(
+    direction: str, revisions: str, options: dict[str, str], outside: bool
+) -> None:
+    lines = script(direction, revisions, **options).splitlines()
+    settings = [line for line in lines if re.fullmatch(r"(set|reset) .*;|BEGIN;", line)]
+    assert settings[: len(SESSION)] == SESSION
+    assert lines[0] == SESSION[0], "nothing comes before it"
+    names = {line.split()[1] for line in SESSION}
+    assert {line.split()[1].rstrip(";") for line in settings[-len(SESSION) :]} == names
+    text = "\n".join(settings[len(SESSION) : -len(SESSION)])
+    for what, short in ((["BEGIN;", *LIMITED], "transaction"), (UNLIMITED, "outside")):
+        text = text.replace("\n".join(what), short)
+    steps = text.split()
+    assert set(steps) <= {"transaction", "outside"}
+    assert ("outside" in steps) == outside
+    assert steps[-1] == steps[0] == "transaction", "what is outside is between two of them"
 
 
 def test_a_script_needs_no_database(tmp_path: Path) -> None:
