@@ -209,6 +209,27 @@ def test_one_bad_row_of_500_costs_that_row_and_nineteen_statements(scores: Score
     assert len(inserts) - 1 <= 19, "the page itself is one more"
 
 
+@pytest.mark.parametrize(
+    ("bad", "inserted_failed_and_done"),
+    [
+        (0, [(0, 0, 0), (0, 1, 1), (1, 1, 2), (3, 1, 4), (7, 1, 8)]),
+        (7, [(0, 0, 0), (4, 0, 4), (6, 0, 6), (7, 0, 7), (7, 1, 8)]),
+    ],
+)
+def test_the_progress_is_told_after_each_piece_of_a_page_with_a_bad_row(
+    scores: Scores, bad: int, inserted_failed_and_done: list[tuple[int, int, int]]
+) -> None:
+    users = sorted(add_users(scores.engine, 8), key=lambda user: user.hex)
+    scores.interfere(f"new.user_id = '{users[bad]}'", "raise exception 'bad' using errcode = '23514';")
+    told: list[tuple[int, int, int]] = []
+    fill(
+        scores.engine,
+        Settings(ONE_DAY),
+        lambda each: told.append((each.report.inserted, each.report.failed, each.done)),
+    )
+    assert list(dict.fromkeys(told)) == inserted_failed_and_done
+
+
 @pytest.mark.parametrize("code", ["22003", "23503", "23514", "P0001"])
 def test_each_kind_of_data_error_costs_its_rows_alone(scores: Scores, code: str) -> None:
     users = sorted(add_users(scores.engine, 30), key=lambda user: user.hex)
