@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import uuid
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.report import Report, error_rate, is_too_many
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport
-from tests.backfilling import DAY, call
+from tests.backfilling import DAY, call, one_error_line
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "backfill.md").read_text(encoding="utf-8")
@@ -85,6 +86,110 @@ def test_an_option_has_a_largest_value(option: str, most: int) -> None:
     done = call(option, str(most + 1), *nowhere)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"less than or equal to {most};" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "least", "less"),
+    [
+        ("--days", "1", "0"),
+        ("--active-within", "1", "0"),
+        ("--workers", "1", "0"),
+        ("--page-size", "1", "0"),
+        ("--commit-every", "1", "0"),
+        ("--pause-ms", "0", "-1"),
+        ("--lock-timeout", "0.001", "0"),
+        ("--statement-timeout", "0.001", "0.0009"),
+        ("--attempts", "1", "0"),
+        ("--max-error-rate", "0", "-0.01"),
+        ("--discrepancy-threshold", "0", "-0.01"),
+    ],
+)
+def test_an_option_has_a_smallest_value(option: str, least: str, less: str) -> None:
+    nowhere = ("--attempts", "1", "--database-url", "postgresql://u@127.0.0.1:1/x")
+    assert "cannot be reached" in call(*nowhere[2:], option, least).stderr
+    done = call(*nowhere, option, less)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"'{option}': Input should be greater than or equal to {least};" in done.stderr
+
+
+def test_a_share_of_failed_rows_is_at_most_all_of_them() -> None:
+    nowhere = ("--database-url", "postgresql://u@127.0.0.1:1/x")
+    assert "cannot be reached" in call("--max-error-rate", "1", *nowhere).stderr
+    assert "less than or equal to 1;" in call("--max-error-rate", "1.01", *nowhere).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--quiet", "--verbose"], "Give --quiet or --verbose, not both."),
+        (["--discrepancies", "x.csv", "--no-discrepancies"], "Give --discrepancies or --no-discrepancies, not both."),
+        (["--lock-timeout", "inf"], "--lock-timeout inf is not a finite number."),
+        (["--statement-timeout", "inf"], "--statement-timeout inf is not a finite number."),
+        (["--discrepancy-threshold", "inf"], "--discrepancy-threshold inf is not a finite number."),
+        (["--undo", "x", "--report", "y"], "Give --undo without --report: the manifest says which rows to delete."),
+        (["--undo", "x", "--days", "3"], "Give --undo without --days: the manifest says which rows to delete."),
+        (
+            ["--from", "2026-03-05", "--to", "2026-03-04"],
+            "The range ends on 2026-03-04, before it begins on 2026-03-05.",
+        ),
+        (
+            ["--from", "5 March"],
+            "Invalid value for '--from': '5 March' is not a day; write it as YYYY-MM-DD; see momentum-backfill --help.",
+        ),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_options_that_make_no_sense_are_refused_first(options: list[str], says: str) -> None:
+    done = call(*options, url="postgresql://u@127.0.0.1:1/x")
+    assert (done.returncode, one_error_line(done)) == (2, f"Error: {says}")
+
+
+RANGE = DayRange(DAY - datetime.timedelta(days=1), DAY)
+GIVEN_OPTIONS: list[tuple[tuple[str, ...], Settings]] = [
+    (("--active-within", "7"), Settings(RANGE, active_within=7)),
+    (
+        ("--user", f"{uuid.UUID(int=2)}", "--user", f"{uuid.UUID(int=1)}"),
+        Settings(RANGE, (uuid.UUID(int=2), uuid.UUID(int=1))),
+    ),
+    (("--page-size", "20", "--commit-every", "40"), Settings(RANGE, page_size=20, commit_every=40)),
+    (("--workers", "3", "--pause-ms", "250"), Settings(RANGE, workers=3, pause=0.25)),
+    (
+        ("--lock-timeout", "0.5", "--statement-timeout", "9.5", "--attempts", "2"),
+        Settings(RANGE, limits=Limits(0.5, 9.5, 2)),
+    ),
+    (("--max-error-rate", "0.25", "--dry-run"), Settings(RANGE, max_error_rate=0.25, dry_run=True)),
+    (("--allow-webhooks",), Settings(RANGE, allow_webhooks=True)),
+    (("--allow-other-owners",), Settings(RANGE, allow_other_owners=True)),
+    (("--no-discrepancies",), Settings(RANGE, look_for_discrepancies=False)),
+    (("--discrepancy-threshold", "2.5"), Settings(RANGE, discrepancy_threshold=Decimal("2.5"))),
+    (("--report", "page.html"), Settings(RANGE, count_by_day=True)),
+    ((), Settings(RANGE)),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"), GIVEN_OPTIONS, ids=[" ".join(options) for options, _ in GIVEN_OPTIONS]
+)
+def test_every_option_reaches_the_run_and_the_command_that_resumes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[str, ...], settings: Settings
+) -> None:
+    """What a run does with its settings is for other tests: this one has none, only its report."""
+    given: list[Settings] = []
+
+    def execute(_url: object, settings: Settings, *_: object) -> Report:
+        given.append(settings)
+        return Report(settings.days, dry_run=settings.dry_run, inserted=9, failed=1, phases={"fill": 1.0})
+
+    monkeypatch.setattr(cli, "today_of", lambda *_: DAY + datetime.timedelta(days=1))
+    monkeypatch.setattr(cli, "execute", execute)
+    monkeypatch.chdir(tmp_path)
+    done = call("--days", "2", *options, url="postgresql://u@127.0.0.1:1/x")
+    assert given == [settings]
+    resume = ["momentum-backfill", "--from", str(RANGE.first), "--to", str(RANGE.last), *options]
+    told = [line for line in done.stdout.splitlines() if line.startswith("To resume: ")]
+    assert told == ([] if settings.dry_run else [f"To resume: {' '.join(resume)}"])
+    above = "1 row failed, an error rate of 10.00%, above the limit of 1.00%; the log lists them."
+    assert (done.returncode, done.stderr) == ((0, "") if settings.max_error_rate == 0.25 else (1, f"Error: {above}\n"))
 
 
 @pytest.mark.parametrize(
