@@ -91,5 +91,5 @@ def test_every_supported_postgres_and_python_has_a_run() -> None:
 
 def test_the_lowest_versions_are_exact() -> None:
     lowest = matrix.lowest_versions().splitlines()
-    assert "sqlalchemy==2.1.0" in lowest
+    assert "sqlalchemy==2.1.4" in lowest
     assert all("==" in version and ">" not in version and "[" not in version for version in lowest)
