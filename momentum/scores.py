@@ -11,6 +11,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
+from momentum.connect.pipeline import Answer, ask
 from momentum.errors import NotMigratedError, PreflightError
 
 TABLE_NAME = "daily_engagement_scores"
@@ -197,13 +198,14 @@ def find_candidates(connection: Connection) -> list[str]:
     ]
 
 
-def find_interference(connection: Connection, relation: str) -> str | None:
+def find_interference(connection: Connection, relation: str) -> Answer[str | None]:
     """Return what interferes with the rows of a table, and what to do about it; None if nothing does.
 
     The rows of a child are rows of its parent too, but no unique key covers both, and a row of one may have the ctid of
     a row of the other. A partition takes rows of its part only. A rule replaces a statement with another.
     """
-    found = connection.scalar(
+    found = ask(
+        connection,
         text("""
             select found.sentence
             from (
@@ -246,7 +248,9 @@ def find_interference(connection: Connection, relation: str) -> str | None:
         """),
         {"relation": relation},
     )
-    return f"{relation} can't be relied on: {found}; then try again." if found else None
+    return found.then(
+        lambda rows: f"{relation} can't be relied on: {rows[0].sentence}; then try again." if rows else None
+    )
 
 
 def find_layout(connection: Connection, relation: str) -> Layout:
@@ -269,7 +273,7 @@ def find_layout(connection: Connection, relation: str) -> Layout:
             f"{relation} is a {RELATION_KINDS.get(str(kind), 'relation')}, not a table; move what is in the way, then "
             "try again."
         )
-    if interference := find_interference(connection, relation):
+    if interference := find_interference(connection, relation).value:
         raise PreflightError(interference)
     rows = connection.execute(
         text("""

@@ -24,6 +24,7 @@ from momentum.inventory import TABLES, VIEW
 from momentum.migrate.locks import read_heads
 from momentum.migrate.parking import Parkable, count_held, find_parked
 from momentum.scores import find_score_table
+from momentum.trust import find_untrusted
 from momentum.verify.compare import compare_database
 from momentum.wording import counted, printable
 
@@ -106,10 +107,10 @@ def read_status(engine: Engine) -> Status:
     history = read_history()
     with engine.connect().execution_options(postgresql_readonly=True) as connection:
         change_settings(connection, PINNED)
-        check_owners(connection)
+        check_owners(find_untrusted(connection))
         heads = read_heads(connection)
         if heads:
-            check_owners(connection, f"public.{VIEW}", *(f"public.{name}" for name in TABLES))
+            check_owners(find_untrusted(connection, [f"public.{name}" for name in (VIEW, *TABLES)]))
         version = connection.exec_driver_sql("show server_version").scalar_one()
         revision = ", ".join(heads) or "base"
         status = Status(describe(engine.url), version, revision, history[-1])
@@ -136,7 +137,7 @@ def read_score_table(connection: Connection, status: Status) -> None:
     scores = find_score_table(connection)
     if scores is None:
         return
-    check_owners(connection, scores.relation)
+    check_owners(find_untrusted(connection, [scores.relation]))
     status.score_table, status.layout, status.created = scores.relation, scores.layout.name, scores.created
     if scores.exists:
         status.estimated_rows = connection.scalar(

@@ -4,13 +4,14 @@ These are the current role, the database's owner and superusers.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import indent
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from momentum.connect.pipeline import Answer, ask
 from momentum.wording import advise
 
 SCHEMA = "momentum_internal"
@@ -45,7 +46,7 @@ class Untrusted(NamedTuple):
 
 def find_untrusted(
     connection: Connection, relations: Iterable[str] = (), *, only_these: bool = False
-) -> Untrusted | None:
+) -> Answer[Untrusted | None]:
     """Return the first thing that can't be relied on; None if everything can.
 
     It looks at the private schema with all that is in it, the schema public, the accounts, and ``auth.uid()``.
@@ -55,20 +56,21 @@ def find_untrusted(
         relations: More relations, with their schemas, which count too; what doesn't exist is passed over.
         only_these: Whether to look at the private schema without all that is in it, and at public only for relations.
     """
-    return next(ask(connection, relations=relations, whole=not only_these), None)
+    found = list_untrusted(connection, relations=relations, whole=not only_these)
+    return found.then(lambda untrusted: untrusted[0] if untrusted else None)
 
 
 def untrusted_functions(connection: Connection, functions: Iterable[str]) -> list[Untrusted]:
     """Return those of some functions, given by their oids, that belong to none of these roles or of the platform's."""
-    return list(ask(connection, functions=functions))
+    return list_untrusted(connection, functions=functions).value
 
 
-def ask(
+def list_untrusted(
     connection: Connection, *, relations: Iterable[str] = (), functions: Iterable[str] = (), whole: bool = False
-) -> Iterator[Untrusted]:
-    """Yield what can't be relied on."""
+) -> Answer[list[Untrusted]]:
+    """Return what can't be relied on."""
     parameters = {"schema": SCHEMA, "relations": list(relations), "functions": list(functions), "whole": whole}
-    return (Untrusted(*row) for row in connection.execute(text(UNTRUSTED), parameters))
+    return ask(connection, text(UNTRUSTED), parameters).then(lambda rows: [Untrusted(*row) for row in rows])
 
 
 def refusing_block(relations: Iterable[str] = ()) -> str:

@@ -150,6 +150,23 @@ def statements_of(engine: sa.Engine) -> list[str]:
     return seen
 
 
+def waits_of(engine: sa.Engine) -> list[None]:
+    """Return a list that gets longer each time that a connection in pipeline mode waits for answers from now on."""
+    seen: list[None] = []
+
+    @sa.event.listens_for(engine, "connect")
+    def watch(driver: Any, _record: object) -> None:
+        wait = driver.wait_for_answers
+
+        def note() -> None:
+            seen.append(None)
+            wait()
+
+        driver.wait_for_answers = note
+
+    return seen
+
+
 def run_out_of_time(connection: sa.Connection) -> None:
     """Have the server end the running transaction because a statement took too long, however fast the machine is."""
     connection.exec_driver_sql("set local statement_timeout = 1")
@@ -237,6 +254,10 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def keys_of(path: Path) -> list[tuple[uuid.UUID, datetime.date]]:
     """Return the users and days of a manifest or of a file of failures, in order."""
     return sorted((uuid.UUID(line["user_id"]), datetime.date.fromisoformat(line["day"])) for line in lines_of(path))
+
+
+# The end of a transaction of the backfill, as it goes over the network; a setting is called synchronous_commit.
+COMMIT = b"commit\0"
 
 
 class Proxy:

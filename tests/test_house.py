@@ -48,7 +48,7 @@ LAYERS = [
 ]
 
 # The same for the modules of a wing. The wing's own `__init__` offers some of them, and is imported by none.
-WINGS = {"connect": ["environment", "url", "supabase", "env_file", "settings", "watch", "engine"]}
+WINGS = {"connect": ["environment", "url", "supabase", "env_file", "settings", "watch", "pipeline", "engine"]}
 
 
 def imports_of(path: Path) -> Iterator[str]:

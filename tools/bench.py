@@ -30,6 +30,7 @@ from momentum.backfill import DayRange, Settings, run_backfill
 from momentum.connect.engine import create_engine, execute_script
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
+from momentum.connect.watch import WatchedConnection
 from momentum.testing import Server, running_server
 from momentum.testing.servers import migrate
 from tools import marked
@@ -458,21 +459,37 @@ class Network:
 def measure_latency(bench: Bench) -> None:
     """Measure the round trips per page and per commit, and their cost over a slow network."""
 
-    def run(users: int, milliseconds: int) -> tuple[int, int, float]:
-        """Return the round trips of a run, those that its pages and commits allow, and its rows per second."""
-        template = bench.half_missing(users)
+    def run(condition: str, users: int, milliseconds: int, *, one_by_one: bool = False) -> tuple[int, int, float]:
+        """Return the round trips of a run, its commits, and its rows per second from its first connection on."""
+        template = bench.server.template(
+            f"{users} where {condition}", bench.migrated, lambda url: bench.load(url, users, condition)
+        )
         with bench.copy_of(template) as url, Network(url, milliseconds / 1000) as network:
-            report = backfill(network.url, "--no-discrepancies")
-            return network.round_trips, report["pages"] + 3 * report["commits"], report["rows_per_s"]
+            engine = create_engine(network.url, application_name="momentum-bench", keeps_connection=True)
+            if one_by_one:
+                # A connection that can't be put into pipeline mode.
+                engine.dialect.connect = WatchedConnection.connect  # type: ignore[method-assign, assignment]
+            report = run_backfill(engine, Settings(DayRange(FIRST, LAST), look_for_discrepancies=False))
+            engine.dispose()
+            return network.round_trips, report.commits, report.inserted / report.elapsed_seconds
 
-    # Subtracting a shorter run leaves out the work that every run does once, however many pages it has.
-    once, once_allowed, _ = run(200, 0)
-    for milliseconds in (5, 20, 50):
-        trips, allowed, rate = run(1000, milliseconds)
-        ratio = (trips - once) / (allowed - once_allowed)
-        name = f"round trips at {milliseconds} ms, by one per page and three per commit"
-        note = f"{trips - once} where {allowed - once_allowed} are allowed; {rate:,.0f} rows/s"
-        bench.add(Figure(name, ratio, most=1.0, note=note))
+    trips, _, _ = run("true", 200, 0)
+    bench.add(Figure("round trips of a run with nothing missing", trips, most=25))
+    # Subtracting a shorter run leaves out the work that every run does once, however many commits it has.
+    half = "random() < 0.5"
+    once, once_commits, _ = run(half, 200, 0)
+    for milliseconds, bound in ((5, None), (20, 3.5), (50, 3.5)):
+        trips, commits, _ = run(half, 1000, milliseconds)
+        per_commit = (trips - once) / (commits - once_commits)
+        bench.add(Figure(f"round trips per commit at {milliseconds} ms", per_commit, most=2))
+        ratios = []
+        for _ in range(PAIRS):
+            _, _, rate = run(half, 1000, milliseconds)
+            _, _, slower = run(half, 1000, milliseconds, one_by_one=True)
+            ratios.append(rate / slower)
+        note = f"{spread(ratios)}; {rate:,.0f} rows/s where waiting for each answer gives {slower:,.0f}"
+        name = f"rows/s at {milliseconds} ms, by waiting for each answer"
+        bench.add(Figure(name, statistics.median(ratios), least=bound, note=note))
 
 
 def measure_start(bench: Bench) -> None:

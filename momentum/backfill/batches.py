@@ -11,6 +11,10 @@ from momentum.retries import Fault
 # A worker looks for more users with gaps while there are fewer rows in the queue than this many transactions hold.
 LOW_WATER = 4
 
+# A run can be stopped after each page, but not between pages that were sent together: seconds that they may take.
+LONGEST_GO = 1.0
+MOST_PAGES_AT_ONCE = 8
+
 
 def is_low(queued: int, per_transaction: int, workers: int) -> bool:
     """Return whether a queue holds so few rows that more users with gaps should be looked for."""
@@ -43,6 +47,24 @@ def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
         taken.append(gap)
         rows -= gap.missing
     return taken
+
+
+def put_back(gaps: deque[UserGap], taken: Sequence[UserGap]) -> None:
+    """Put back what was taken. The users stay in their order, which is the same in every transaction of every run."""
+    ordered = sorted([*taken, *gaps])
+    gaps.clear()
+    gaps.extend(ordered)
+
+
+def pages_at_once(slowest: float | None) -> int:
+    """Return how many pages may be sent together.
+
+    Args:
+        slowest: The seconds that the slowest page took so far; None if there was none yet.
+    """
+    if slowest is None or slowest >= LONGEST_GO:
+        return 1
+    return min(MOST_PAGES_AT_ONCE, int(LONGEST_GO / max(slowest, LONGEST_GO / MOST_PAGES_AT_ONCE)))
 
 
 def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:

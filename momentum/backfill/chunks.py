@@ -1,12 +1,11 @@
 """A walk through all users in ranges of their ids, so that no statement reads too much or takes too long."""
 
-import functools
 import time
 import uuid
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.days import DayRange
@@ -14,6 +13,8 @@ from momentum.backfill.faults import classify
 from momentum.backfill.pace import Pace, TableSize, is_divisible, is_scan_cheaper
 from momentum.backfill.pages import KeyRange, Pages
 from momentum.backfill.session import BY_SCAN, BY_USER, Session
+from momentum.connect.pipeline import Answer, ask
+from momentum.connect.settings import changes
 from momentum.retries import Fault
 from momentum.scores import ScoreTable
 
@@ -26,7 +27,7 @@ class ReadUsers(Protocol[Result_co]):
 
     def __call__(
         self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
-    ) -> Result_co | None:
+    ) -> Answer[Result_co | None]:
         """Return the result, or None if it is too large.
 
         Args:
@@ -99,25 +100,30 @@ class Chunks:
         """
         limit = session.limits.statement_timeout
         while True:
-            number = self._pace.number
+            ahead = Step(None, self._pace.number, by_scan=False)
+
+            def look_and_read(connection: Connection) -> Answer[Result | None]:
+                nonlocal ahead
+                ahead = step = self._look_ahead(connection, limit=limit)
+                if step.by_scan:
+                    change_planner(connection)
+                keys = KeyRange(self._after, step.upto)
+                return read(connection, keys=keys, by_scan=step.by_scan, divisible=is_divisible(step.number))
+
             started = time.monotonic()
             try:
-                upto, number, by_scan = session.read(functools.partial(self._look_ahead, limit=limit))
-                reading = functools.partial(
-                    read, keys=KeyRange(self._after, upto), by_scan=by_scan, divisible=is_divisible(number)
-                )
-                result = session.read(reading, BY_SCAN if by_scan else BY_USER)
+                result = session.read(look_and_read)
             except DBAPIError as error:
-                if classify(error) is not Fault.SLOW or not is_divisible(number):
+                if classify(error) is not Fault.SLOW or not is_divisible(ahead.number):
                     raise
                 result = None
             if result is None:
-                self._pace = self._pace.after_too_many(number)
+                self._pace = self._pace.after_too_many(ahead.number)
                 continue
             if is_small(result):
                 self._pace = self._pace.after(time.monotonic() - started, limit)
-            self._after = upto
-            self.is_done = upto is None
+            self._after = ahead.upto
+            self.is_done = ahead.upto is None
             return result
 
     def _look_ahead(self, connection: Connection, *, limit: float) -> Step:
@@ -139,12 +145,20 @@ class Chunks:
 
     def _measure(self, connection: Connection) -> TableSize:
         """Return the current size of the score table."""
-        size = connection.execute(
+        size = ask(
+            connection,
             text("""
                 select size / cast(current_setting('block_size') as int) as pages,
                   size <= pg_size_bytes(current_setting('shared_buffers')) as buffered
                 from pg_relation_size(to_regclass(:relation)) as size
             """),
             {"relation": self._scores.relation},
-        ).one()
+        ).value[0]
         return TableSize(int(size.pages or 0), bool(size.buffered))
+
+
+def change_planner(connection: Connection) -> None:
+    """Change the planner's settings from those for looking up users to those for a scan, within a transaction."""
+    back = "select set_config(name, reset_val, true) from pg_catalog.pg_settings where name = any(:names)"
+    ask(connection, text(back), {"names": list(BY_USER)})
+    ask(connection, select(*changes(BY_SCAN)))

@@ -42,12 +42,13 @@ from momentum.streams import guarded_streams
 from momentum.wording import as_word, counted, printable
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Engine
     from typer._click.core import Parameter
 
     from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
     from momentum.backfill.files import Review
-    from momentum.backfill.fill import Failure, Row
+    from momentum.backfill.fill import Failure
+    from momentum.backfill.pages import Row
     from momentum.backfill.report import Execution, Report
     from momentum.backfill.undo import UndoReport
 
@@ -355,6 +356,7 @@ def backfill(
     from momentum.backfill.files import check_distinct
     from momentum.backfill.metrics import check_metrics, write_metrics
     from momentum.backfill.report import Execution, Report
+    from momentum.connect.engine import create_engine
     from momentum.connect.url import describe
 
     started_at = datetime.datetime.now(datetime.UTC)
@@ -385,8 +387,10 @@ def backfill(
             database = describe(url)
             context.obj.url = url if verbose else None
             outputs = Outputs.open(stack, discrepancies, manifest, failures, report_page, dry_run=dry_run)
+            engine = create_engine(url, application_name=COMMAND, keeps_connection=True)
+            stack.callback(engine.dispose)
             settings = Settings(
-                days=DayRange.choose(first, last, days, today_of(url, limits, display, stopped)),
+                days=DayRange.choose(first, last, days, today_of(engine, limits, display, stopped)),
                 users=tuple(dict.fromkeys(user or ())),
                 active_within=active_within,
                 page_size=page_size,
@@ -405,9 +409,9 @@ def backfill(
             resume = resume_command(context, settings.days)
             report: Report | UndoReport
             if undo is None:
-                report = execute(url, settings, display, outputs, stopped)
+                report = execute(engine, settings, display, outputs, stopped)
             else:
-                report = take_back(url, undo, settings, display, outputs, stopped)
+                report = take_back(engine, undo, settings, display, outputs, stopped)
             # Now, because the report has it too: a signal from here on changes nothing.
             exit_code, objection = judge(
                 report, max_error_rate, stopped, place_of_failures(report, failures, quiet=quiet)
@@ -494,7 +498,7 @@ class Outputs:
     """The files that a run writes, opened before anything else happens."""
 
     on_discrepancy: "Callable[[Discrepancy], None]"
-    on_inserted: "Callable[[Sequence[Row]], None]"
+    on_inserted: "Callable[[Sequence[Row]], None] | None"
     on_failure: "Callable[[Failure], None]"
     largest: "LargestDiscrepancies"
     review: "Review | None"
@@ -550,7 +554,7 @@ class Outputs:
 
         return cls(
             on_discrepancy,
-            on_inserted if manifest else ignore,
+            on_inserted if manifest else None,
             on_failure if failures else ignore,
             largest,
             review,
@@ -612,16 +616,17 @@ def find_database(given: str | None, env_file: str | None, display: Display) -> 
     return url
 
 
-def today_of(url: "URL", limits: Limits, display: Display, stopped: "StopSignals") -> datetime.date:
+def today_of(engine: "Engine", limits: Limits, display: Display, stopped: "StopSignals") -> datetime.date:
     """Return the UTC day of the server."""
     from momentum.backfill.run import read_today
-    from momentum.connect.engine import create_engine
 
-    with errors_say_what_was_committed(url, display, stopped):
-        return read_today(create_engine(url, application_name=COMMAND), limits)
+    with errors_say_what_was_committed(engine.url, display, stopped):
+        return read_today(engine, limits)
 
 
-def execute(url: "URL", settings: Settings, display: Display, outputs: Outputs, stopped: "StopSignals") -> "Report":
+def execute(
+    engine: "Engine", settings: Settings, display: Display, outputs: Outputs, stopped: "StopSignals"
+) -> "Report":
     """Run the backfill and return its report; the driver's errors become ours, and say what was committed.
 
     Raises:
@@ -630,12 +635,11 @@ def execute(url: "URL", settings: Settings, display: Display, outputs: Outputs, 
     """
     from momentum.backfill.fill import Observers
     from momentum.backfill.run import run_backfill
-    from momentum.connect.engine import create_engine
 
     display.log(f"{'Dry run' if settings.dry_run else 'Backfill'} of {settings.days}.")
-    with errors_say_what_was_committed(url, display, stopped):
+    with errors_say_what_was_committed(engine.url, display, stopped):
         return run_backfill(
-            create_engine(url, application_name=COMMAND),
+            engine,
             settings,
             observers=Observers(display.progress, outputs.on_inserted, outputs.on_failure),
             on_discrepancy=outputs.on_discrepancy,
@@ -644,7 +648,7 @@ def execute(url: "URL", settings: Settings, display: Display, outputs: Outputs, 
 
 
 def take_back(
-    url: "URL",
+    engine: "Engine",
     manifest: Path,
     settings: Settings,
     display: Display,
@@ -658,12 +662,11 @@ def take_back(
         KeyboardInterrupt: It was asked to stop, and could not end in an orderly way.
     """
     from momentum.backfill.undo import run_undo
-    from momentum.connect.engine import create_engine
 
     display.log(f"Undo of {manifest}.")
-    with errors_say_what_was_committed(url, display, stopped):
+    with errors_say_what_was_committed(engine.url, display, stopped):
         return run_undo(
-            create_engine(url, application_name=COMMAND),
+            engine,
             manifest,
             settings,
             on_progress=display.undo_progress,

@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import ARRAY, Connection, ScalarSelect, String, bindparam, column, text
 
 from momentum.backfill.tokens import UNREADABLE, Token, tokens_of
+from momentum.connect.pipeline import Answer, ask
 
 CATALOG = Path(__file__).with_name("effects.sql").read_text(encoding="utf-8")
+FINGERPRINT = Path(__file__).with_name("fingerprint.sql").read_text(encoding="utf-8")
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 EVENTS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
@@ -99,11 +101,14 @@ class Catalog:
         self.children = grouped(kinds["child"], "relation")
         self.uses = grouped(kinds["use"], "function")
         self._named = {kind: grouped(kinds[kind], "name") for kind in ("function", "relation", "operator", "type")}
+        # What has been looked at, by kind: the names that were looked up, and the oids that were followed.
+        self.sought: dict[str, set[str]] = {kind: set() for kind in self._named}
+        self.followed: dict[str, set[str]] = {kind: set() for kind in self._named}
 
     @classmethod
-    def read(cls, connection: Connection) -> "Catalog":
+    def read(cls, connection: Connection) -> "Answer[Catalog]":
         """Read it from a database."""
-        return cls(connection.scalars(text(CATALOG)))
+        return ask(connection, text(CATALOG)).then(lambda rows: cls(fact for (fact,) in rows))
 
     def find(self, kind: str, name: str, schema: str | None, path: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return everything of a kind that a name may mean.
@@ -114,10 +119,21 @@ class Catalog:
             schema: Its schema, if it is written.
             path: The schemas in which it is looked up if not; if there are none, every schema.
         """
+        self.sought[kind].add(name)
         found = self._named[kind].get(name, [])
         if schema is not None:
             return [fact for fact in found if fact["schema"] == schema]
         return [fact for fact in found if fact["schema"] in path or not path]
+
+    def fingerprint(self) -> ScalarSelect[str]:
+        """Return a query for a text that changes once anything changes that has been followed or looked up so far."""
+        values = {
+            "followed": self.followed["relation"],
+            "called": self.followed["function"],
+            **{f"{kind}s": names for kind, names in self.sought.items()},
+        }
+        parameters = (bindparam(name, sorted(value), ARRAY(String), unique=True) for name, value in values.items())
+        return text(FINGERPRINT).bindparams(*parameters).columns(column("fingerprint", String)).scalar_subquery()
 
     def relation(self, name: str) -> str | None:
         """Return the oid of a relation whose name is written with its schema."""
@@ -156,6 +172,7 @@ class Walk:
         """Follow a function."""
         path = tuple(self._catalog.path if path is None else path)
         fact = self._catalog.functions.get(function)
+        self._catalog.followed["function"].add(function)
         if fact is not None and not self._is_seen("function", function, *path):
             self._waiting.append(partial(self._call, fact, path))
 
@@ -195,6 +212,7 @@ class Walk:
     def write(self, relation: str, event: str, path: Sequence[str]) -> None:
         """Follow a row that is inserted, updated or deleted, or a table that is truncated."""
         fact = self._catalog.relations.get(relation)
+        self._catalog.followed["relation"].add(relation)
         if fact is not None and not self._is_seen("relation", relation, event, *path):
             self._waiting.append(partial(self._write, fact, event, path))
 
@@ -233,6 +251,7 @@ class Walk:
     def look(self, relation: str, path: Sequence[str]) -> None:
         """Follow a relation that is read."""
         fact = self._catalog.relations.get(relation)
+        self._catalog.followed["relation"].add(relation)
         if fact is not None and not self._is_seen("read", relation):
             self._waiting.append(partial(self._look, fact, path))
 

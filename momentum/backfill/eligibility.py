@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy import table as table_clause
 
 from momentum.backfill.days import ONE_DAY, DayRange
+from momentum.connect.pipeline import Answer, ask
 
 # Supabase has them all; in older stand-ins for it, auth.users has fewer columns.
 OPTIONAL_COLUMNS = ("created_at", "banned_until", "deleted_at", "last_sign_in_at")
@@ -51,9 +52,10 @@ EVENTS = table_clause(
 )
 
 
-def read_account_columns(connection: Connection) -> frozenset[str]:
+def read_account_columns(connection: Connection) -> Answer[frozenset[str]]:
     """Return the optional columns that auth.users has."""
-    found = connection.scalars(
+    found = ask(
+        connection,
         text("""
             select attname
             from pg_catalog.pg_attribute
@@ -61,7 +63,7 @@ def read_account_columns(connection: Connection) -> frozenset[str]:
         """),
         {"names": list(OPTIONAL_COLUMNS)},
     )
-    return frozenset(found)
+    return found.then(lambda rows: frozenset(row.attname for row in rows))
 
 
 @dataclass(frozen=True)

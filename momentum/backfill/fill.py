@@ -6,29 +6,43 @@ so that in the end each eligible user-day has been counted once: as present, ins
 """
 
 import datetime
+import enum
+import itertools
 import logging
-import operator
 import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.batches import compare, is_low, is_piece, refill, rows_of, take, take_rest
+from momentum.backfill.batches import (
+    compare,
+    is_low,
+    is_piece,
+    pages_at_once,
+    put_back,
+    refill,
+    rows_of,
+    take,
+    take_rest,
+)
 from momentum.backfill.chunks import Chunks
 from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.manifest import as_line
 from momentum.backfill.pace import GROWTH, USERS
-from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, UserDay, UserGap
+from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, Row, UserDay, UserGap, Written
 from momentum.backfill.report import NAMED_FAILURES, Report, is_too_many
-from momentum.backfill.session import Session, sleep_until
+from momentum.backfill.session import End, Session, sleep_until
 from momentum.backfill.settings import Settings
+from momentum.backfill.triggers import CHANGED
 from momentum.connect.engine import reason
+from momentum.connect.pipeline import Answer, pipelined, ready
+from momentum.errors import ConfigurationError
 from momentum.retries import Fault
 from momentum.wording import counted
 
@@ -38,13 +52,17 @@ MOST_GAPS = USERS
 # The attempts of a transaction for part of a page that failed as a whole.
 ATTEMPTS_OF_A_PIECE = 2
 
+# Transactions after a lost commit, it and the next, whose commits are waited for: one that is lost each time must end.
+AFTER_A_LOSS = 2
+
+# Seconds that the functions that are called after a commit may take, if the next transaction is to be open meanwhile.
+LONGEST_SETTLING = 0.2
+
 # The rows that a dry run counts in one statement.
 ROWS_PER_COUNT = 50_000
 
-# A user and a UTC day, as the driver returns them.
-Row = tuple[uuid.UUID, datetime.date]
-
-DAY_OF = operator.itemgetter(1)
+# The changes of what runs for a row after which a run ends: its statements may never get through.
+MOST_CHANGES = 20
 
 logger = logging.getLogger("momentum.backfill")
 
@@ -89,34 +107,143 @@ class Observers(NamedTuple):
 
     Attributes:
         on_progress: Called after each commit and after each group of users that was looked at.
-        on_inserted: Called with the rows of a commit that the server has confirmed.
+        on_inserted: Called with the rows of a commit that the server has confirmed; without one, no keys are read.
         on_failure: Called with each user-day that failed.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
-    on_inserted: Callable[[Sequence[Row]], None] = lambda _: None
+    on_inserted: Callable[[Sequence[Row]], None] | None = None
     on_failure: Callable[[Failure], None] = lambda _: None
 
 
 NOBODY = Observers()
 
 
-class Inserted(NamedTuple):
+@dataclass
+class Inserted:
     """The result of a transaction.
 
     Attributes:
-        rows: The rows that it inserted.
-        tried: The gaps that it tried to fill.
+        pages: The gaps that each page tried to fill, and what it inserted.
         untried: The gaps that it left, because the run was stopped.
-        pages: The number of pages that it inserted.
         slowest: The seconds that the slowest page took.
     """
 
-    rows: list[Row]
+    pages: list[tuple[list[UserGap], Written]] = field(default_factory=list)
+    untried: list[UserGap] = field(default_factory=list)
+    slowest: float = 0.0
+
+    @property
+    def tried(self) -> list[UserGap]:
+        """The gaps that it tried to fill."""
+        return [gap for gaps, _ in self.pages for gap in gaps]
+
+    @property
+    def rows(self) -> list[Row] | None:
+        """The rows that it inserted, if their keys were asked for."""
+        rows: list[Row] = []
+        for _, written in self.pages:
+            if written.rows is None:
+                return None
+            rows += written.rows
+        return rows
+
+    @property
+    def by_day(self) -> Counter[datetime.date]:
+        """The number of rows that it inserted, by day."""
+        found: Counter[datetime.date] = Counter()
+        for _, written in self.pages:
+            found.update(written.by_day)
+        return found
+
+    @property
+    def by_user(self) -> Counter[uuid.UUID]:
+        """The number of rows that it inserted, by user; where the keys weren't asked for, all were as expected."""
+        found: Counter[uuid.UUID] = Counter()
+        for gaps, written in self.pages:
+            if written.rows is None:
+                found.update({gap.user_id: gap.missing for gap in gaps})
+            else:
+                found.update(user for user, _ in written.rows)
+        return found
+
+
+class Question(NamedTuple):
+    """Users of whose rows not all were inserted, or none because the transaction failed.
+
+    Attributes:
+        tried: The rows that each lacked.
+        inserted: The rows that each got.
+    """
+
     tried: list[UserGap]
-    untried: list[UserGap]
-    pages: int
-    slowest: float
+    inserted: Counter[uuid.UUID]
+
+
+@dataclass
+class Worker:
+    """A worker.
+
+    Attributes:
+        session: Its session.
+        own: The users with gaps that it has taken.
+        questions: What is to be looked at more closely before it goes on.
+        waits_for: For how many transactions it waits for the confirmation of each.
+    """
+
+    session: Session
+    own: deque[UserGap] = field(default_factory=deque)
+    questions: list[Question] = field(default_factory=list)
+    waits_for: int = 0
+
+
+class Step(enum.Enum):
+    """What a worker does next."""
+
+    FIND = "look for more users with gaps"
+    FILL = "fill the gaps of its own users"
+    SETTLE = "commit what is still open"
+    WAIT = "wait for another worker"
+    END = "nothing"
+
+
+class Statements:
+    """The statements of a run, made again where something else runs for a row than what was looked at.
+
+    Args:
+        pages: The statements at first.
+        look: Looks at what runs for a row now, refuses what isn't allowed, and returns the statements.
+
+    Attributes:
+        pages: The statements.
+    """
+
+    def __init__(self, pages: Pages, look: Callable[[], Pages]) -> None:
+        self.pages = pages
+        self._look = look
+        self._lock = threading.Lock()
+        self._changes = 0
+
+    def are_renewed(self, used: Pages, error: DBAPIError) -> bool:
+        """Return whether statements failed because of that, so that new ones are to be used; what runs now is allowed.
+
+        Raises:
+            ConfigurationError: It isn't allowed, or changes again and again.
+        """
+        if sqlstate(error) != CHANGED:
+            return False
+        with self._lock:
+            if self.pages is used:
+                self._changes += 1
+                if self._changes > MOST_CHANGES:
+                    raise ConfigurationError(
+                        f"Something that runs for each row of {used.relation}, such as a trigger, has changed "
+                        f"{MOST_CHANGES} times during the run; try again once nobody changes it any more."
+                    )
+                logger.info("something has changed that runs for each row; looking at it again")
+                self.pages = self._look()
+            # Otherwise it was a trigger that raised such an error.
+            return self.pages.state != used.state
 
 
 class Filler:
@@ -124,7 +251,7 @@ class Filler:
 
     Args:
         engine: Connects to the database.
-        pages: The statements.
+        statements: The statements.
         chunks: The walk through all users.
         settings: The settings of the run.
         report: The report that counts it.
@@ -136,7 +263,7 @@ class Filler:
     def __init__(
         self,
         engine: Engine,
-        pages: Pages,
+        statements: Statements,
         chunks: Chunks,
         settings: Settings,
         report: Report,
@@ -145,11 +272,13 @@ class Filler:
         total: int | None,
     ) -> None:
         self._engine = engine
-        self._pages = pages
+        self._statements = statements
         self._chunks = chunks
         self._settings = settings
         self._report = report
         self._observers = observers
+        self._keyed = observers.on_inserted is not None
+        self._writes_ahead = not settings.pause
         self._should_stop = should_stop
         self._total = total
         self._changed = threading.Condition(threading.RLock())
@@ -212,10 +341,10 @@ class Filler:
             ) as session:
                 with self._changed:
                     self._sessions.append(session)
-                own: deque[UserGap] = deque()
-                while self._next(session, own):
-                    self._count(session, own) if self._settings.dry_run else self._fill(session, own)
-                    if own or self._queue:
+                worker = Worker(session)
+                while self._next(worker):
+                    self._count(worker) if self._settings.dry_run else self._fill(worker)
+                    if worker.own or self._queue:
                         self._sleep(self._settings.pause)
         except BaseException as error:
             with self._changed:
@@ -232,29 +361,46 @@ class Filler:
         """Return whether no other transaction should begin."""
         return self._error is not None or self._aborted or self._report.gave_up or self._should_stop()
 
-    def _next(self, session: Session, own: deque[UserGap]) -> bool:
+    def _next(self, worker: Worker) -> bool:
         """Move users with enough gaps for a transaction from the queue to a worker's own; false if all is done."""
         wanted = ROWS_PER_COUNT if self._settings.dry_run else self._settings.commit_every
         while True:
+            self._answer(worker)
             with self._changed:
-                while not self._ended():
-                    is_open = not self._chunks.is_done
-                    if is_open and not self._finding and is_low(self._queued, wanted, self._settings.workers):
-                        self._finding = True
-                        break
-                    self._queued -= refill(own, self._queue, wanted)
-                    no_more = self._chunks.is_done and not self._finding
-                    if no_more or rows_of(own) >= wanted:
-                        return bool(own)
+                step = self._step(worker, wanted)
+                while step is Step.WAIT:
                     self._changed.wait()
-                else:
+                    step = self._step(worker, wanted)
+            if step is Step.FIND:
+                try:
+                    self._find(worker.session)
+                finally:
+                    with self._changed:
+                        self._finding = False
+                        self._changed.notify_all()
+            elif step is Step.FILL:
+                return True
+            else:
+                if not self._aborted:
+                    worker.session.settle()
+                    self._answer(worker)
+                # A transaction that was lost has given its users back.
+                if step is Step.END and (self._ended() or not worker.own):
                     return False
-            try:
-                self._find(session)
-            finally:
-                with self._changed:
-                    self._finding = False
-                    self._changed.notify_all()
+
+    def _step(self, worker: Worker, wanted: int) -> Step:
+        """Return what a worker does next, after moving users from the queue to its own."""
+        if self._ended():
+            return Step.END
+        if not (self._chunks.is_done or self._finding) and is_low(self._queued, wanted, self._settings.workers):
+            self._finding = True
+            return Step.FIND
+        self._queued -= refill(worker.own, self._queue, wanted)
+        no_more = self._chunks.is_done and not self._finding
+        if no_more or rows_of(worker.own) >= wanted:
+            return Step.FILL if worker.own else Step.END
+        # No transaction stays open while its worker waits for another one.
+        return Step.SETTLE if worker.session.has_open else Step.WAIT
 
     def _find(self, session: Session) -> None:
         """Look at the next users and queue those with gaps."""
@@ -269,23 +415,25 @@ class Filler:
             self._report.present += gaps.eligible - gaps.missing
             self._tell()
 
-    def _read_gaps(self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> Gaps | None:
+    def _read_gaps(
+        self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
+    ) -> Answer[Gaps | None]:
         """Return the gaps of the users in a range of ids; None if there are too many to be held at once."""
         if not by_scan:
             return self._pages.find_by_user(connection, keys)
-        found = self._pages.find_by_scan(connection, keys, MOST_GAPS if divisible else None)
+        found = self._pages.find_by_scan(connection, keys, MOST_GAPS if divisible else None).value
         if found is None:
-            return None
+            return ready(None)
         gaps, unsure = found
         for start in range(0, len(unsure), self._chunks.looked_up):
             some = unsure[start : start + self._chunks.looked_up]
-            gaps = gaps.and_also(self._pages.find_by_user(connection, some))
-        return gaps
+            gaps = gaps.and_also(self._pages.find_by_user(connection, some).value)
+        return ready(gaps)
 
-    def _count(self, session: Session, own: deque[UserGap]) -> None:
+    def _count(self, worker: Worker) -> None:
         """Count the rows that users lack by day, with the same query by which a run would insert them."""
-        self._count_some(session, list(own))
-        own.clear()
+        self._count_some(worker.session, list(worker.own))
+        worker.own.clear()
 
     def _count_some(self, session: Session, some: Sequence[UserGap]) -> None:
         """Count the rows that some users lack; if that takes too long, half of them at a time."""
@@ -308,65 +456,124 @@ class Filler:
             self._unsettled -= expected
             self._tell()
 
-    def _fill(self, session: Session, own: deque[UserGap]) -> None:
-        """Insert users' rows in one transaction; if it doesn't insert what was expected, look again."""
+    def _fill(self, worker: Worker) -> None:
+        """Insert users' rows in one transaction, whose commit goes along with the next one if it can."""
+        session, own = worker.session, worker.own
         batch = take(own, self._settings.commit_every)
+        pages = self._pages
+
+        def insert(connection: Connection) -> Inserted:
+            return self._insert_pages(connection, batch)
+
+        def settle(done: Inserted, end: End) -> None:
+            if end is End.LOST:
+                put_back(own, done.tried)
+                worker.waits_for = AFTER_A_LOSS
+            elif end is End.REFUSED:
+                worker.questions.append(Question(done.tried, Counter()))
+            else:
+                started = time.monotonic()
+                with self._changed:
+                    self._settle(done.by_day, done.rows, pages=len(done.pages), slowest=done.slowest)
+                    as_expected = done.by_day.total() == rows_of(done.tried)
+                    if as_expected:
+                        self._unsettled -= rows_of(done.tried)
+                        self._tell()
+                # The next transaction is open meanwhile.
+                self._writes_ahead &= time.monotonic() - started < LONGEST_SETTLING
+                if not as_expected:
+                    worker.questions.append(Question(done.tried, done.by_user))
+
         try:
-            done = session.write(
-                lambda connection: self._insert_pages(connection, batch),
-                lambda connection, done, transaction: self._pages.is_kept(connection, done.rows, transaction),
-            )
+            if self._writes_ahead and session.writes_ahead and not worker.waits_for:
+                done = session.write_ahead(insert, self._is_kept, settle)
+            else:
+                worker.waits_for = max(worker.waits_for - 1, 0)
+                done = session.write(insert, self._is_kept)
+                settle(done, End.COMMITTED)
         except DBAPIError as error:
+            if self._statements.are_renewed(pages, error):
+                put_back(own, batch)
+                return
             if self._aborted or classify(error) in (Fault.FATAL, Fault.LOST):
                 raise
             logger.debug("a transaction failed, looking at its rows: %s", reason(error, self._engine.url))
-            self._look_closer(session, [*batch, *take_rest(own, batch[-1])], [])
-            return
-        own.extendleft(reversed(done.untried))
-        with self._changed:
-            self._settle(done.rows, pages=done.pages, slowest=done.slowest)
-            as_expected = len(done.rows) == rows_of(done.tried)
-            if as_expected:
-                self._unsettled -= len(done.rows)
-                self._tell()
-        if not as_expected:
-            self._look_closer(session, [*done.tried, *take_rest(own, done.tried[-1])], done.rows)
+            worker.questions.append(Question(batch, Counter()))
+        else:
+            put_back(own, done.untried)
+
+    @property
+    def _pages(self) -> Pages:
+        """The statements, as they are now."""
+        return self._statements.pages
 
     def _insert_pages(self, connection: Connection, batch: Sequence[UserGap]) -> Inserted:
-        """Insert a transaction's rows in pages; after each one the run may be stopped."""
-        rows: list[Row] = []
-        tried: list[UserGap] = []
-        pages = 0
-        slowest = 0.0
+        """Insert a transaction's rows in pages; after each one the run may be stopped, unless some are sent at once."""
+        done = Inserted()
         left = deque(batch)
-        while left and not (pages and self._ended()):
-            page = take(left, self._settings.page_size)
+        may_pipeline = self._pages.may_pipeline and pipelined(connection) is not None
+        while left and not (done.pages and self._ended()):
+            at_once = pages_at_once(self._report.slowest_page_seconds or None) if may_pipeline else 1
+            sent: list[tuple[list[UserGap], Answer[Written]]] = []
             started = time.monotonic()
-            rows += self._pages.insert_page(connection, [gap.user_id for gap in page], rows_of(page))
-            slowest = max(slowest, time.monotonic() - started)
-            tried += page
-            pages += 1
-        return Inserted(rows, tried, list(left), pages, slowest)
+            while left and len(sent) < at_once:
+                page = take(left, self._settings.page_size)
+                ids = [gap.user_id for gap in page]
+                answer = self._pages.insert_page(connection, ids, rows_of(page), keyed=self._keyed)
+                sent.append((page, answer))
+            clock = self._pages.read_clock(connection) if len(sent) > 1 else None
+            written = [(page, answer.value) for page, answer in sent]
+            done.pages += written
+            if clock is None:
+                seconds = [time.monotonic() - started]
+            else:
+                moments = [*(page.began for _, page in written), clock.value]
+                seconds = [end - begin for begin, end in itertools.pairwise(moments)]
+            done.slowest = max(done.slowest, *seconds)
+        done.untried = list(left)
+        return done
 
-    def _settle(self, rows: Sequence[Row], *, pages: int, slowest: float) -> None:
+    def _is_kept(self, connection: Connection, done: Inserted, transaction: int) -> bool:
+        """Return whether the database has what a transaction inserted."""
+        if done.rows is not None:
+            return self._pages.is_kept(connection, done.rows, transaction)
+        return self._pages.is_page_kept(connection, [gap.user_id for gap in done.tried], transaction)
+
+    def _settle(
+        self, by_day: Counter[datetime.date], rows: Sequence[Row] | None, *, pages: int, slowest: float
+    ) -> None:
         """Count the rows of a commit that the server has confirmed."""
         report = self._report
         report.pages += pages
         report.commits += 1
-        report.inserted += len(rows)
-        report.inserted_by_day.update(map(DAY_OF, rows))
+        report.inserted += by_day.total()
+        report.inserted_by_day.update(by_day)
         report.slowest_page_seconds = max(report.slowest_page_seconds, slowest)
-        logger.debug("commit %s: %s inserted", report.commits, counted(len(rows), "row"))
-        if rows:
+        logger.debug("commit %s: %s inserted", report.commits, counted(by_day.total(), "row"))
+        if rows and self._observers.on_inserted is not None:
             self._observers.on_inserted(rows)
 
-    def _look_closer(self, session: Session, tried: Sequence[UserGap], inserted: Sequence[Row]) -> None:
+    def _answer(self, worker: Worker) -> None:
+        """Find out what became of the rows that were not inserted as expected, and insert what is still missing."""
+        if not worker.questions:
+            return
+        # A transaction that is still open may be about the same users.
+        worker.session.settle()
+        questions, worker.questions = worker.questions, []
+        tried = [gap for question in questions for gap in question.tried]
+        inserted: Counter[uuid.UUID] = Counter()
+        for question in questions:
+            inserted.update(question.inserted)
+            tried += take_rest(worker.own, question.tried[-1])
+        self._look_closer(worker.session, tried, inserted)
+
+    def _look_closer(self, session: Session, tried: Sequence[UserGap], inserted: Mapping[uuid.UUID, int]) -> None:
         """Find out what became of rows that were not all inserted, and insert those that are still missing by name.
 
         Args:
             session: The worker's session.
             tried: All users whose rows are in question, with the number of rows that each lacked.
-            inserted: The rows of these that were inserted.
+            inserted: The number of rows of these that were inserted, by user.
         """
         expected: Counter[uuid.UUID] = Counter()
         for gap in tried:
@@ -374,7 +581,7 @@ class Filler:
         ids = list(expected)
         missing = session.read(lambda connection: self._pages.list_missing(connection, ids))
         active = session.read(lambda connection: self._pages.list_active(connection, ids))
-        found = compare(expected, Counter(user for user, _ in inserted), active, len(missing))
+        found = compare(expected, inserted, active, len(missing))
         with self._changed:
             self._unsettled -= expected.total() - len(missing)
             self._report.eligible -= found.gone
@@ -389,11 +596,15 @@ class Filler:
     def _insert_by_name(self, session: Session, rows: Sequence[UserDay]) -> None:
         """Insert rows in a transaction of their own; if that fails, halve them until those at fault are alone."""
         started = time.monotonic()
+        pages = self._pages
         try:
             inserted = session.write(
                 lambda connection: self._pages.insert_rows(connection, rows), self._pages.is_kept, ATTEMPTS_OF_A_PIECE
             )
         except DBAPIError as error:
+            if self._statements.are_renewed(pages, error):
+                self._insert_by_name(session, rows)
+                return
             fault = classify(error)
             if self._aborted or fault in (Fault.FATAL, Fault.LOST):
                 raise
@@ -406,7 +617,9 @@ class Filler:
                     self._insert_by_name(session, piece)
             return
         with self._changed:
-            self._settle(sorted(inserted), pages=1, slowest=time.monotonic() - started)
+            self._settle(
+                Counter(row.day for row in inserted), sorted(inserted), pages=1, slowest=time.monotonic() - started
+            )
             self._unsettled -= len(inserted)
         if len(inserted) < len(rows):
             self._explain(session, [row for row in rows if row not in inserted], "", "skipped without an error")

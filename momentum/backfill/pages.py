@@ -2,12 +2,14 @@
 
 import datetime
 import uuid
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
     UUID,
+    Boolean,
     Column,
     ColumnClause,
     ColumnElement,
@@ -37,7 +39,9 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from momentum.backfill.eligibility import ACCOUNTS, Eligibility
-from momentum.connect.settings import pin_path_again, under_own_path
+from momentum.backfill.triggers import Fingerprint
+from momentum.connect.pipeline import Answer, Rows, ask
+from momentum.connect.settings import OWN_PATH, SEARCH_PATH, changes, own_path
 from momentum.scores import ScoreTable
 
 
@@ -46,6 +50,29 @@ class UserDay(NamedTuple):
 
     user_id: uuid.UUID
     day: datetime.date
+
+
+# A user and a UTC day, as the driver returns them.
+Row = tuple[uuid.UUID, datetime.date]
+
+
+class Written(NamedTuple):
+    """What a page has inserted.
+
+    Attributes:
+        by_day: The number of rows, by day.
+        rows: The rows; None if their keys weren't asked for, and all that were expected were inserted.
+        began: When the server began, in seconds by its clock.
+    """
+
+    by_day: Mapping[datetime.date, int]
+    rows: Sequence[Row] | None
+    began: float
+
+    @property
+    def number(self) -> int:
+        """The number of rows."""
+        return sum(self.by_day.values())
 
 
 class UserGap(NamedTuple):
@@ -113,13 +140,25 @@ class Pages:
         distributed: Whether Citus has distributed the score table over several servers. It can't look up users one by
             one, so each statement is a join.
         own_path: Whether code that isn't ours may run for a row, and so has to run under the session's own path.
+        fingerprint: The state of everything that runs for a row: nothing is written once it has changed.
+
+    Attributes:
+        relation: The score table, with its schema.
     """
 
     def __init__(
-        self, scores: ScoreTable, eligibility: Eligibility, *, distributed: bool = False, own_path: bool = True
+        self,
+        scores: ScoreTable,
+        eligibility: Eligibility,
+        *,
+        distributed: bool = False,
+        own_path: bool = True,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         # Citus fires no triggers of a distributed table, and doesn't run all of its statements inside of another.
         self._own_path = own_path and not distributed
+        self._fingerprint = None if distributed else fingerprint
+        self.relation = scores.relation
         schema, _, name = scores.relation.partition(".")
         self._layout = scores.layout
         self._day = literal_column(self._layout.day_in(name), Date)
@@ -137,16 +176,26 @@ class Pages:
         self._eligibility = eligibility
         self._distributed = distributed
         self._day_by_day = eligibility.active_within is not None
-        self._insert_page = self._insert_statement(self._missing_of("ids", limited=True))
-        self._insert_rows = self._insert_statement(self._named_rows())
+        self._insert_page = self._page_statement(self._missing_of("ids", limited=True))
+        self._insert_rows = self._written(self._insert_statement(self._named_rows()))
         self._list = self._missing_of("ids", limited=False)
         self._look_again = self._look_again_statement()
         self._delete = self._delete_statement()
 
     @property
+    def state(self) -> str | None:
+        """The state of everything that runs for a row, in which alone rows are written; None if it doesn't matter."""
+        return self._fingerprint.found if self._fingerprint else None
+
+    @property
     def may_scan(self) -> bool:
         """Whether ``find_by_scan`` returns the same: it does if users are eligible on all days since they joined."""
         return not self._day_by_day and not self._distributed
+
+    @property
+    def may_pipeline(self) -> bool:
+        """Whether pages may be sent together: a page says by itself when the server began with it."""
+        return not self._distributed
 
     def next_key(self, connection: Connection, after: uuid.UUID | None, number: int) -> uuid.UUID | None:
         """Return the id that comes a number of users after another one; None if there are fewer left."""
@@ -159,12 +208,14 @@ class Pages:
         statement = select(func.count()).select_from(ACCOUNTS).where(*self._among_users())
         return int(connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None)))) or 0)
 
-    def count_candidates(self, connection: Connection) -> int:
+    def count_candidates(self, connection: Connection) -> Answer[int]:
         """Return the number of user-days of the range on which active users have an account, eligible or not."""
         active = self._eligibility.active_users()
-        return int(connection.scalar(select(func.coalesce(func.sum(active.c.candidate_days), 0))) or 0)
+        return ask(connection, select(func.coalesce(func.sum(active.c.candidate_days), 0))).then(
+            lambda rows: int(rows[0][0])
+        )
 
-    def find_by_user(self, connection: Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Gaps:
+    def find_by_user(self, connection: Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Answer[Gaps]:
         """Return the gaps of some users, looked up one by one; the cost grows with their rows in the range."""
         wanted = (
             self._in_range(ACCOUNTS.c.id, keys)
@@ -178,13 +229,16 @@ class Pages:
             counted = self._counted_in_one_join(active)
         else:
             counted = self._counted_by_lookup(active)
-        found = self._read_gaps(connection, counted)
-        assert found is not None  # without a limit
-        return found[0]
+
+        def only_gaps(found: tuple[Gaps, list[uuid.UUID]] | None) -> Gaps:
+            assert found is not None  # without a limit
+            return found[0]
+
+        return self._read_gaps(connection, counted).then(only_gaps)
 
     def find_by_scan(
         self, connection: Connection, keys: KeyRange, limit: int | None
-    ) -> tuple[Gaps, list[uuid.UUID]] | None:
+    ) -> Answer[tuple[Gaps, list[uuid.UUID]] | None]:
         """Return the gaps of some users by one scan of the score table, and the users who must be looked up instead.
 
         The latter have rows on days before their account was created, which don't count. None if there are more than
@@ -213,29 +267,39 @@ class Pages:
         return self._read_gaps(connection, counted, limit)
 
     def insert_page(
-        self, connection: Connection, ids: Sequence[uuid.UUID], limit: int
-    ) -> Sequence[tuple[uuid.UUID, datetime.date]]:
-        """Insert the first rows that some users lack, by user and day, up to a limit, and return them."""
+        self, connection: Connection, ids: Sequence[uuid.UUID], limit: int, *, keyed: bool
+    ) -> Answer[Written]:
+        """Insert the first rows that some users lack, by user and day, up to a limit.
+
+        Args:
+            connection: A connection.
+            ids: The users.
+            limit: How many rows are expected.
+            keyed: Whether the keys of the rows are wanted even if all of them are inserted.
+        """
         self._prepare(connection)
-        with connection.execute(self._insert_page, {"ids": list(ids), "limit": limit}) as result:
-            # The driver's own rows, which cost half as much as SQLAlchemy's; there may be millions of them.
-            rows: Sequence[tuple[uuid.UUID, datetime.date]] = result.cursor.fetchall()
-            return rows
+        parameters = {"ids": list(ids), "limit": limit, **({} if self._distributed else {"keyed": keyed})}
+        answer = ask(connection, self._insert_page, parameters)
+        return answer.then(read_rows if self._distributed else read_written)
 
-    def list_missing(self, connection: Connection, ids: Sequence[uuid.UUID]) -> list[UserDay]:
+    def read_clock(self, connection: Connection) -> Answer[float]:
+        """Return the time by the server's clock, in seconds."""
+        return ask(connection, select(seconds_of("clock_timestamp"))).then(lambda rows: float(rows[0][0]))
+
+    def list_missing(self, connection: Connection, ids: Sequence[uuid.UUID]) -> Answer[list[UserDay]]:
         """Return the user-days that some users lack."""
-        return [UserDay(*row) for row in connection.execute(self._list, {"ids": list(ids)})]
+        return ask(connection, self._list, {"ids": list(ids)}).then(lambda rows: [UserDay(*row) for row in rows])
 
-    def count_by_day(self, connection: Connection, ids: Sequence[uuid.UUID]) -> dict[datetime.date, int]:
+    def count_by_day(self, connection: Connection, ids: Sequence[uuid.UUID]) -> Answer[dict[datetime.date, int]]:
         """Return the number of rows that some users lack by day, with the query by which a run would insert them."""
         missing = self._list.subquery("missing")
         counted = select(missing.c.day, func.count().label("missing")).group_by(missing.c.day)
-        return {row.day: row.missing for row in connection.execute(counted, {"ids": list(ids)})}
+        return ask(connection, counted, {"ids": list(ids)}).then(dict)
 
-    def list_active(self, connection: Connection, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    def list_active(self, connection: Connection, ids: Sequence[uuid.UUID]) -> Answer[set[uuid.UUID]]:
         """Return those of some users who are still active."""
         active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam("ids", type_=ARRAY(UUID))))
-        return set(connection.scalars(select(active.c.id), {"ids": list(ids)}))
+        return ask(connection, select(active.c.id), {"ids": list(ids)}).then(lambda rows: {row.id for row in rows})
 
     def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Insert the default rows of some user-days, and return those that were inserted."""
@@ -257,12 +321,25 @@ class Pages:
         statement = select(named.c.user_id, named.c.day).where(*self._is_untouched(named))
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
 
-    def is_kept(
-        self, connection: Connection, rows: Collection[tuple[uuid.UUID, datetime.date]], transaction: int
-    ) -> bool:
-        """Return whether the rows that a transaction inserted are there, and are its own.
+    def is_page_kept(self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int) -> bool:
+        """Return whether rows of some users are those that a transaction inserted.
 
-        A row records the transaction that wrote it, so one of them that nobody has changed since is enough.
+        A row records the transaction that wrote it, so one that nobody has changed since is enough.
+
+        Args:
+            connection: A connection.
+            ids: The users.
+            transaction: Its id.
+        """
+        own = select(literal(1)).where(
+            self._table.c.user_id == func.any(bindparam("ids", type_=ARRAY(UUID))),
+            self._day.between(literal(self._eligibility.days.first, Date), literal(self._eligibility.days.last, Date)),
+            self._written_by(transaction),
+        )
+        return bool(connection.scalar(select(own.exists()), {"ids": list(ids)}))
+
+    def is_kept(self, connection: Connection, rows: Iterable[Row], transaction: int) -> bool:
+        """Return whether the rows that a transaction inserted are there and, where that can be known, are its own.
 
         Args:
             connection: A connection.
@@ -275,16 +352,17 @@ class Pages:
             return all(row.present for row in self.look_again(connection, expected))
         named = named_rows()
         own = select(literal(1)).where(
-            self._table.c.user_id == named.c.user_id,
-            self._day == named.c.day,
-            # A row has only the last 32 bits of an id.
-            literal_column(f"cast({self._table.name}.xmin as text)") == str(transaction % (1 << 32)),
+            self._table.c.user_id == named.c.user_id, self._day == named.c.day, self._written_by(transaction)
         )
         return bool(connection.scalar(select(own.exists()), bind_rows(expected)))
 
+    def _written_by(self, transaction: int) -> ColumnElement[bool]:
+        """Return the condition of a row that a transaction wrote; a row has only the last 32 bits of an id."""
+        return literal_column(f"cast({self._table.name}.xmin as text)") == str(transaction % (1 << 32))
+
     def count_present_by_day(
         self, connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
-    ) -> dict[datetime.date, int]:
+    ) -> Answer[dict[datetime.date, int]]:
         """Return the number of eligible user-days of some users that have a row, by day."""
         del by_scan, divisible  # The session sets the planner, and the result has one number per day.
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
@@ -295,11 +373,11 @@ class Pages:
             days = self._eligibility.days_of(active).correlate(active).lateral("eligible")
             source = active.join(days, true()).join(self._table, and_(there, self._day == days.c.day))
         counted = select(day, func.count().label("present")).select_from(source).group_by(day)
-        return {row.day: row.present for row in connection.execute(counted)}
+        return ask(connection, counted).then(dict)
 
     def _read_gaps(
         self, connection: Connection, counted: Select[Any], limit: int | None = None
-    ) -> tuple[Gaps, list[uuid.UUID]] | None:
+    ) -> Answer[tuple[Gaps, list[uuid.UUID]] | None]:
         """Return the sums over counted users, those with gaps and those in doubt; None if there are too many."""
         users = counted.subquery("counted")
         sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
@@ -308,7 +386,8 @@ class Pages:
         fits: ColumnElement[bool] = true()
         if limit is not None:
             fits = (func.count().filter(lacking) <= limit) & (func.count().filter(~sure) <= limit)
-        row = connection.execute(
+        return ask(
+            connection,
             select(
                 func.count().filter(sure & (users.c.eligible > 0)),
                 func.coalesce(func.sum(users.c.candidate_days).filter(sure), 0),
@@ -317,12 +396,8 @@ class Pages:
                 case((fits, func.array_agg(aggregate_order_by(users.c.missing, users.c.id)).filter(lacking))),
                 case((fits, unsure)),
                 fits,
-            ).select_from(users)
-        ).one()
-        if not row[6]:
-            return None
-        gaps = [UserGap(*gap) for gap in zip(row[3] or (), row[4] or (), strict=True)]
-        return Gaps(int(row[0]), int(row[1]), int(row[2]), gaps), list(row[5] or ())
+            ).select_from(users),
+        ).then(read_gaps)
 
     def _counted_by_lookup(self, active: FromClause) -> Select[Any]:
         """Count each user's rows by a search in the unique index; the aggregate keeps it from becoming a join."""
@@ -397,12 +472,34 @@ class Pages:
         found = found.order_by(active.c.id, days.c.day)
         return found.limit(bindparam("limit", type_=Integer)) if limited else found
 
-    def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> Executable:
+    def _page_statement(self, missing: Select[uuid.UUID, datetime.date]) -> Executable:
+        """Return the statement behind ``insert_page``, whose result is one row, whatever it inserts."""
+        inserted = self._insert_statement(missing)
+        if self._distributed:
+            return inserted
+        written = inserted.cte("written")
+        conditions = self._conditions()
+        seen = select(written).where(*conditions).cte("seen") if conditions else written
+        number = select(func.count()).select_from(seen).scalar_subquery()
+        per_day = select(seen.c.day, func.count().label("number")).group_by(seen.c.day).subquery("per_day")
+        days = select(
+            func.array_agg(per_day.c.day).label("days"), func.array_agg(per_day.c.number).label("numbers")
+        ).subquery("days")
+        keys = (
+            select(func.array_agg(seen.c.user_id).label("user_ids"), func.array_agg(seen.c.day).label("days"))
+            .where(bindparam("keyed", type_=Boolean) | (number != bindparam("limit", type_=Integer)))
+            .subquery("keys")
+        )
+        return select(
+            days.c.days, days.c.numbers, keys.c.user_ids, keys.c.days, seconds_of("statement_timestamp")
+        ).select_from(days.join(keys, true()))
+
+    def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> ReturningInsert[Any]:
         """Return the INSERT of the default rows of some user-days, which returns those that it inserted."""
         source = missing.subquery("missing")
         row: dict[str, ColumnElement[object]] = {"user_id": source.c.user_id}
         row |= {name: literal_column(expression) for name, expression in self._default_row.items()}
-        return self._written(
+        return (
             insert(self._table)
             .from_select(list(row), select(*row.values()).select_from(source), include_defaults=False)
             .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(self._layout.day)])
@@ -446,13 +543,24 @@ class Pages:
         )
 
     def _written(self, statement: ReturningInsert[Any] | ReturningDelete[Any]) -> Executable:
-        """Return a statement that changes rows, and lets the table's triggers run under the session's own path."""
-        return under_own_path(statement.cte("written")) if self._own_path else statement
+        """Return a statement that changes rows if what runs for them hasn't changed, and runs that under its own path.
+
+        The conditions are the same for all rows, so the server evaluates them before it fires the first trigger.
+        """
+        conditions = self._conditions()
+        return select(statement.cte("written")).where(*conditions) if conditions else statement
+
+    def _conditions(self) -> list[ColumnElement[bool]]:
+        """Return the conditions of every statement that changes rows."""
+        conditions = [self._fingerprint.is_unchanged()] if self._fingerprint else []
+        return [*conditions, own_path()] if self._own_path else conditions
 
     def _prepare(self, connection: Connection) -> None:
-        """Prepare a transaction for a statement that changes rows."""
+        """Pin the path again if a statement of this transaction has run under ``own_path``, before another one does."""
         if self._own_path:
-            pin_path_again(connection)
+            if OWN_PATH in connection.info:
+                ask(connection, select(*changes({"search_path": SEARCH_PATH})))
+            connection.info[OWN_PATH] = True
 
     def _among_users(self) -> list[ColumnElement[bool]]:
         """Return the conditions of the users to whom the run is limited."""
@@ -482,3 +590,29 @@ def named_rows() -> TableValuedAlias:
 def bind_rows(rows: Sequence[UserDay]) -> dict[str, list[object]]:
     """Return the parameters of ``named_rows``."""
     return {"user_ids": [row.user_id for row in rows], "days": [row.day for row in rows]}
+
+
+def seconds_of(clock: str) -> ColumnElement[float]:
+    """Return a time of the server in seconds."""
+    return literal_column(f"pg_catalog.date_part('epoch', pg_catalog.{clock}())").label("seconds")
+
+
+def read_written(rows: Rows) -> Written:
+    """Return what a page has inserted."""
+    days, numbers, user_ids, days_of_users, began = rows[0]
+    keys = None if user_ids is None and days else list(zip(user_ids or (), days_of_users or (), strict=True))
+    return Written(dict(zip(days or (), numbers or (), strict=True)), keys, began)
+
+
+def read_rows(rows: Rows) -> Written:
+    """Return what a page has inserted where the server can only return the rows themselves."""
+    return Written(Counter(day for _, day in rows), [(user, day) for user, day in rows], 0.0)
+
+
+def read_gaps(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:
+    """Return the gaps of users and the users in doubt; None if there are too many."""
+    users, candidates, eligible, ids, missing, unsure, fits = rows[0]
+    if not fits:
+        return None
+    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True)]
+    return Gaps(int(users), int(candidates), int(eligible), gaps), list(unsure or ())

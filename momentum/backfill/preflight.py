@@ -9,18 +9,20 @@ import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from momentum.backfill.days import DayRange
+from momentum.backfill.effects import Catalog
 from momentum.backfill.eligibility import ACCOUNTS, EVENTS, read_account_columns
-from momentum.backfill.triggers import Trigger, read_triggers
+from momentum.backfill.triggers import Fingerprint, Trigger, find_triggers
 from momentum.connect.engine import check_server
+from momentum.connect.pipeline import Answer, Rows, ask
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.history import read_history
 from momentum.scores import ScoreTable, find_interference, read_score_table
-from momentum.trust import find_untrusted
+from momentum.trust import Untrusted, find_untrusted
 from momentum.wording import PROJECT_OWNER, advise, is_of_platform
 
 logger = logging.getLogger("momentum.backfill")
@@ -34,6 +36,7 @@ class Database:
         scores: The score table.
         account_columns: The optional columns that auth.users has.
         triggers: The triggers that the run's rows fire.
+        fingerprint: The state of everything that runs for them.
         distributed: Whether Citus has distributed the score table.
         now: The server's time.
     """
@@ -41,6 +44,7 @@ class Database:
     scores: ScoreTable
     account_columns: frozenset[str]
     triggers: tuple[Trigger, ...]
+    fingerprint: Fingerprint
     distributed: bool
     now: datetime.datetime
 
@@ -66,31 +70,38 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
             with the rows of the score table, the role lacks a right, or row-level security would hide rows from it.
     """
     check_server(connection, writes=not dry_run)
-    check_owners(connection)
+    check_owners(find_untrusted(connection))
     scores = read_score_table(connection)
-    check_owners(connection, scores.relation, *([EVENTS.fullname] if with_events else []))
+    events = [EVENTS.fullname] if with_events else []
+    owners = find_untrusted(connection, [scores.relation, *events])
     account_columns = read_account_columns(connection)
-    check_needs(connection, needs_of(scores, account_columns, "select" if dry_run else event, with_events=with_events))
-    if interference := find_interference(connection, scores.relation):
-        raise ConfigurationError(interference)
-    check_unique_key(connection, scores)
-    check_hidden_rows(connection, ACCOUNTS.fullname, scores.relation, *([EVENTS.fullname] if with_events else []))
-    found = connection.scalars(text("select version_num from momentum_internal.alembic_version")).all()
-    if difference := compare_revision(found, read_history()):
-        logger.info(difference)
-    return Database(
-        scores,
-        account_columns,
-        tuple(read_triggers(connection, scores.relation, event, ("user_id", *scores.default_row))),
-        is_distributed(connection, scores),
-        read_clock(connection),
+    interference = find_interference(connection, scores.relation)
+    key = find_unique_key(connection)
+    hidden = find_hidden_rows(connection, ACCOUNTS.fullname, scores.relation, *events)
+    revisions = ask(connection, text("select version_num from momentum_internal.alembic_version"))
+    read = Catalog.read(connection)
+    distributed = is_distributed(connection, scores)
+    now = read_clock(connection)
+    check_owners(owners)
+    catalog = read.value
+    triggers = find_triggers(connection, catalog, scores.relation, event, ("user_id", *scores.default_row))
+    fingerprint = Fingerprint.read(connection, catalog)
+    check_needs(
+        connection, needs_of(scores, account_columns.value, "select" if dry_run else event, with_events=with_events)
     )
+    if interference.value:
+        raise ConfigurationError(interference.value)
+    check_unique_key(key.value, scores)
+    check_hidden_rows(hidden.value)
+    if difference := compare_revision([row.version_num for row in revisions.value], read_history()):
+        logger.info(difference)
+    return Database(scores, account_columns.value, tuple(triggers), fingerprint.value, distributed.value, now.value)
 
 
-def check_owners(connection: Connection, *relations: str) -> None:
+def check_owners(untrusted: Answer[Untrusted | None]) -> None:
     """Refuse what belongs to a role that could borrow our rights through it."""
-    if found := find_untrusted(connection, relations):
-        raise ConfigurationError(str(found))
+    if untrusted.value is not None:
+        raise ConfigurationError(str(untrusted.value))
 
 
 def compare_revision(found: Sequence[str], history: Sequence[str]) -> str | None:
@@ -187,29 +198,36 @@ def check_needs(connection: Connection, needs: Sequence[Need]) -> None:
             )
 
 
-def check_unique_key(connection: Connection, scores: ScoreTable) -> None:
-    """Refuse a score table without a valid unique key over user and day."""
-    key, valid = connection.execute(
+def find_unique_key(connection: Connection) -> Answer[Any]:
+    """Return the name of the score table's unique key over user and day, and whether it is valid."""
+    found = ask(
+        connection,
         text("""
             select
-              s.unique_index,
-              coalesce(i.indisvalid and i.indisunique and i.indimmediate and i.indpred is null, false)
+              s.unique_index as name,
+              coalesce(i.indisvalid and i.indisunique and i.indimmediate and i.indpred is null, false) as valid
             from momentum_internal.score_table as s
             left join pg_catalog.pg_index as i on i.indexrelid = to_regclass(s.unique_index)
-        """)
-    ).one()
-    if not valid:
-        name = key.partition(".")[2]
+        """),
+    )
+    return found.then(lambda rows: rows[0])
+
+
+def check_unique_key(key: Any, scores: ScoreTable) -> None:
+    """Refuse a score table without a valid unique key over user and day."""
+    if not key.valid:
+        name = key.name.partition(".")[2]
         raise NotMigratedError(
-            f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; drop {key} if "
-            f"it exists, and create it again with `create unique index concurrently {name} on "
+            f"{scores.relation} has no valid unique key over user and day, so a day could get two rows; drop "
+            f"{key.name} if it exists, and create it again with `create unique index concurrently {name} on "
             f"{scores.relation} (user_id, {scores.layout.day})`."
         )
 
 
-def check_hidden_rows(connection: Connection, *relations: str) -> None:
-    """Refuse a role from which row-level security hides rows, because the run would count and fill the wrong days."""
-    row = connection.execute(
+def find_hidden_rows(connection: Connection, *relations: str) -> Answer[Rows]:
+    """Return the first relation from which row-level security hides rows, as one row or none."""
+    return ask(
+        connection,
         text("""
             select hidden.relation, current_user as role, pg_get_userbyid(c.relowner) as owner,
               c.relforcerowsecurity as forced
@@ -220,8 +238,12 @@ def check_hidden_rows(connection: Connection, *relations: str) -> None:
             limit 1
         """),
         {"relations": list(relations)},
-    ).one_or_none()
-    if row is not None:
+    )
+
+
+def check_hidden_rows(hidden: Rows) -> None:
+    """Refuse a role from which row-level security hides rows, because the run would count and fill the wrong days."""
+    for row in hidden:
         owner = "" if row.forced or is_of_platform(row.owner) else f"{row.owner}, or as "
         raise ConfigurationError(
             f"Row-level security hides rows of {row.relation} from the role {row.role}; connect as {owner}a role with "
@@ -276,33 +298,33 @@ def listed(triggers: Sequence[Trigger]) -> str:
     )
 
 
-def is_distributed(connection: Connection, scores: ScoreTable) -> bool:
+def is_distributed(connection: Connection, scores: ScoreTable) -> Answer[bool]:
     """Return whether Citus has distributed the score table over several servers."""
-    if connection.scalar(text("select to_regclass('pg_catalog.pg_dist_partition')")) is None:
-        return False
-    return bool(
-        connection.scalar(
-            text("""
-                select exists (
-                  select from pg_catalog.pg_dist_partition
-                  where logicalrelid = to_regclass(:relation) and partmethod = 'h'
-                )
-            """),
-            {"relation": scores.relation},
+    statement = """
+        select exists (
+          select from pg_catalog.pg_dist_partition
+          where logicalrelid = to_regclass(:relation) and partmethod = 'h'
         )
-    )
+    """
+
+    def is_hashed(rows: Rows) -> bool:
+        return rows[0][0] and bool(connection.scalar(text(statement), {"relation": scores.relation}))
+
+    there = "select pg_catalog.to_regclass('pg_catalog.pg_dist_partition') is not null"
+    return ask(connection, text(there)).then(is_hashed)
 
 
-def read_clock(connection: Connection) -> datetime.datetime:
+def read_clock(connection: Connection) -> Answer[datetime.datetime]:
     """Return the server's time, read in a form that the database's DateStyle doesn't affect."""
-    moment = connection.scalar(
+    moment = ask(
+        connection,
         text("""
             select pg_catalog.to_char(
               pg_catalog.timezone('UTC', pg_catalog.statement_timestamp()), 'YYYY-MM-DD HH24:MI:SS.US'
             )
-        """)
+        """),
     )
-    return datetime.datetime.fromisoformat(str(moment)).replace(tzinfo=datetime.UTC)
+    return moment.then(lambda rows: datetime.datetime.fromisoformat(rows[0][0]).replace(tzinfo=datetime.UTC))
 
 
 def find_unknown_users(connection: Connection, users: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -311,10 +333,9 @@ def find_unknown_users(connection: Connection, users: Sequence[uuid.UUID]) -> li
     return [user for user in users if user not in known]
 
 
-def count_accounts(connection: Connection, users: Sequence[uuid.UUID]) -> int:
+def count_accounts(connection: Connection, users: Sequence[uuid.UUID]) -> Answer[int]:
     """Return how many accounts there are, of some users or, if none is named, of everyone."""
-    count: int = connection.execute(
-        text("select count(*) from auth.users where cardinality(cast(:ids as uuid[])) = 0 or id = any(:ids)"),
-        {"ids": list(users)},
-    ).scalar_one()
-    return count
+    statement = text(
+        "select count(*) from auth.users where cardinality(cast(:ids as uuid[])) = 0 or id = any(cast(:ids as uuid[]))"
+    )
+    return ask(connection, statement, {"ids": list(users)}).then(lambda rows: int(rows[0][0]))

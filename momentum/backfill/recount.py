@@ -8,10 +8,11 @@ from sqlalchemy import Connection, text
 
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.pages import KeyRange
+from momentum.connect.pipeline import Answer, ask
 from momentum.scores import ScoreTable
 
 
-def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligibility, keys: KeyRange) -> int:
+def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligibility, keys: KeyRange) -> Answer[int]:
     """Return the number of eligible user-days without a row, of the active users in a range of ids."""
     has = eligibility.columns
     day = scores.layout.day
@@ -87,4 +88,4 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
                 where s.user_id = account.id and {day} = cast(:first as date) + series.number
               )
         """
-    return int(connection.scalar(text(statement), parameters) or 0)
+    return ask(connection, text(statement), parameters).then(lambda rows: int(rows[0][0] or 0))

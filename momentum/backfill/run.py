@@ -14,7 +14,7 @@ from momentum.backfill.chunks import Chunks, always
 from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies, as_lines, find_discrepancies
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.faults import classify
-from momentum.backfill.fill import NOBODY, Failure, Filler, Observers
+from momentum.backfill.fill import NOBODY, Failure, Filler, Observers, Statements
 from momentum.backfill.pages import KeyRange, Pages
 from momentum.backfill.preflight import (
     Database,
@@ -30,6 +30,7 @@ from momentum.backfill.report import NAMED_FAILURES, Report, add_reason
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits, Settings
 from momentum.connect.engine import reason
+from momentum.connect.pipeline import Answer, ready
 from momentum.retries import Fault
 
 # The most discrepancies that are held at once.
@@ -80,7 +81,12 @@ def run_backfill(
     eligibility = Eligibility(
         database.account_columns, settings.days, database.now, settings.users, settings.active_within
     )
-    pages = Pages(database.scores, eligibility, distributed=database.distributed, own_path=database.own_path)
+    pages = pages_for(database, eligibility)
+
+    def look() -> Pages:
+        again = look_at_rows(engine, settings, "insert")
+        report.triggers = again.triggers
+        return pages_for(again, eligibility)
 
     def chunks() -> Chunks:
         return Chunks(pages, database.scores, settings.days)
@@ -88,7 +94,7 @@ def run_backfill(
     with timed(report, "fill"):
         total = count_candidates(engine, settings, pages, should_stop)
         observers = observers._replace(on_failure=logged(observers.on_failure, report.reasons))
-        Filler(engine, pages, chunks(), settings, report, observers, should_stop, total).run()
+        Filler(engine, Statements(pages, look), chunks(), settings, report, observers, should_stop, total).run()
     report.interrupted = report.interrupted or should_stop()
     with reading_session(engine, settings.limits, should_stop) as session:
         if not (report.users or report.interrupted):
@@ -165,25 +171,55 @@ def look_before(engine: Engine, settings: Settings) -> Database:
 
     The first connection is tried once, so that an unreachable server is reported at once.
     """
-    with Session(engine, settings.limits, sleep=time.sleep, read_only=settings.dry_run) as session:
-        with_events = settings.active_within is not None
-        database = session.read(
-            lambda connection: look_at(connection, "insert", dry_run=settings.dry_run, with_events=with_events),
-            attempts=1,
-        )
-        check_days(settings.days, database.now)
-        if not settings.dry_run:
-            check_triggers(
-                database.triggers,
-                database.scores.relation,
-                allow_webhooks=settings.allow_webhooks,
-                allow_other_owners=settings.allow_other_owners,
-            )
-        for user in session.read(lambda connection: find_unknown_users(connection, settings.users)):
-            logger.warning("there is no user %s in auth.users", user)
-        for trigger in database.triggers:
-            logger.info("each row fires the %s %s", trigger.kind, trigger)
+    database = look_at_rows(engine, settings, "insert", attempts=1)
+    if settings.users:
+        with reading_session(engine, settings.limits) as session:
+            for user in session.read(lambda connection: find_unknown_users(connection, settings.users)):
+                logger.warning("there is no user %s in auth.users", user)
     return database
+
+
+def look_at_rows(engine: Engine, settings: Settings, event: str, attempts: int | None = None) -> Database:
+    """Return the facts about its database that a run needs, and say what runs for each row; refuse what isn't allowed.
+
+    Args:
+        engine: Connects to the database.
+        settings: The settings of the run.
+        event: ``insert`` or ``delete``.
+        attempts: How often it is tried; None means as often as the settings say.
+    """
+    # The whole look is at one state of the database.
+    with Session(
+        engine, settings.limits, sleep=time.sleep, read_only=settings.dry_run, isolation="repeatable read"
+    ) as session:
+        with_events = settings.active_within is not None and event == "insert"
+        database = session.read(
+            lambda connection: look_at(connection, event, dry_run=settings.dry_run, with_events=with_events),
+            attempts=attempts,
+        )
+    if event == "insert":
+        check_days(settings.days, database.now)
+    if not settings.dry_run:
+        check_triggers(
+            database.triggers,
+            database.scores.relation,
+            allow_webhooks=settings.allow_webhooks,
+            allow_other_owners=settings.allow_other_owners,
+        )
+    for trigger in database.triggers:
+        logger.info("each %s fires the %s %s", "row" if event == "insert" else "deleted row", trigger.kind, trigger)
+    return database
+
+
+def pages_for(database: Database, eligibility: Eligibility) -> Pages:
+    """Return the statements of a run."""
+    return Pages(
+        database.scores,
+        eligibility,
+        distributed=database.distributed,
+        own_path=database.own_path,
+        fingerprint=database.fingerprint,
+    )
 
 
 def count_candidates(engine: Engine, settings: Settings, pages: Pages, should_stop: Callable[[], bool]) -> int | None:
@@ -205,7 +241,7 @@ def recount(
 ) -> int | None:
     """Return the number of eligible user-days without a row; None if the run was stopped meanwhile."""
 
-    def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> int:
+    def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> Answer[int]:
         del by_scan, divisible  # The session sets the planner, and a number is never too large.
         return count_missing(connection, database.scores, eligibility, keys)
 
@@ -288,7 +324,9 @@ def read_discrepancies(
 ) -> Iterator[Discrepancy]:
     """Yield the discrepancies by user and day, holding some thousands at once at most."""
 
-    def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> list[Discrepancy] | None:
+    def read(
+        connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool
+    ) -> Answer[list[Discrepancy] | None]:
         del by_scan  # Either way it is one scan of these users.
         found = find_discrepancies(
             connection,
@@ -299,7 +337,7 @@ def read_discrepancies(
             keys=keys,
             limit=DISCREPANCIES_PER_READ + 1 if divisible else None,
         )
-        return None if divisible and len(found) > DISCREPANCIES_PER_READ else found
+        return ready(None if divisible and len(found) > DISCREPANCIES_PER_READ else found)
 
     while not chunks.is_done:
         yield from chunks.step(session, read)

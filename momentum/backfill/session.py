@@ -1,15 +1,17 @@
 """A connection that runs transactions, each with its own limits, tried again where that helps, never in doubt.
 
-Nothing depends on a session of the server, and nothing is left in one, so that any pooler may be in between.
+Nothing depends on a session of the server, and nothing is left in one, so that any pooler may be in between. What need
+not wait for an answer is sent together, so that a distant server costs one round trip per transaction.
 """
 
+import enum
 import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import psycopg
 from sqlalchemy import URL, ColumnElement, Connection, Engine, func, literal_column, null, select, text
@@ -18,7 +20,8 @@ from sqlalchemy.exc import DBAPIError
 from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.settings import SECONDS_OF_RECONNECTING, Limits
 from momentum.connect.engine import keeps_session, reason, stop_preparing
-from momentum.connect.settings import ENDING, PINNED, SEARCH_PATH, changes, corrections, keep_own_path
+from momentum.connect.pipeline import Answer, Rows, ask, enter_pipeline, leave_pipeline, pipelined
+from momentum.connect.settings import ENDING, OWN_PATH, PINNED, SEARCH_PATH, changes, corrections, keep_own_path
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
 from momentum.retries import Fault, jittered
@@ -45,6 +48,14 @@ LIFE = """
 
 # The SQLSTATEs of a statement that was prepared in another session, and of one that was prepared there before.
 NOT_PREPARED = ("26000", "42P05")
+# What a server or pooler says that can't take statements without answering each: a violation of the protocol, a feature
+# that isn't supported.
+NOT_PIPELINED = ("08P01", "0A000")
+
+COMMIT, ROLLBACK = text("commit"), text("rollback")
+
+# Where what is known about a connection is kept with it.
+KNOWN = "momentum.known"
 
 logger = logging.getLogger("momentum.backfill")
 
@@ -54,6 +65,18 @@ def sleep_until(is_over: Callable[[], bool], seconds: float) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not is_over():
         time.sleep(min(left, 0.05))
+
+
+class Known(NamedTuple):
+    """What is known about a connection.
+
+    Attributes:
+        keeps_session: Whether it stays with one session of the server.
+        can_read_life: Whether the server's life can be read: a role may lack the right, and some servers can't say.
+    """
+
+    keeps_session: bool
+    can_read_life: bool
 
 
 class Begun(NamedTuple):
@@ -66,6 +89,28 @@ class Begun(NamedTuple):
 
     id: int
     life: str | None
+
+
+class End(enum.Enum):
+    """What became of a transaction."""
+
+    COMMITTED = "it is committed"
+    REFUSED = "the server has refused to commit it"
+    LOST = "the connection was lost, and it is not committed"
+
+
+class Open(NamedTuple):
+    """A transaction that has written, and whose commit is still to be sent.
+
+    Attributes:
+        begun: The transaction.
+        is_kept: Returns whether the database has what it was to leave.
+        settle: Called with what became of it.
+    """
+
+    begun: Begun
+    is_kept: Callable[[Connection, int], bool]
+    settle: Callable[[End], None]
 
 
 class Session:
@@ -83,22 +128,28 @@ class Session:
         *,
         read_only: bool,
         sleep: Callable[[float], None],
+        isolation: str = "read committed",
         is_aborted: Callable[[], bool] = lambda: False,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.retried = 0
-        self._engine = engine.execution_options(postgresql_readonly=True) if read_only else engine
+        # It begins and ends its transactions itself, so that this may go along with other statements.
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # Whatever the role's own is, a page must see what the lock of its table has waited for.
+        self._begins = text(f"begin isolation level {isolation}{' read only' if read_only else ''}")
         self.limits = limits
         self._sleep = sleep
         self._is_aborted = is_aborted
         self._is_stopping = is_stopping
         self._connection: Connection | None = None
+        self._known: Known | None = None
         # Prepared statements are faster, and work only in the session in which they were prepared.
         self._prepares = True
+        # Not everything that may be between us and the server takes a statement before the last one is answered.
+        self._pipelines = True
         # When the connection was lost; a pooler may give one whose server is still away.
         self._lost_since: float | None = None
-        # Not known before the first transaction that writes.
-        self._can_read_life: bool | None = None
+        self._open: Open | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -111,10 +162,27 @@ class Session:
         """The URL of the database."""
         return self._engine.url
 
+    @property
+    def has_open(self) -> bool:
+        """Whether a transaction has written whose commit is still to be sent."""
+        return self._open is not None
+
+    @property
+    def writes_ahead(self) -> bool:
+        """Whether a commit may go along with the next transaction.
+
+        Behind a pooler that gives each transaction a session it may not: this one would never be free for others.
+        """
+        connection = self._connection
+        is_own = self._known is not None and self._known.keeps_session
+        return is_own and connection is not None and pipelined(connection) is not None
+
     def close(self) -> None:
         """Close the connection; uncommitted work is rolled back."""
+        self._open = None
         connection, self._connection = self._connection, None
         if connection is not None:
+            leave_pipeline(connection)
             connection.close()
 
     def cancel(self) -> None:
@@ -127,15 +195,36 @@ class Session:
                 with suppress(psycopg.Error):
                     driver.cancel_safe(timeout=2)
 
+    @overload
     def read(
-        self, work: Callable[[Connection], Result], planner: Mapping[str, str] = BY_USER, attempts: int | None = None
-    ) -> Result:
+        self,
+        work: Callable[[Connection], Answer[Result]],
+        attempts: int | None = None,
+    ) -> Result: ...
+
+    @overload
+    def read(
+        self,
+        work: Callable[[Connection], Result],
+        attempts: int | None = None,
+    ) -> Result: ...
+
+    def read(
+        self,
+        work: Callable[[Connection], Any],
+        attempts: int | None = None,
+    ) -> Any:
         """Return the result of a function that reads in a transaction of its own, which is rolled back.
+
+        Args:
+            work: The function; if it returns an answer that is still on its way, the end of the transaction goes along.
+            attempts: How often the transaction is tried; None means as often as the limits say.
 
         Raises:
             sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed.
         """
-        return self._try(lambda connection: self._read_once(connection, work, planner), attempts)
+        self.settle()
+        return self._try(lambda connection: self._read_once(connection, work), attempts)
 
     def write(
         self,
@@ -155,7 +244,80 @@ class Session:
             DatabaseUnreachableError: It is not known whether the commit took place.
             sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed; nothing was written.
         """
+        self.settle()
         return self._try(lambda connection: self._write_once(connection, work, is_kept), attempts)
+
+    def write_ahead(
+        self,
+        work: Callable[[Connection], Result],
+        is_kept: Callable[[Connection, Result, int], bool],
+        settle: Callable[[Result, End], None],
+    ) -> Result:
+        """Return the result of a function that writes in a transaction of its own, whose commit is sent with the next.
+
+        Args:
+            work: The function that writes.
+            is_kept: As for ``write``.
+            settle: Called later with the result and what became of the transaction, at the latest by ``settle``,
+                ``read`` or ``write``.
+
+        Raises:
+            DatabaseUnreachableError: It is not known whether the commit of the transaction before took place.
+            sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed; nothing was written.
+        """
+
+        def once(connection: Connection) -> Result:
+            earlier, self._open = self._open, None
+            committed: Answer[Rows] | None = None
+            try:
+                committed = ask(connection, COMMIT) if earlier else None
+                this, result = self._write_open(connection, work)
+            except DBAPIError as error:
+                if earlier:
+                    earlier.settle(self._end_of(earlier, committed, error))
+                raise
+            if earlier:
+                earlier.settle(End.COMMITTED)
+            self._open = Open(
+                this,
+                lambda connection, transaction: is_kept(connection, result, transaction),
+                lambda end: settle(result, end),
+            )
+            return result
+
+        return self._try(once, None)
+
+    def settle(self) -> None:
+        """Commit the transaction that is still open.
+
+        Raises:
+            DatabaseUnreachableError: It is not known whether the commit took place.
+        """
+        earlier, self._open = self._open, None
+        if earlier is None:
+            return
+        assert self._connection is not None
+        committed: Answer[Rows] | None = None
+        try:
+            committed = ask(self._connection, COMMIT)
+            _ = committed.value
+        except DBAPIError as error:
+            end = self._end_of(earlier, committed, error)
+            self.retried += end is End.LOST
+            earlier.settle(end)
+        else:
+            earlier.settle(End.COMMITTED)
+
+    def _end_of(self, earlier: Open, committed: Answer[Rows] | None, error: DBAPIError) -> End:
+        """Return what became of a transaction, when its commit or something that was sent with it has failed."""
+        if committed is not None and committed.has_arrived:
+            return End.COMMITTED
+        fault = classify(error)
+        self._abandon(fault)
+        if fault is not Fault.LOST:
+            return End.REFUSED
+        kept = self._was_committed(earlier.begun, lambda connection: earlier.is_kept(connection, earlier.begun.id))
+        return End.COMMITTED if kept else End.LOST
 
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
         """Run a transaction until it succeeds or another attempt would not help.
@@ -171,9 +333,13 @@ class Session:
                 return once(self._connect())
             except DBAPIError as error:
                 fault = classify(error)
+                is_refusal = self._pipelines and self._is_refusal(error, fault)
                 self._abandon(fault)
                 if self._prepares and sqlstate(error) in NOT_PREPARED:
                     self._stop_preparing()
+                    continue
+                if is_refusal:
+                    self._stop_pipelining()
                     continue
                 failed += 1
                 if fault is Fault.LOST and attempts != 1:
@@ -202,10 +368,37 @@ class Session:
     def _connect(self) -> Connection:
         """Return the connection, made now if there is none yet."""
         if self._connection is None:
-            self._connection = self._engine.connect()
-            if not self._prepares:
+            self._connection = connection = self._engine.connect()
+            if self._pipelines:
+                enter_pipeline(connection)
+            self._known = connection.info.get(KNOWN)
+            if self._known is None:
+                self._known = connection.info[KNOWN] = self._learn(connection)
+                self._lost_since = None
+            if not (self._prepares and self._known.keeps_session):
                 self._stop_preparing()
         return self._connection
+
+    def _learn(self, connection: Connection) -> Known:
+        """Find out about a new connection, in a transaction that is rolled back."""
+        began: Answer[Rows] | None = None
+        try:
+            ask(connection, self._begins)
+            settings = {**PINNED, **ENDING, **self.limits.for_transaction(BY_USER)}
+            began = ask(connection, select(func.pg_catalog.pg_backend_pid(), *changes(settings)))
+            life = ask(connection, select(literal_column(LIFE)))
+            _ = ask(connection, ROLLBACK).value
+            can_read_life = bool(life.value)
+        except DBAPIError as error:
+            if classify(error) is Fault.LOST or began is None or not began.has_arrived:
+                raise
+            can_read_life = False
+            self._roll_back(connection)
+        return Known(keeps_session(connection, began.value[0][0]), can_read_life)
+
+    @property
+    def _can_read_life(self) -> bool:
+        return self._known is not None and self._known.can_read_life
 
     def _stop_preparing(self) -> None:
         """Prepare no more statements, on this connection and on later ones."""
@@ -213,11 +406,22 @@ class Session:
         if self._connection is not None:
             stop_preparing(self._connection)
 
+    def _is_refusal(self, error: DBAPIError, fault: Fault) -> bool:
+        """Return whether an error may mean that statements can't be sent before the last one is answered."""
+        is_new = self._connection is not None and self._known is None
+        return sqlstate(error) in NOT_PIPELINED or (is_new and fault is Fault.LOST)
+
+    def _stop_pipelining(self) -> None:
+        """Wait for the answer of each statement, on this connection and on later ones."""
+        self._pipelines = False
+        if self._connection is not None:
+            leave_pipeline(self._connection)
+
     def _abandon(self, fault: Fault) -> None:
         """Roll back, or let go of a connection that can't be used any more."""
         try:
             if fault is not Fault.LOST and self._connection is not None:
-                self._connection.rollback()
+                self._roll_back(self._connection)
                 return
         except DBAPIError:
             pass
@@ -225,51 +429,52 @@ class Session:
         if connection is not None:
             connection.invalidate()
 
-    def _begin(self, connection: Connection, planner: Mapping[str, str], *, writes: bool) -> Begun | None:
-        """Begin a transaction and set its limits, and return it if it writes; all in one round trip after the first."""
+    @staticmethod
+    def _roll_back(connection: Connection) -> None:
+        """Roll back, after all that was sent has been answered."""
+        if driver := pipelined(connection):
+            with suppress(psycopg.Error):
+                driver.wait_for_answers()
+        connection.rollback()
+
+    def _begin(self, connection: Connection, *, writes: bool) -> Answer[Rows]:
+        """Begin a transaction and set its limits; if it writes, the last two columns are those of ``Begun``."""
+        connection.info.pop(OWN_PATH, None)
+        ask(connection, self._begins)
         # A trigger of the score table must find every other setting as a client does.
         pinned = {"search_path": SEARCH_PATH} if writes else PINNED
-        settings = {**pinned, **ENDING, **self.limits.for_transaction(planner)}
-        columns: list[ColumnElement[Any]] = [func.pg_catalog.pg_backend_pid()]
-        columns += [keep_own_path()] if writes else []
+        settings = {**pinned, **ENDING, **self.limits.for_transaction(BY_USER)}
+        columns: list[ColumnElement[Any]] = [keep_own_path()] if writes else []
         columns += [*changes(settings), *corrections()]
         if writes:
             # As text, because the driver doesn't know the type xid8.
             columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))
             columns.append(literal_column(LIFE) if self._can_read_life else null())
-        row = connection.execute(select(*columns)).one()
-        self._lost_since = None
-        if self._prepares and not keeps_session(connection, row[0]):
-            self._stop_preparing()
-        if not writes:
-            return None
-        if self._can_read_life is None:
-            # Asked within the limits, and in a transaction of its own, which an error may end.
-            self._can_read_life = self._reads_life(connection)
-            return self._begin(connection, planner, writes=True)
-        return Begun(int(row[-2]), row[-1])
+        return ask(connection, select(*columns))
 
-    def _reads_life(self, connection: Connection) -> bool:
-        """Return whether the life of the server can be read: a role may lack the right, and some servers can't say."""
-        try:
-            connection.execute(select(literal_column(LIFE)))
-        except DBAPIError as error:
-            if classify(error) is Fault.LOST:
-                raise
-            return False
-        else:
-            return True
-        finally:
-            connection.rollback()
-
-    def _read_once(
-        self, connection: Connection, work: Callable[[Connection], Result], planner: Mapping[str, str]
-    ) -> Result:
+    def _read_once(self, connection: Connection, work: Callable[[Connection], Any]) -> Any:
         """Run a function that reads, and end its transaction."""
-        self._begin(connection, planner, writes=False)
-        result = work(connection)
-        connection.rollback()
-        return result
+        begun = self._begin(connection, writes=False)
+        try:
+            result = work(connection)
+            ended = ask(connection, ROLLBACK)
+            value = result.value if isinstance(result, Answer) else result
+            _ = ended.value
+        finally:
+            if begun.has_arrived:
+                self._lost_since = None
+        return value
+
+    def _write_open(self, connection: Connection, work: Callable[[Connection], Result]) -> tuple[Begun, Result]:
+        """Run a function that writes, and leave its transaction open."""
+        begun = self._begin(connection, writes=True)
+        try:
+            result = work(connection)
+            *_, number, life = begun.value[0]
+        finally:
+            if begun.has_arrived:
+                self._lost_since = None
+        return Begun(int(number), life), result
 
     def _write_once(
         self,
@@ -278,11 +483,9 @@ class Session:
         is_kept: Callable[[Connection, Result, int], bool],
     ) -> Result:
         """Run a function that writes, and commit; if the confirmation is lost, find out on a new connection."""
-        begun = self._begin(connection, BY_USER, writes=True)
-        assert begun is not None
-        result = work(connection)
+        begun, result = self._write_open(connection, work)
         try:
-            connection.commit()
+            _ = ask(connection, COMMIT).value
         except DBAPIError as error:
             if classify(error) is not Fault.LOST:
                 raise
@@ -305,8 +508,8 @@ class Session:
                 break
             sleep_until(self._is_aborted, self._length_of_pause(failed))
             try:
-                committed = self._read_once(
-                    self._connect(), lambda connection: self._look_for(connection, begun, is_kept), BY_USER
+                committed: bool | None = self._read_once(
+                    self._connect(), lambda connection: self._look_for(connection, begun, is_kept)
                 )
             except DBAPIError as error:
                 self._abandon(classify(error))

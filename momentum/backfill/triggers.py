@@ -7,14 +7,19 @@ user's phone for every row that is inserted. All of them run with the rights of 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, case, cast, literal_column, select
+from sqlalchemy.dialects.postgresql import REGCLASS
 
 from momentum.backfill.effects import EVENTS, NAMED, Catalog, Effects, Walk, reaction
+from momentum.connect.pipeline import Answer, ask
 from momentum.trust import untrusted_functions
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 FOR_EACH_ROW = 1
 BEFORE = 2
+
+# The SQLSTATE with which a page fails if something else runs for its rows than what was looked at: an invalid name.
+CHANGED = "42602"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,47 @@ class Trigger:
         return f"{self.name}, {self.fires}: {self.function}() {does}"
 
 
-def read_triggers(connection: Connection, relation: str, event: str, given: Collection[str] = ()) -> list[Trigger]:
+@dataclass(frozen=True)
+class Fingerprint:
+    """The state of everything that runs for a row.
+
+    Attributes:
+        query: The query for it.
+        found: The state that was looked at.
+    """
+
+    query: ScalarSelect[str]
+    found: str
+
+    @classmethod
+    def read(cls, connection: Connection, catalog: Catalog) -> "Answer[Fingerprint]":
+        """Read that of everything in a catalog that has been followed or looked up.
+
+        The transaction has to see the same state as when the catalog was read.
+        """
+        query = catalog.fingerprint()
+        return ask(connection, select(query)).then(lambda rows: cls(query, rows[0][0]))
+
+    def is_unchanged(self) -> ColumnElement[bool]:
+        """Return a condition of a query that writes rows, which fails with ``CHANGED`` before it has written any.
+
+        A query locks its table before it looks at the catalogs, so that no trigger can be added in between. To fail is
+        all that it can do: where a condition is false, the server would still write the rows, and return none.
+        """
+        name = case((self.query == self.found, literal_column("'pg_catalog.pg_class'")), else_=literal_column("''"))
+        return select(cast(name, REGCLASS)).scalar_subquery().is_not(None)
+
+
+def read_triggers(
+    connection: Connection, relation: str, event: str, given: Collection[str] = ()
+) -> Answer[list[Trigger]]:
+    """Return what ``find_triggers`` finds in the catalog as it is now."""
+    return Catalog.read(connection).then(lambda catalog: find_triggers(connection, catalog, relation, event, given))
+
+
+def find_triggers(
+    connection: Connection, catalog: Catalog, relation: str, event: str, given: Collection[str] = ()
+) -> list[Trigger]:
     """Return the triggers of a table that fire on an event, by name, and what else runs for its rows.
 
     They include those that fire once per statement, which may call out for each of its rows as well. Defaults, checks
@@ -54,14 +99,15 @@ def read_triggers(connection: Connection, relation: str, event: str, given: Coll
 
     Args:
         connection: A connection.
+        catalog: Everything that the database could run.
         relation: The table.
         event: ``insert`` or ``delete``.
         given: The columns to which the rows give a value, so that their defaults don't matter.
     """
-    catalog = Catalog.read(connection)
     oid = catalog.relation(relation)
     if oid is None:
         return []
+    catalog.followed["relation"].add(oid)
     found = [*triggers_in(catalog, oid, event), *others_in(catalog, oid, event, given)]
     functions = {function for _, _, _, _, effects in found for function in effects.functions}
     owners = {each.name: each.owner for each in untrusted_functions(connection, functions)} if functions else {}

@@ -14,12 +14,11 @@ from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.faults import classify, sqlstate
-from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, Failure
+from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, Failure, Statements
 from momentum.backfill.manifest import read_manifest
 from momentum.backfill.pages import Pages, UserDay
-from momentum.backfill.preflight import check_triggers, look_at
 from momentum.backfill.report import NAMED_FAILURES, error_rate, is_too_many, reasons_as_json
-from momentum.backfill.run import logged
+from momentum.backfill.run import logged, look_at_rows, pages_for
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
 from momentum.backfill.triggers import Trigger
@@ -159,24 +158,16 @@ def run_undo(
         sleep_until(should_stop, seconds)
 
     with Session(engine, settings.limits, read_only=settings.dry_run, sleep=sleep, is_stopping=should_stop) as session:
-        database = session.read(
-            lambda connection: look_at(connection, "delete", dry_run=settings.dry_run, with_events=False), attempts=1
-        )
-        report.triggers = database.triggers
-        for trigger in database.triggers:
-            logger.info("each deleted row fires the %s %s", trigger.kind, trigger)
-        if not settings.dry_run:
-            check_triggers(
-                database.triggers,
-                database.scores.relation,
-                allow_webhooks=settings.allow_webhooks,
-                allow_other_owners=settings.allow_other_owners,
-            )
-        # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
-        eligibility = Eligibility(database.account_columns, settings.days, database.now)
+
+        def look(attempts: int | None = None) -> Pages:
+            database = look_at_rows(engine, settings, "delete", attempts)
+            report.triggers = database.triggers
+            # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
+            return pages_for(database, Eligibility(database.account_columns, settings.days, database.now))
+
         undoing = Undoing(
             session,
-            Pages(database.scores, eligibility, distributed=database.distributed, own_path=database.own_path),
+            Statements(look(attempts=1), look),
             settings,
             report,
             logged(on_failure, report.reasons),
@@ -202,16 +193,21 @@ class Undoing:
     def __init__(
         self,
         session: Session,
-        pages: Pages,
+        statements: Statements,
         settings: Settings,
         report: UndoReport,
         on_failure: Callable[[Failure], None],
     ) -> None:
         self._session = session
-        self._pages = pages
+        self._statements = statements
         self._settings = settings
         self._report = report
         self._on_failure = on_failure
+
+    @property
+    def _pages(self) -> Pages:
+        """The statements, as they are now."""
+        return self._statements.pages
 
     def settle(self, rows: Sequence[UserDay], attempts: int | None = None) -> None:
         """Delete the rows of a transaction that are untouched, and count all of them.
@@ -233,6 +229,7 @@ class Undoing:
             report.kept += present - untouched
             report.absent += len(rows) - present
             return
+        pages = self._pages
         try:
             deleted = self._session.write(
                 lambda connection: {
@@ -246,6 +243,9 @@ class Undoing:
                 attempts,
             )
         except DBAPIError as error:
+            if self._statements.are_renewed(pages, error):
+                self.settle(rows, attempts)
+                return
             fault = classify(error)
             if fault in (Fault.FATAL, Fault.LOST):
                 raise

@@ -1,14 +1,15 @@
 """The connection to a database, and the translation of the driver's errors."""
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from momentum.connect.settings import KEEPALIVES_OF_CLIENT
 from momentum.connect.supabase import is_session_pooler, primary_of, require_tls
@@ -54,25 +55,47 @@ def certificate_of(url: "URL") -> dict[str, str]:
     return {}
 
 
-def create_engine(url: "URL", application_name: str) -> "Engine":
-    """Return an engine that opens a connection for each use and closes it afterwards, with TLS to Supabase."""
+def create_engine(url: "URL", application_name: str, *, keeps_connection: bool = False) -> "Engine":
+    """Return an engine that opens a connection for each use and closes it afterwards, with TLS to Supabase.
+
+    Args:
+        url: Where the database is.
+        application_name: The name by which its sessions are known.
+        keeps_connection: Whether one connection is kept for the next use, until the engine is disposed of. Such an
+            engine asks the server nothing at first, so it doesn't know the default schema, which reflection needs.
+    """
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if keeps_connection:
+        # As many as are wanted at the same time, of which one is kept.
+        pool = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": -1, "pool_use_lifo": True}
     engine = sqlalchemy.create_engine(
         require_tls(url),
-        poolclass=NullPool,
         hide_parameters=True,
         # We have no hstore column, and looking for the type costs every engine a round trip.
         use_native_hstore=False,
         connect_args={**connect_arguments(url, application_name), **server_of(url), **certificate_of(url)},
+        **pool,
     )
-    # Before its first transaction SQLAlchemy asks for the default schema, by a function without its schema, and whether
-    # strings take backslashes, which they never do in a transaction of ours.
+    # Before its first transaction SQLAlchemy asks for the version, which the driver knows, for the default schema, by a
+    # function without its schema, for the isolation level, and whether strings take backslashes, which they never do in
+    # a transaction of ours.
     dialect: Any = engine.dialect
-    dialect._get_default_schema_name = lambda connection: connection.scalar(
-        sqlalchemy.select(sqlalchemy.func.pg_catalog.current_schema())
+    dialect._get_server_version_info = functools.partial(version_of, asked=dialect._get_server_version_info)
+    dialect._get_default_schema_name = lambda connection: (
+        None if keeps_connection else connection.scalar(sqlalchemy.select(sqlalchemy.func.pg_catalog.current_schema()))
     )
+    if keeps_connection:
+        dialect.get_default_isolation_level = lambda _: "READ COMMITTED"
     dialect._set_backslash_escapes = lambda _: None
     dialect.connect = connect_watched
     return engine
+
+
+def version_of(connection: "Connection", asked: "Callable[[Connection], tuple[int, ...]]") -> tuple[int, ...]:
+    """Return the server's version, as it told the driver; a pooler may have left it out, and then it is asked for."""
+    driver: Any = connection.connection.driver_connection
+    number: int = driver.info.server_version
+    return divmod(number, 10_000) if number else asked(connection)
 
 
 def check_server(connection: "Connection", *, writes: bool) -> None:
@@ -112,10 +135,10 @@ def check_server(connection: "Connection", *, writes: bool) -> None:
 
 
 def connect_watched(*arguments: Any, **options: Any) -> Any:
-    """Make a connection that notices a silent network."""
-    from momentum.connect.watch import WatchedConnection  # here, because the driver takes a while to import
+    """Make a connection that notices a silent network, and can be put into pipeline mode."""
+    from momentum.connect.pipeline import PipelinedConnection  # here, because the driver takes a while to import
 
-    return WatchedConnection.connect(*arguments, **options)
+    return PipelinedConnection.connect(*arguments, **options)
 
 
 def keeps_session(connection: "Connection", pid: int) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy
 
 if TYPE_CHECKING:
-    from sqlalchemy import CTE, ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection
 
 # Our SQL names everything else with its schema: a name without one must mean the server's own function or operator, and
 # not one that a role with CREATE on public has put there.
@@ -135,26 +135,14 @@ def keep_own_path() -> "ColumnElement[Any]":
     return set_config(OWN_PATH, current_setting("search_path"), True)
 
 
-def under_own_path(written: "CTE") -> "Select[Any]":
-    """Return a query that writes rows as a statement of ours, and lets the table's triggers run as a client's would.
+def own_path() -> "ColumnElement[bool]":
+    """Return a condition of a query that writes rows as a statement of ours; its triggers run as a client's would.
 
     Triggers, defaults and checks of an adopted table may name functions and tables without their schemas, and mean the
     path that the role or the database has. The path is changed after our own names have been looked up, and before the
     first trigger fires: the condition is the same for all rows, so the server evaluates it before it writes any.
-
-    Args:
-        written: The INSERT or DELETE with the rows that it returns.
     """
     set_config, current_setting = sqlalchemy.func.pg_catalog.set_config, sqlalchemy.func.pg_catalog.current_setting
     # Where nothing was kept, null stands for the path with which the session began.
-    own_path = sqlalchemy.func.nullif(current_setting(OWN_PATH, True), "")
-    changed = sqlalchemy.select(set_config("search_path", own_path, True)).scalar_subquery()
-    return sqlalchemy.select(written).where(changed.is_not(None))
-
-
-def pin_path_again(connection: "Connection") -> None:
-    """Pin the path again before another statement of a transaction in which one has run ``under_own_path``."""
-    transaction = connection.get_transaction()
-    if connection.info.get(OWN_PATH) is transaction:
-        change_settings(connection, {"search_path": SEARCH_PATH})
-    connection.info[OWN_PATH] = transaction
+    kept = sqlalchemy.func.nullif(current_setting(OWN_PATH, True), "")
+    return sqlalchemy.select(set_config("search_path", kept, True)).scalar_subquery().is_not(None)

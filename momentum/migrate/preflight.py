@@ -462,7 +462,7 @@ def check_recorded_table(connection: Connection, scores: ScoreTable) -> None:
 
 def check_interference(connection: Connection, relation: str) -> None:
     """Refuse a table with whose rows something interferes."""
-    if interference := find_interference(connection, relation):
+    if interference := find_interference(connection, relation).value:
         raise PreflightError(interference)
 
 

@@ -72,7 +72,7 @@ def check_owners(connection: Connection, relations: Iterable[str] = (), scores: 
     Raises:
         PreflightError: Something does; the message names it, its owner, and what to do.
     """
-    if found := find_untrusted(connection, [*relations, *([scores.relation] if scores else [])]):
+    if found := find_untrusted(connection, [*relations, *([scores.relation] if scores else [])]).value:
         raise PreflightError(str(found))
 
 

@@ -195,7 +195,7 @@ def compare_database(connection: "Connection") -> Comparison:
     names = {path.name for path in FINGERPRINTS.iterdir()}
     known = known_revisions()
     with pinned(connection):
-        if untrusted := find_untrusted(connection, READ, only_these=True):
+        if untrusted := find_untrusted(connection, READ, only_these=True).value:
             raise ConfigurationError(str(untrusted))
         revision = read_revision(connection)
         compared = revision
@@ -571,7 +571,7 @@ def read_adopted_facts(connection: "Connection", record: Mapping[str, Any]) -> d
         user_and_day=f"user_id and {layout.indexed_day}",
         days=[layout.indexed_day, layout.moment],
     )
-    if untrusted := find_untrusted(connection, [record["relation"]], only_these=True):
+    if untrusted := find_untrusted(connection, [record["relation"]], only_these=True).value:
         facts[f"{SCORE_TABLE}, owner"] = f"{untrusted.owner}, who could borrow the rights of the role that fills it"
     return facts
 

@@ -6,7 +6,18 @@ from collections import deque
 
 import pytest
 
-from momentum.backfill.batches import Differences, compare, is_low, is_piece, refill, rows_of, take, take_rest
+from momentum.backfill.batches import (
+    Differences,
+    compare,
+    is_low,
+    is_piece,
+    pages_at_once,
+    put_back,
+    refill,
+    rows_of,
+    take,
+    take_rest,
+)
 from momentum.backfill.pages import UserDay, UserGap
 from momentum.retries import Fault
 
@@ -111,3 +122,22 @@ def test_rows_that_were_not_inserted_as_expected_are_accounted_for(
 
 def test_a_user_who_got_more_rows_than_expected_and_left_is_no_debt() -> None:
     assert compare({A: 3, B: 4}, {A: 5, B: 4}, {B}, 0) == Differences(gone=0, raced=0, vanished=2)
+
+
+def test_what_is_put_back_is_in_the_order_of_the_users() -> None:
+    queue = gaps(1, 2, 3)
+    put_back(queue, [UserGap(B, 5), UserGap(A, 4)])
+    assert list(queue) == [(A, 1), (A, 4), (B, 2), (B, 5), (C, 3)]
+
+
+def test_as_many_pages_are_sent_together_as_take_a_second() -> None:
+    assert [pages_at_once(seconds) for seconds in (None, 60, 1, 0.99, 0.5, 0.3, 0.125, 0.01)] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+        3,
+        8,
+        8,
+    ]

@@ -239,8 +239,8 @@ def catalog(server: Server) -> Iterator[Catalog]:
                 """,
             )
         with engine_of(url).connect() as connection:
-            assert len(read_triggers(connection, "public.scores", "insert")) == len(BODIES)
-            yield Catalog.read(connection)
+            assert len(read_triggers(connection, "public.scores", "insert").value) == len(BODIES)
+            yield Catalog.read(connection).value
 
 
 def effects_of(catalog: Catalog, body: str) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
@@ -355,12 +355,12 @@ def test_a_way_out_without_a_trigger_is_found(server: Server, case: str) -> None
         run(url, SENDERS)
         run(url, f"create table public.scores (id integer, note text); {sql}")
         with engine_of(url).connect() as connection:
-            [found] = read_triggers(connection, "public.scores", event)
+            [found] = read_triggers(connection, "public.scores", event).value
             assert f"{found.kind} {found.name}" == case
             assert found.calls_out
-            assert read_triggers(connection, "public.scores", "delete" if event == "insert" else "insert") == []
+            assert read_triggers(connection, "public.scores", "delete" if event == "insert" else "insert").value == []
             if case == "default id":
-                assert read_triggers(connection, "public.scores", event, ["id"]) == []
+                assert read_triggers(connection, "public.scores", event, ["id"]).value == []
 
 
 def test_a_functions_own_path_says_what_its_names_mean(supabase_url: sa.URL) -> None:
@@ -385,7 +385,9 @@ def test_a_functions_own_path_says_what_its_names_mean(supabase_url: sa.URL) -> 
         """,
     )
     with engine_of(supabase_url).connect() as connection:
-        found = {trigger.name: trigger.calls_out for trigger in read_triggers(connection, "public.scores", "insert")}
+        found = {
+            trigger.name: trigger.calls_out for trigger in read_triggers(connection, "public.scores", "insert").value
+        }
     assert found == {"anywhere": True, "here": False, "there": True}
 
 
@@ -402,11 +404,11 @@ def test_a_role_may_have_backslashes_begin_escapes(server: Server) -> None:
             """,
         )
         with engine_of(url).connect() as connection:
-            assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert")] == [False]
+            assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert").value] == [False]
         run(server.as_admin(url), f'alter database "{url.database}" set standard_conforming_strings = off')
         with engine_of(url).connect() as connection:
             change_settings(connection, PINNED)
-            assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert")] == [True]
+            assert [each.calls_out for each in read_triggers(connection, "public.scores", "insert").value] == [True]
 
 
 # Texts with a number of statements, or parts of one, that write to tables.
@@ -496,7 +498,7 @@ def test_a_chain_may_be_long(supabase_url: sa.URL, chain: str) -> None:
         """,
     )
     with engine_of(supabase_url).connect() as connection:
-        [found] = read_triggers(connection, "public.scores", "insert")
+        [found] = read_triggers(connection, "public.scores", "insert").value
     assert found.effects[0] == "calls out of the database"
 
 
@@ -514,5 +516,5 @@ def test_a_walk_may_take_longer_than_the_server_lets_a_transaction_be_idle(
     with engine_of(supabase_url).connect() as connection:
         monkeypatch.setattr("momentum.backfill.triggers.triggers_in", none)
         change_settings(connection, ENDING)
-        read_triggers(connection, "public.scores", "insert")
+        assert read_triggers(connection, "public.scores", "insert").value == []
     assert limits == ["1min"]

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from momentum.backfill import DayRange, Observers, Report, Settings, fill, pace, run_backfill
 from momentum.backfill import run as run_module
-from momentum.backfill.fill import Failure, Row
-from momentum.backfill.pages import Pages
+from momentum.backfill.fill import Failure
+from momentum.backfill.pages import Pages, Row
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import execute_script
 from momentum.retries import Backoff

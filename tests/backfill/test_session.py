@@ -1,16 +1,17 @@
 """How a session sleeps, where no time passes, and when it tries again."""
 
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from momentum.backfill.session import Session, sleep_until
+from momentum.backfill.session import End, Session, sleep_until
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
 from momentum.testing import Server
-from tests.migrating import run
+from tests.migrating import fetch, run
 
 LOCKED = "do $$ begin raise exception 'locked' using errcode = '55P03'; end $$"
 LOSE = "select pg_terminate_backend(pg_backend_pid())"
@@ -152,6 +153,103 @@ def test_no_statement_of_a_transaction_that_writes_comes_before_its_limits(
         for number in range(2):
             sent.clear()
             assert session.write(lambda connection: connection.scalar(sa.select(limit)), lambda *_: True) == "3s"
-            assert "set_config" in sent[0]
+            assert all("set_config" in sent[n + 1] for n, sql in enumerate(sent) if sql.startswith("begin"))
             # The first transaction also asks whether it may look.
             assert len([sql for sql in sent if "pg_control_checkpoint" in sql]) == readable + (number == 0)
+
+
+NOTES = sa.text("create table public.notes (note text primary key deferrable initially deferred)")
+
+
+@pytest.fixture
+def ends(url: sa.URL) -> Iterator[tuple[Session, list[tuple[str, End]], Callable[[str], None]]]:
+    """A session, what has become of its transactions, and a function that writes a note in one ahead."""
+    settled: list[tuple[str, End]] = []
+    run(url, str(NOTES))
+    with Session(
+        create_engine(url, "momentum-tests"), Limits(attempts=2), read_only=False, sleep=lambda _: None
+    ) as session:
+
+        def write(note: str) -> None:
+            def work(connection: sa.Connection) -> str:
+                connection.execute(sa.text("insert into public.notes values (:note)"), {"note": note.rstrip("!")})
+                return note
+
+            session.write_ahead(work, lambda *_: True, lambda note, end: settled.append((note, end)))
+
+        session.read(lambda connection: connection.scalar(sa.text("select 1")))
+        yield session, settled, write
+
+
+Ends = tuple[Session, list[tuple[str, End]], Callable[[str], None]]
+
+
+def notes_in(url: sa.URL) -> list[str]:
+    return fetch(url, "select note from public.notes order by note")
+
+
+def test_a_commit_goes_along_with_the_next_transaction(url: sa.URL, ends: Ends) -> None:
+    session, settled, write = ends
+    assert session.writes_ahead
+    write("a")
+    assert session.has_open
+    assert (settled, notes_in(url)) == ([], [])
+    write("b")
+    assert (settled, notes_in(url)) == ([("a", End.COMMITTED)], ["a"])
+    session.settle()
+    assert (settled[1:], notes_in(url)) == ([("b", End.COMMITTED)], ["a", "b"])
+    assert not session.has_open
+    session.settle()
+    assert len(settled) == 2
+
+
+def test_whatever_else_is_done_comes_after_the_commit(url: sa.URL, ends: Ends) -> None:
+    session, settled, write = ends
+    write("a")
+    assert session.read(lambda connection: connection.scalar(sa.text("select note from public.notes"))) == "a"
+    write("b")
+    assert session.write(lambda _: notes_in(url), lambda *_: True) == ["a", "b"]
+    assert settled == [("a", End.COMMITTED), ("b", End.COMMITTED)]
+
+
+def test_a_commit_that_is_refused_takes_the_next_transaction_with_it_and_that_alone_is_tried_again(
+    url: sa.URL, ends: Ends
+) -> None:
+    session, settled, write = ends
+    run(url, "insert into public.notes values ('a')")
+    write("a")
+    with pytest.raises(sa.exc.IntegrityError):
+        write("b")
+    assert (settled, notes_in(url)) == ([("a", End.REFUSED)], ["a"])
+    write("b")
+    session.settle()
+    assert (settled[1:], notes_in(url)) == ([("b", End.COMMITTED)], ["a", "b"])
+
+
+def test_a_commit_that_is_refused_by_itself_is_told(url: sa.URL, ends: Ends) -> None:
+    session, settled, write = ends
+    run(url, "insert into public.notes values ('a')")
+    write("a")
+    session.settle()
+    assert settled == [("a", End.REFUSED)]
+    assert session.retried == 0
+
+
+def test_a_transaction_whose_session_ends_before_its_commit_is_lost(server: Server, url: sa.URL, ends: Ends) -> None:
+    session, settled, write = ends
+    write("a")
+    run(
+        server.as_admin(url),
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like '%notes%'"
+        " and pid <> pg_backend_pid() and datname = current_database()",
+    )
+    session.settle()
+    assert (settled, notes_in(url)) == ([("a", End.LOST)], [])
+    assert session.retried == 1
+
+
+def test_a_transaction_that_is_open_when_its_session_is_closed_is_rolled_back(url: sa.URL, ends: Ends) -> None:
+    session, settled, write = ends
+    write("a")
+    session.close()
+    assert (settled, notes_in(url)) == ([], [])

@@ -1,18 +1,30 @@
 """The triggers that a run fires are listed before it begins; those that call out of the database must be allowed."""
 
+import datetime
 import json
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from momentum.backfill import DayRange, Report, Settings, fill, run_backfill
+from momentum.backfill.fill import NOBODY
+from momentum.backfill.settings import Limits
 from momentum.backfill.triggers import when
+from momentum.backfill.undo import UndoReport, run_undo
+from momentum.errors import ConfigurationError
 from momentum.testing import Server
-from tests.backfilling import DAY, Scores, after_database, call, one_error_line, scores_in
-from tests.migrating import execute, run
+from momentum.wording import counted
+from tests.backfilling import DAY, Scores, after_database, call, one_error_line, scores_in, started
+from tests.backfilling import ONE_DAY as ONE_DAY_RANGE
+from tests.migrating import execute, fetch, run, wait_until
 from tests.samples import add_users
+from tests.server import engine_of
 
 ONE_DAY = ("--to", str(DAY), "--days", "1")
 
@@ -370,3 +382,236 @@ def test_an_undo_looks_at_what_a_delete_runs(server: Server, tmp_path: Path) -> 
         assert scores.count() == 3
         assert call("--undo", str(manifest), "--quiet", "--allow-webhooks", url=scores.url).returncode == 0
         assert scores.count() == 0
+
+
+# What a role plants records, beyond a rollback, that somebody else has executed it.
+RECORDING = """
+create sequence planted.executed;
+grant usage on sequence planted.executed to public;
+create or replace function planted.push() returns trigger language plpgsql as
+  $$ begin perform pg_catalog.nextval('planted.executed'); return new; end $$;
+create or replace function planted.valid(integer) returns boolean language sql immutable as 'select true';
+"""
+
+
+class Planting:
+    """Changes what runs for a row in the middle of a run: once some of its rows are committed."""
+
+    def __init__(self, scores: Scores, plant: Callable[[], None], after: int = 1) -> None:
+        self.scores, self.plant, self.after = scores, plant, after
+        self.commits = 0
+
+    def run(self, workers: int = 1, **settings: Any) -> Report:
+        """Run a backfill with a row per transaction, and change it meanwhile."""
+        days = DayRange(DAY - datetime.timedelta(days=4), DAY)
+        run_settings = Settings(days, page_size=1, commit_every=1, workers=workers, **settings)
+        return run_backfill(self.scores.engine, run_settings, observers=NOBODY._replace(on_inserted=self.note))
+
+    def note(self, _rows: object) -> None:
+        """Count a commit, and plant after the right one."""
+        self.commits += 1
+        if self.commits == self.after:
+            self.plant()
+
+
+@pytest.fixture
+def planter(server: Server) -> Iterator[str]:
+    """A role that nobody trusts."""
+    name = f"planter_{secrets.token_hex(4)}"
+    run(server.admin_url, f"create role {name}")
+    yield name
+    run(server.admin_url, f"drop role {name}")
+
+
+@contextmanager
+def planted_in(server: Server, layout: str, planter: str) -> Iterator[tuple[Scores, Callable[[str], None]]]:
+    """Yield a database with three users and a function of somebody else's, and a function that executes SQL in it."""
+    with scores_in(server, layout) as scores:
+        admin_url = server.as_admin(scores.url)
+        users = add_users(scores.engine, 3)
+        run(admin_url, PLANTED.format(planter=planter) + f"set role {planter};" + RECORDING)
+        assert len(users) == 3
+        run(admin_url, f"grant usage on schema planted to {scores.url.username}")
+        run(admin_url, f"grant usage on schema {scores.relation.partition('.')[0]} to {planter}")
+        yield scores, lambda sql: run(admin_url, sql.format(table=scores.relation, planter=planter))
+
+
+def was_executed(scores: Scores) -> bool:
+    """Return whether a function that was planted has been executed."""
+    return bool(execute(scores.url, "select is_called from planted.executed"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("after", [1, 9], ids=["at first", "once statements are prepared"])
+@pytest.mark.parametrize("layout", ["fresh", "public.production"])
+def test_a_trigger_that_somebody_adds_during_a_run_never_has_our_rights(
+    server: Server, planter: str, layout: str, after: int, workers: int
+) -> None:
+    sql = BORROWED["a trigger of its own that fires per statement"][0].replace("after insert", "before insert")
+    with planted_in(server, layout, planter) as (scores, plant):
+        planting = Planting(scores, lambda: plant(sql), after)
+        with pytest.raises(ConfigurationError, match=f"would run, with your rights, .* belongs to {planter}"):
+            planting.run(workers)
+        assert planting.commits == scores.count() < 15
+        assert not was_executed(scores)
+
+
+@pytest.mark.parametrize("case", BORROWED)
+def test_whatever_runs_for_a_row_is_looked_at_again_once_it_changes(server: Server, planter: str, case: str) -> None:
+    sql, what, function = BORROWED[case]
+    with planted_in(server, "public.production", planter) as (scores, plant):
+        planting = Planting(scores, lambda: plant(sql))
+        with pytest.raises(ConfigurationError) as refused:
+            planting.run()
+        assert str(refused.value).startswith(
+            f"The {what} of public.daily_engagement_scores would run, with your rights, {function}, which belongs to"
+        )
+        assert planting.commits == scores.count() == 1
+        assert not was_executed(scores)
+
+
+def test_a_function_by_a_name_that_a_trigger_calls_is_looked_at_once_it_is_there(server: Server, planter: str) -> None:
+    """The more exact match is taken from now on."""
+    with planted_in(server, "public.production", planter) as (scores, plant):
+        run(
+            scores.url,
+            """
+            create function public.told(numeric) returns void language sql as '';
+            create function public.tell() returns trigger language plpgsql as
+              $$ begin perform told(1); return new; end $$;
+            create trigger tell after insert on public.daily_engagement_scores
+              for each row execute function public.tell();
+            """,
+        )
+        plant_it = (
+            "grant create on schema public to {planter}; set role {planter}; create function public.told(integer) "
+            "returns void language sql as $$ select pg_catalog.nextval('planted.executed') $$;"
+        )
+        planting = Planting(scores, lambda: plant(plant_it))
+        with pytest.raises(ConfigurationError, match=r"public\.told\(integer\), which belongs to"):
+            planting.run()
+        assert not was_executed(scores)
+
+
+@pytest.mark.parametrize("after", [1, 9], ids=["at first", "once statements are prepared"])
+def test_a_trigger_that_a_page_has_waited_for_is_seen(server: Server, planter: str, after: int) -> None:
+    """It is committed while the page waits for the lock on the table, and so before the page looks."""
+    sql = BORROWED["a trigger of its own"][0]
+    with planted_in(server, "fresh", planter) as (scores, _), engine_of(server.as_admin(scores.url)).connect() as other:
+        waiters: list[threading.Thread] = []
+
+        def plant() -> None:
+            other.exec_driver_sql(sql.format(table=scores.relation, planter=planter))
+            waiters.append(threading.Thread(target=commit_once_waited_for, args=(other, scores.relation)))
+            waiters[0].start()
+
+        with pytest.raises(ConfigurationError, match=f"would run, with your rights, .* belongs to {planter}"):
+            Planting(scores, plant, after).run(limits=Limits(lock_timeout=30))
+        waiters[0].join()
+        assert not was_executed(scores)
+
+
+def commit_once_waited_for(connection: sa.Connection, relation: str) -> None:
+    """Commit a transaction once another one waits for its lock on a table."""
+    waits = f"exists (select from pg_locks where relation = '{relation}'::regclass and not granted)"
+    wait_until(connection.engine.url, waits)
+    connection.commit()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("layout", ["fresh", "public.production"])
+def test_a_run_goes_on_if_what_runs_now_is_allowed(server: Server, planter: str, layout: str, workers: int) -> None:
+    """Under the path of the session, like a trigger that was there from the beginning."""
+    trigger = """
+        create table public.noted (path text);
+        create function public.note() returns trigger language plpgsql as
+          $$ begin insert into noted values (current_setting('search_path')); return new; end $$;
+        create trigger note before insert on {table} for each row execute function public.note();
+    """
+    with planted_in(server, layout, planter) as (scores, plant):
+        planting = Planting(scores, lambda: plant("set role postgres;" + trigger))
+        report = planting.run(workers)
+        assert (report.inserted, report.failed, report.left_over) == (15, 0, 0)
+        assert scores.count() == 15
+        assert "note" in [each.name for each in report.triggers]
+        paths = fetch(scores.url, "select path from public.noted")
+        assert 14 - workers < len(paths) < 15
+        assert set(paths) == {execute(scores.url, "select current_setting('search_path')")}
+        plant("drop trigger note on {table}")
+
+
+def test_other_owners_are_allowed_during_a_run_as_before_it(server: Server, planter: str) -> None:
+    with planted_in(server, "fresh", planter) as (scores, plant):
+        planting = Planting(scores, lambda: plant(BORROWED["a trigger of its own"][0]))
+        assert planting.run(allow_other_owners=True).inserted == 15
+        assert was_executed(scores)
+
+
+def test_a_run_ends_if_what_runs_changes_again_and_again(
+    server: Server, planter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "MOST_CHANGES", 3)
+    with planted_in(server, "fresh", planter) as (scores, plant):
+        moments = iter(("before update", "before delete", "after update", "after delete", "before truncate"))
+
+        def change(_rows: object) -> None:
+            plant(f"create or replace trigger ours {next(moments)} on {{table}} execute function planted.push()")
+
+        days = DayRange(DAY - datetime.timedelta(days=4), DAY)
+        observers = NOBODY._replace(on_inserted=change)
+        with pytest.raises(ConfigurationError, match="has changed 3 times during the run; try again once nobody"):
+            run_backfill(scores.engine, Settings(days, page_size=1, commit_every=1), observers=observers)
+        assert scores.count() == 4
+        assert not was_executed(scores)
+
+
+def test_a_trigger_that_raises_the_error_of_a_change_costs_no_more_than_another(server: Server) -> None:
+    with scores_in(server, "fresh") as scores:
+        add_users(scores.engine, 3)
+        scores.interfere("true", "raise 'no' using errcode = '42602';")
+        with pytest.raises(sa.exc.DBAPIError, match="no"):
+            run_backfill(scores.engine, Settings(ONE_DAY_RANGE))
+
+
+def test_a_trigger_that_somebody_adds_during_an_undo_never_has_our_rights(
+    server: Server, planter: str, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    with planted_in(server, "public.production", planter) as (scores, plant):
+        assert run_json(scores, "--manifest", str(manifest))["inserted"] == 3
+        sql = BORROWED["a trigger of its own"][0].replace("insert", "delete")
+        planted = False
+
+        def on_progress(report: UndoReport) -> None:
+            nonlocal planted
+            if report.deleted and not planted:
+                plant(sql)
+                planted = True
+
+        with pytest.raises(ConfigurationError, match=f"would run, with your rights, .* belongs to {planter}"):
+            run_undo(
+                scores.engine, manifest, Settings(ONE_DAY_RANGE, page_size=1, commit_every=1), on_progress=on_progress
+            )
+        assert scores.count() == 2
+        assert not was_executed(scores)
+        plant("drop trigger push on {table}")
+        run_undo(scores.engine, manifest, Settings(ONE_DAY_RANGE, page_size=1, commit_every=1))
+        assert scores.count() == 0
+
+
+def test_what_was_committed_before_a_change_is_said(server: Server, planter: str) -> None:
+    """By the command, with the exit code of a refusal."""
+    with planted_in(server, "fresh", planter) as (scores, plant):
+        options = ("--to", str(DAY), "--days", "5", "--commit-every", "1", "--pause-ms", "500", "--quiet")
+        with started(scores.url, *options) as process:
+            wait_until(scores.url, f"(select count(*) from {scores.relation}) > 0", process=process)
+            plant(BORROWED["a trigger of its own"][0])
+            stderr = process.communicate()[1]
+        count = scores.count()
+        committed = f"{counted(count, 'row')} {'was' if count == 1 else 'were'} committed before."
+        assert process.returncode == 2
+        assert stderr.splitlines()[-1] == (
+            f"Error: The trigger push of {scores.relation} would run, with your rights, planted.push(), which belongs "
+            f"to {planter}; look at it and disable it for the run, or give --allow-other-owners. {committed}"
+        )
+        assert not was_executed(scores)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -354,10 +355,10 @@ def test_the_score_table_is_distributed_where_citus_says_so(stand_in_url: sa.URL
     engine = engine_of(stand_in_url)
     with engine.connect() as connection:
         scores = look_at(connection, "insert", dry_run=False, with_events=False).scores
-        assert not is_distributed(connection, scores), "Citus is there, and has not distributed this table"
+        assert not is_distributed(connection, scores).value, "Citus is there, and has not distributed this table"
     apply(stand_in_url, DISTRIBUTE)
     with engine.connect() as connection:
-        assert is_distributed(connection, scores)
+        assert is_distributed(connection, scores).value
         assert look_at(connection, "insert", dry_run=False, with_events=False).distributed
 
 
@@ -422,17 +423,21 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(url: sa.URL, act
         join = Pages(database.scores, eligibility, distributed=True)
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         for keys in (EVERYBODY, KeyRange(users[20], users[50]), users[::3]):
-            assert join.find_by_user(connection, keys) == lookup.find_by_user(connection, keys)
-        found = join.find_by_user(connection, EVERYBODY)
+            assert join.find_by_user(connection, keys).value == lookup.find_by_user(connection, keys).value
+        found = join.find_by_user(connection, EVERYBODY).value
         assert found.missing > 5
-        assert join.list_missing(connection, users) == lookup.list_missing(connection, users)
-        assert len(join.list_missing(connection, users)) == found.missing
-        assert join.count_by_day(connection, users) == lookup.count_by_day(connection, users)
+        missing = join.list_missing(connection, users).value
+        assert missing == lookup.list_missing(connection, users).value
+        assert len(missing) == found.missing
+        assert join.count_by_day(connection, users).value == lookup.count_by_day(connection, users).value
         assert not join.may_scan, "a scan of the score table is another server's work there"
         for limit in (1, 7, 1000):
             inserted = []
             for pages in (join, lookup):
-                inserted.append(sorted(tuple(row) for row in pages.insert_page(connection, users, limit)))
+                written = pages.insert_page(connection, users, limit, keyed=True).value
+                assert written.rows is not None
+                assert written.by_day == Counter(day for _, day in written.rows)
+                inserted.append(sorted(tuple(row) for row in written.rows))
                 connection.rollback()
             assert inserted[0] == inserted[1]
             assert len(inserted[0]) == min(limit, found.missing)
@@ -448,7 +453,9 @@ def test_a_distributed_table_is_asked_by_joins(connection: sa.Connection, active
     )
     for distributed in (True, False):
         statements.clear()
-        Pages(database.scores, eligibility, distributed=distributed).insert_page(connection, [uuid.uuid4()], 1)
+        Pages(database.scores, eligibility, distributed=distributed).insert_page(
+            connection, [uuid.uuid4()], 1, keyed=True
+        )
         (statement,) = statements
         assert ("left outer join legacy.daily_engagement_scores" in statement) is distributed
         assert ("except" in statement) is not distributed

@@ -19,7 +19,7 @@ from momentum.errors import DatabaseUnreachableError
 from momentum.migrate.config import alembic_config
 from momentum.testing import Server
 from tests.alembic_program import error_of, program, start, text_of
-from tests.backfilling import DAY, PASSWORD, Proxy, Scores, backfill, call, started, with_password
+from tests.backfilling import COMMIT, DAY, PASSWORD, Proxy, Scores, backfill, call, started, with_password
 from tests.migrating import HISTORY, WAITING_MIGRATION, current, database_with_scores, execute, fetch, run, wait_until
 from tests.processes import DEADLINE
 from tests.samples import add_users
@@ -151,7 +151,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("message", [b"INSERT INTO", b"COMMIT", b"pg_dist_partition"])
+@pytest.mark.parametrize("message", [b"INSERT INTO", COMMIT, b"pg_dist_partition"])
 def test_a_silent_network_ends_a_backfill(scores: Scores, message: bytes) -> None:
     add_users(scores.engine, 3)
     with SilentProxy(scores.url, message) as proxy:
