@@ -34,8 +34,8 @@ NAMED = (NOTIFIES, WRITES, REFUSES)
 # Everything in these schemas sends requests: pg_net's, the extension http's in a schema of its own, Supabase's database
 # webhooks, and Amazon's.
 SENDING_SCHEMAS = {"net", "http", "supabase_functions", "aws_lambda"}
-# A worker sends what is written to the tables of this one.
-QUEUE_SCHEMA = "net"
+# A worker sends, or executes, what is written to the tables of these.
+QUEUE_SCHEMAS = {"net", "cron"}
 # The functions of extensions, wherever they are installed.
 SENDING_EXTENSIONS = {"pg_net", "http", "dblink", "postgres_fdw", "plproxy", "aws_lambda", "aws_s3"}
 SENDING_NAMES = re.compile(r"http(_(get|post|put|patch|delete|head))?|dblink\w*|lo_export", re.IGNORECASE)
@@ -58,6 +58,9 @@ PLACEHOLDER = re.compile(r"%(?:\d+\$)?-?\d*L")
 
 # The setting that says what a backslash in a string means.
 CONFORMING = "standard_conforming_strings"
+
+# Texts in SQL that may change the search path.
+CHANGING_PATH = {"search_path", "set_config"}
 
 # Words after which a name is a relation that is read.
 READING = ("from", "join", "using", "table", "only", ",")
@@ -91,6 +94,7 @@ class Catalog:
         # The path of this transaction, and the schemas that other sessions may have in theirs.
         self.path = tuple(dict.fromkeys([*path["schemas"], *schemas_in(path["default"]), "public", "extensions"]))
         self.conforming = path["conforming"] != "off"
+        self.single_byte = path.get("single byte", False)
         self.functions = {fact["oid"]: fact for fact in kinds["function"]}
         self.relations = {fact["oid"]: fact for fact in kinds["relation"]}
         self.attached = grouped(kinds["attached"], "relation")
@@ -219,7 +223,7 @@ class Walk:
     def _write(self, fact: dict[str, Any], event: str, path: Sequence[str]) -> None:
         catalog = self._catalog
         relation = fact["oid"]
-        if fact["kind"] == "f" or fact["schema"] == QUEUE_SCHEMA:
+        if fact["kind"] == "f" or fact["schema"] in QUEUE_SCHEMAS:
             self._effects.calls_out = True
         instead = False
         for trigger in catalog.triggers.get(relation, []):
@@ -270,22 +274,29 @@ class Walk:
         self._waiting.append(partial(self._read, sql, path, where))
 
     def _read(self, sql: str, path: Sequence[str], where: str) -> None:
-        tokens = tokens_of(sql, conforming=self._catalog.conforming)
+        tokens = tokens_of(sql, conforming=self._catalog.conforming, single_byte=self._catalog.single_byte)
         tokens += [Token("end", "")] * 4
         if any(token.text.lower() == CONFORMING for token in tokens):
             self._effects.unknown[f"{where} changes {CONFORMING}"] = None
         if any(UNREADABLE in token.text and token.kind != "string" for token in tokens):
             self._effects.unknown[f"{where} names something with characters that can't be read"] = None
         # If it changes the path, a name may mean anything.
-        path = () if any(token.says("search_path") for token in tokens) else path
+        path = () if any(token.text.lower() in CHANGING_PATH for token in tokens) else path
         targets: set[int] = set()
         ahead = list(marks_ahead(tokens))
-        for number, token in enumerate(tokens):
+        for number, (token, made) in enumerate(zip(tokens, definitions_in(tokens), strict=True)):
+            if made in {"function", "procedure"}:
+                self._body(tokens, number, path, where)
             if token.kind == "operator":
                 self._operator(tokens, number, path)
-            elif token.is_name() and not tokens[number - 1].says("."):
+            elif token.is_name() and tokens[number - 1].says("."):
+                # A function of a row may be called like a column of it.
+                for function in self._catalog.find("function", token.text, None, path):
+                    if function["of a row"]:
+                        self.call(function["oid"], path)
+            elif token.is_name():
                 if token.kind == "word":
-                    self._keyword(tokens, number, path, ahead[number], where)
+                    self._keyword(tokens, number, path, ahead[number], made, where)
                     self._target(tokens, number, path, ahead[number], targets)
                 self._name(tokens, number, path, is_target=number in targets, where=where)
 
@@ -298,7 +309,9 @@ class Walk:
             for operator in self._catalog.find("operator", name, schema, path):
                 self.call(operator["function"], path)
 
-    def _keyword(self, tokens: list[Token], number: int, path: Sequence[str], ahead: Set[str], where: str) -> None:
+    def _keyword(
+        self, tokens: list[Token], number: int, path: Sequence[str], ahead: Set[str], made: str, where: str
+    ) -> None:
         """Note the effect of a statement."""
         word, following = tokens[number].text, tokens[number + 1]
         if word == "notify" and following.is_name():
@@ -307,14 +320,44 @@ class Walk:
             self._effects.named.add(REFUSES)
         elif word == "copy" and not ahead.isdisjoint({"program", "file"}):
             self._effects.calls_out = True
-        elif word == "do" and following.kind == "string":
-            self.read(following.text, path, where)
-        elif word == "execute" and not following.says("function", "procedure"):
+        elif word == "do":
+            self._block(tokens, number + 1, path, where)
+        elif word == "load" and following.kind == "string":
+            self._effects.unknown[f"{where} loads a library"] = None
+        elif word == "create" and made in {"operator", "aggregate"}:
+            self._effects.unknown[f"{where} makes an {made}"] = None
+        elif word == "alter" and "renamed" in ahead:
+            self._effects.unknown[f"{where} renames something"] = None
+        elif word == "subscription" and tokens[number - 1].says("create", "alter"):
+            self._effects.calls_out = True
+        elif word == "execute" and not (made == "trigger" and following.says("function", "procedure")):
             composed = constant_of(tokens, number + 1)
             if composed is None:
                 self._effects.unknown[f"{where} executes SQL that it composes"] = None
             else:
                 self.read(composed, path, where)
+
+    def _block(self, tokens: list[Token], number: int, path: Sequence[str], where: str) -> None:
+        """Follow the text of a DO statement, before or after which its language may be."""
+        if tokens[number].says("language"):
+            self._language(tokens[number + 1], where)
+            number += 2
+        if tokens[number].kind == "string":
+            self.read(tokens[number].text, path, where)
+            if tokens[number + 1].says("language"):
+                self._language(tokens[number + 2], where)
+
+    def _body(self, tokens: list[Token], number: int, path: Sequence[str], where: str) -> None:
+        """Follow part of the definition of a function, which may be called then."""
+        if tokens[number - 1].says("language"):
+            self._language(tokens[number], where)
+        elif tokens[number].kind == "string":
+            self.read(tokens[number].text, path, where)
+
+    def _language(self, language: Token, where: str) -> None:
+        """Note code in a language that can't be read."""
+        if language.text.lower() not in {"sql", "plpgsql"}:
+            self._effects.unknown[f"{where} has code in {language.text.upper()}"] = None
 
     def _target(
         self, tokens: list[Token], number: int, path: Sequence[str], ahead: Set[str], targets: set[int]
@@ -406,7 +449,10 @@ def qualified(tokens: Sequence[Token], number: int) -> tuple[list[str], int]:
 
 
 def marks_ahead(tokens: Sequence[Token]) -> Iterable[Set[str]]:
-    """Return for each token what is from there on in its statement: ``conflict``, ``program``, or a ``file``."""
+    """Return for each token what is from there on in its statement.
+
+    It is ``conflict``, ``program``, a ``file`` that is written, or something that is ``renamed``.
+    """
     marks: list[Set[str]] = []
     ahead: Set[str] = frozenset()
     following = Token("end", "")
@@ -418,9 +464,23 @@ def marks_ahead(tokens: Sequence[Token]) -> Iterable[Set[str]]:
             ahead = ahead | {token.text}
         elif token.says("to") and following.kind == "string":
             ahead = ahead | {"file"}
+        elif token.says("rename") or (token.says("set") and following.says("schema")):
+            ahead = ahead | {"renamed"}
         marks.append(ahead)
         following = token
     return reversed(marks)
+
+
+def definitions_in(tokens: Sequence[Token]) -> Iterable[str]:
+    """Yield for each token what its statement has begun to make, such as ``trigger``; empty if nothing."""
+    made = ""
+    for number, token in enumerate(tokens):
+        if token.says(";"):
+            made = ""
+        elif not made and token.says("create") and not tokens[number - 1].says("as", "."):
+            words = tokens[number + 1 : number + 5]
+            made = next((word.text for word in words if not word.says("or", "replace", "constraint", "event")), "")
+        yield made
 
 
 def constant_of(tokens: Sequence[Token], number: int) -> str | None:

@@ -14,6 +14,10 @@ functions (oid, fact) as (
     pg_catalog.jsonb_build_object(
       'is', 'function', 'oid', p.oid, 'schema', s.name, 'name', p.proname, 'language', l.lanname,
       'extension', e.extname, 'settings', p.proconfig,
+      'of a row', p.pronargs >= 1 and exists (
+        select from pg_catalog.pg_type as t
+        where t.oid = p.proargtypes[0] and (t.typtype = 'c' or t.typname in ('record', 'anyelement', 'any'))
+      ),
       'signature', pg_catalog.format(
         '%I.%I(%s)', s.name, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)
       ),
@@ -129,6 +133,11 @@ facts (fact) as (
   select
     pg_catalog.jsonb_build_object(
       'is', 'path', 'schemas', pg_catalog.current_schemas(true), 'default', p.reset_val,
+      'single byte', (
+        select pg_catalog.pg_encoding_max_length(d.encoding) = 1
+        from pg_catalog.pg_database as d
+        where d.datname = pg_catalog.current_database()
+      ),
       -- As a trigger finds it: only the transactions that read change it.
       'conforming', (
         select s.reset_val

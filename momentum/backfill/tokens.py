@@ -4,6 +4,12 @@ import re
 import sys
 from typing import NamedTuple
 
+# The characters of a name, without digits and the dollar sign: to the server, everything beyond ASCII is one of them.
+LETTERS = r"A-Za-z_\x80-\U0010ffff"
+
+# The bytes of a name that the server keeps.
+LONGEST_NAME = 63
+
 # A string goes on after a line break, and comments may be in between.
 GAP = r"'(?:[ \t\f\v]|--[^\n\r]*)*+[\n\r](?:\s|--[^\n\r]*[\n\r])*+'"
 
@@ -22,14 +28,14 @@ def pattern(prefix: str) -> re.Pattern[str]:
         | (?P<escaped>{prefix}'(?:[^'\\]|\\.|''|{GAP})*')
         | (?P<unicode>u&(?:'(?:[^']|''|{GAP})*'|"(?:[^"]|"")*"))
         | (?P<string>[bnx]?'(?:[^']|''|{GAP})*')
-        | (?P<dollars>\$(?P<tag>(?:[^\W\d]\w*)?)\$(?P<inside>.*?)\$(?P=tag)\$)
+        | (?P<dollars>\$(?P<tag>(?:[{LETTERS}][{LETTERS}0-9]*)?)\$(?P<inside>.*?)\$(?-i:(?P=tag))\$)
         | (?P<quoted>"(?:[^"]|"")*")
-        | (?P<word>[^\W\d][\w$]*)
-        | (?P<number>\$?\d[\w.]*)
+        | (?P<word>[{LETTERS}][{LETTERS}0-9$]*)
+        | (?P<number>\$\d+|\d\w*(?:\.(?!\.)\w*)?)
         | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
-        | (?P<other>.)
+        | (?P<other>\.\.|.)
         """,
-        re.VERBOSE | re.DOTALL | re.IGNORECASE,
+        re.VERBOSE | re.DOTALL | re.IGNORECASE | re.ASCII,
     )
 
 
@@ -69,12 +75,13 @@ class Token(NamedTuple):
         return self.kind in {"word", "other"} and self.text in words
 
 
-def tokens_of(sql: str, *, conforming: bool = True) -> list[Token]:
+def tokens_of(sql: str, *, conforming: bool = True, single_byte: bool = False) -> list[Token]:
     """Return the tokens of a text, without spaces and comments, and with the characters for which escapes stand.
 
     Args:
         sql: The text.
         conforming: Whether a backslash is itself in a string without a prefix: standard_conforming_strings.
+        single_byte: Whether each character is a byte in the database's encoding.
     """
     scanned = scan(sql, CONFORMING if conforming else NOT_CONFORMING)
     tokens = []
@@ -84,13 +91,31 @@ def tokens_of(sql: str, *, conforming: bool = True) -> list[Token]:
         number += 1
         if kind == "unicode":
             mark = "\\"
-            if any(each.says("uescape") for each in scanned[number : number + 1]):
+            if any(each.text.lower() == "uescape" for each in scanned[number : number + 1]):
                 mark = "".join(each.text for each in scanned[number + 1 : number + 2])
                 number += 2
             kind = "string" if text[0] == "'" else "quoted"
             text = without_unicode_escapes(without_quotes(text), mark)
+        if kind in {"word", "quoted"}:
+            text = name_of(text, folded=kind == "word", single_byte=single_byte)
         tokens.append(Token(kind, text))
     return tokens
+
+
+def name_of(text: str, *, folded: bool, single_byte: bool) -> str:
+    """Return a name as the server reads it.
+
+    Args:
+        text: The name as it is written.
+        folded: Whether capitals are small letters: those of ASCII, and with an encoding of single bytes those that the
+            database's locale says.
+        single_byte: Whether the database has such an encoding.
+    """
+    if single_byte and not text.isascii() and (len(text.encode()) > LONGEST_NAME or (folded and text != text.lower())):
+        return UNREADABLE
+    # Of bytes, only those of ASCII have a small letter.
+    name = text.encode().lower() if folded else text.encode()
+    return name[:LONGEST_NAME].decode(errors="ignore")
 
 
 def scan(sql: str, token: re.Pattern[str]) -> list[Token]:
@@ -113,7 +138,7 @@ def scan(sql: str, token: re.Pattern[str]) -> list[Token]:
         elif found["quoted"]:
             tokens.append(Token("quoted", without_quotes(text)))
         elif not found["space"]:
-            tokens.append(Token(kind, text.lower() if kind == "word" else text))
+            tokens.append(Token(kind, text))
     return tokens
 
 

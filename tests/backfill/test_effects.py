@@ -14,14 +14,17 @@ from momentum.testing import Server
 from tests.migrating import run
 from tests.server import engine_of
 
+# The longest name that the server keeps: it cuts off the rest, at a character.
+LONG = "\N{LATIN SMALL LETTER A WITH DIAERESIS}" + 61 * "x"
+
 # The extension pg_net, Supabase's webhooks, http and dblink, as far as they matter here; and a table with a webhook.
-SENDERS = """
+SENDERS = f"""
 create schema net;
 create schema supabase_functions;
 create schema send;
 create function send.send() returns integer language sql as 'select 1';
 create table net.http_request_queue (url text);
-create function net.http_post(url text, body jsonb default '{}') returns bigint language sql as
+create function net.http_post(url text, body jsonb default '{{}}') returns bigint language sql as
   $$ insert into net.http_request_queue values (url) returning 1::bigint $$;
 create function supabase_functions.http_request() returns trigger language plpgsql as
   $$ begin perform net.http_post(tg_argv[0]); return new; end $$;
@@ -79,6 +82,16 @@ create function public.without_escapes() returns void language plpgsql set stand
 create schema realtime;
 create function realtime.send(topic text) returns void language plpgsql as
   $$ begin execute 'set local realtime.topic = ' || topic; end $$;
+create function public."Ähnlich"() returns void language sql as $$ select public.send() $$;
+create function public."send\N{NO-BREAK SPACE}"() returns void language sql as $$ select public.send() $$;
+create function public.\N{LOVE LETTER}() returns integer language sql as $$ select public.send() $$;
+create function public.\N{ARABIC-INDIC DIGIT THREE}() returns integer language sql as $$ select public.send() $$;
+create function public.{LONG}() returns void language sql as $$ select public.send() $$;
+create schema cron;
+create schema elsewhere;
+create function elsewhere.sent() returns integer language sql as $$ select public.send() $$;
+create function public.leak(public.plain) returns integer language sql as $$ select public.send() $$;
+create table cron.job (command text);
 create function public.composing(what text) returns void language plpgsql as $$ begin execute what; end $$;
 """
 
@@ -161,6 +174,23 @@ CALLING_OUT = {
     "a name with Unicode escapes": r"""perform U&"n\0065t".http_post('x');""",
     "a name with a mark of its own": """perform U&"n!0065t" /* here */ uescape '!' . http_post('x');""",
     "a table's name with Unicode escapes": r"""insert into public.U&"hook\0065d" values (1);""",
+    "a name in capitals that the server keeps": "perform public.Ähnlich();",
+    "a name with a space that is none": "perform public.send\N{NO-BREAK SPACE}();",
+    "a name that is a symbol": "perform public.\N{LOVE LETTER}();",
+    "a name that looks like a number": "perform public.\N{ARABIC-INDIC DIGIT THREE}();",
+    "a name that is cut off": f"perform public.{LONG}yz();",
+    "a quoted name that is cut off": f'perform public."{LONG}yz"();',
+    "a function of a row": "perform p.leak from public.plain as p;",
+    "a path that is set": "perform set_config('search_path', new.note, true); perform sent();",
+    "a bound of a loop": "for i in 1..public.send() loop end loop;",
+    "a bound of a loop that is named": "for i in new.id..public.send() loop end loop;",
+    "a bound of a loop without a schema": "for i in reverse 3 .. send() loop end loop;",
+    "between dollars in capitals": "new.note := $A$ $a$ $A$; perform public.send(); new.note := $A$ $a$ $A$;",
+    "a block with its language": "do language plpgsql $x$ begin perform public.send(); end $x$;",
+    "a function that is made": "create function public.made() returns integer language sql as 'select public.send()'; "
+    "perform public.made();",
+    "a job": "insert into cron.job values ('select public.send()');",
+    "a subscription": "create subscription s connection 'host=push.example' publication p with (create_slot = false);",
     "a trigger function itself": "perform supabase_functions.http_request();",
 }
 
@@ -180,6 +210,17 @@ UNKNOWN = {
     "a function that changes strings": "perform set_config('standard_conforming_strings', new.note, true);",
     "another function that changes strings": "perform public.with_escapes();",
     "another language": "perform public.in_c();",
+    "a block in another language": "do language plperl 'elog(INFO, 1)';",
+    "a library": "load 'auto_explain';",
+    "a variable called procedure": "declare procedure text := new.note; begin execute procedure; end;",
+    "a variable called function": "declare function text := new.note; begin execute function where (true); end;",
+    "another variable called function": "declare function text; "
+    "begin execute function operator(pg_catalog.||) ''; end;",
+    "an operator that is made": "create operator public.<=> (function = step, rightarg = integer);",
+    "a function that is renamed": "alter function send rename to again; perform public.again();",
+    "a table that is moved": "alter table public.hooked set schema send; insert into send.hooked values (1);",
+    "a variable after a column called trigger": "if (select 1 as create) > 0 then declare procedure text; begin "
+    'execute procedure collate (pg_catalog)."C"; end; end if;',
 }
 
 NO_CALLS = {
@@ -207,6 +248,10 @@ NO_CALLS = {
     "a function of a computing extension": "perform public.vector_norm('[1, 2]'::public.vector);",
     "a message to connected clients": "perform realtime.send(new.note); perform pg_notify('x', net.note); notify x;",
     "a schema of others with the same name": "perform send.send();",
+    "a trigger that is made": "create trigger made before update on public.plain for each row execute function "
+    "public.nothing();",
+    "a range of numbers": "for i in 1..3 loop new.note := 1.5 || 2. || .5 || 1e5; end loop;",
+    "another word in capitals": "perform public.harmless('x'), öffnen from (select 1 as öffnen) as x;",
 }
 
 
@@ -302,7 +347,8 @@ TEXTS: dict[str, Effects] = {
     "select query_to_xml('select', true, true, '')": Effects(unknown={"a text executes SQL by query_to_xml()": None}),
     "select public.query_to_xml('select', true, true, '')": Effects(),
     "execute 'select' || new.note": Effects(unknown={"a text executes SQL that it composes": None}),
-    "execute function public.f; execute procedure public.f": Effects(),
+    "create trigger t before insert on public.s for each row execute function public.f()": Effects(),
+    "execute procedure public.f": Effects(unknown={"a text executes SQL that it composes": None}),
     "do 'begin notify scores; end'": Effects(named={"notifies listeners"}),
     "set standard_conforming_strings = off": Effects(unknown={"a text changes standard_conforming_strings": None}),
     r'select U&"n\d800t".x()': Effects(unknown={"a text names something with characters that can't be read": None}),

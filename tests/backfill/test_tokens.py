@@ -13,6 +13,8 @@ STRINGS = [
     ("E'a''b'", "a'b"),
     ("$$net.http_post('x')$$", "net.http_post('x')"),
     ("$a$ $$ $b$ $a$", " $$ $b$ "),
+    ("$a$ $A$ $a$", " $A$ "),
+    ("$ä$ $a$ $ä$", " $a$ "),
     ("N'x'", "x"),
     ("U&'x'", "x"),
     (r"e'\n\t\b\f\r\q\'\\'", "\n\t\b\f\rq'\\"),
@@ -41,6 +43,12 @@ STRINGS = [
         ("a:=b::int", ["a", ":", "=", "b", ":", ":", "int"]),
         ("grün.Straße", ["grün", ".", "straße"]),
         ("a$b$c", ["a$b$c"]),
+        ("ÄÖa.Kelvin\N{KELVIN SIGN}", ["ÄÖa", ".", "kelvin\N{KELVIN SIGN}"]),
+        ("a\N{NO-BREAK SPACE}b \N{LINE SEPARATOR}", ["a\N{NO-BREAK SPACE}b", "\N{LINE SEPARATOR}"]),
+        ("\N{ARABIC-INDIC DIGIT THREE}a", ["\N{ARABIC-INDIC DIGIT THREE}a"]),
+        ("1..a 1.5 1.e5 0x1F 1_000", ["1", "..", "a", "1.5", "1.e5", "0x1F", "1_000"]),
+        ("a..b", ["a", "..", "b"]),
+        (f'{62 * "a"}ä {64 * "b"} "{32 * "ö"}"', [62 * "a", 63 * "b", 31 * "ö"]),
         ("", []),
     ],
 )
@@ -87,6 +95,26 @@ def test_what_an_escape_cannot_mean_is_marked(sql: str, inside: str) -> None:
 def test_the_server_reads_strings_the_same(connection: sa.Connection) -> None:
     for sql, inside in STRINGS:
         assert connection.exec_driver_sql(f"select {sql}").scalar_one() == inside
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Net", "NET_1$", "Ähnlich", "ÄÖü", "K\N{KELVIN SIGN}", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"),
+        *("\N{LOVE LETTER}", "a\N{NO-BREAK SPACE}b", "\N{ARABIC-INDIC DIGIT THREE}", "a\N{LINE SEPARATOR}"),
+        *("a" * 64, "ä" * 40, "a" + "\N{LOVE LETTER}" * 20, '"Net ""x"""', f'"{"Ä" * 40}"', f'U&"\\00C4{"x" * 70}"'),
+    ],
+)
+def test_the_server_reads_names_the_same(connection: sa.Connection, name: str) -> None:
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    [column] = driver.execute(f"select 1 as {name}").description
+    assert [token.text for token in tokens_of(name)] == [column.name]
+
+
+def test_with_an_encoding_of_single_bytes_a_name_that_depends_on_the_locale_is_marked() -> None:
+    read = [token.text for token in tokens_of(f'Ähnlich ähnlich "Ähnlich" NET {"ä" * 32}', single_byte=True)]
+    assert read == [UNREADABLE, "ähnlich", "Ähnlich", "net", UNREADABLE]
 
 
 def test_strings_on_one_line_are_two() -> None:
