@@ -26,7 +26,7 @@ from momentum.migrate.parking import Parkable, count_held, find_parked
 from momentum.scores import find_score_table
 from momentum.trust import find_untrusted
 from momentum.verify.compare import compare_database
-from momentum.wording import counted, printable
+from momentum.wording import counted, printable, statement_in
 
 # The UTC days, ending yesterday, in which every eligible user-day should have a row.
 DAYS = 7
@@ -40,7 +40,7 @@ class ToDo:
 
     Attributes:
         what: What it is, in words.
-        command: The command that fixes it.
+        command: The command, or the statement of SQL, that fixes it.
     """
 
     what: str
@@ -172,7 +172,7 @@ def read_days(engine: Engine, status: Status) -> None:
     except (NotMigratedError, ConfigurationError) as error:
         # What is still to be applied may well be what is missing.
         if isinstance(error, ConfigurationError) or not status.to_do:
-            status.to_do.append(ToDo(str(error).rstrip("."), "momentum verify"))
+            status.to_do.append(ToDo(str(error).rstrip("."), statement_in(str(error)) or "momentum verify"))
         return
     status.first_day, status.last_day = days.first.isoformat(), days.last.isoformat()
     status.eligible, status.missing = report.eligible, report.inserted

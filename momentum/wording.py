@@ -70,6 +70,12 @@ def advise(owner: str, statement: str) -> str:
     return f"connect as {owner}, or let {owner} run `{statement}`"
 
 
+def statement_in(advice: str) -> str | None:
+    """Return the statement that a sentence advises to run; None if there is none."""
+    found = re.search(r"`(.+)`", advice)
+    return found[1] if found else None
+
+
 def is_of_platform(role: str) -> bool:
     """Return whether a role belongs to Supabase's platform, so that nobody outside of it can be that role."""
     return role.startswith(PLATFORM_PREFIX)

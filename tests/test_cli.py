@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -110,6 +111,32 @@ def test_a_table_that_a_backfill_refuses_is_something_to_do(url: sa.URL, tmp_pat
         "drop it with: drop rule r on legacy.daily_engagement_scores; then try again",
         "command": "momentum verify",
     } in status["to_do"]
+
+
+def test_a_right_that_a_backfill_lacks_is_something_to_do_with_its_grant(server: Server, tmp_path: Path) -> None:
+    role = f"monitor_{secrets.token_hex(4)}"
+    with server.database() as url:
+        admin_url = server.as_admin(url)
+        run(
+            admin_url,
+            f"""
+            create role {role} login password 'secret' bypassrls;
+            grant usage on schema auth, legacy, momentum_internal to {role};
+            grant select on all tables in schema auth, momentum_internal to {role};
+            """,
+        )
+        monitor = url.set(username=role, password="secret")
+        done = momentum("status", "--json", home=tmp_path, url=monitor)
+        grant = f"grant select on legacy.daily_engagement_scores to {role}"
+        assert done.returncode == 1
+        assert json.loads(done.stdout)["to_do"][-1] == {
+            "what": f"The role {role} may not select rows of legacy.daily_engagement_scores; connect as "
+            f"{url.username}, or let {url.username} run `{grant}`",
+            "command": grant,
+        }
+        run(url, grant)
+        assert json.loads(momentum("status", "--json", home=tmp_path, url=monitor).stdout)["missing"] == 0
+        run(admin_url, f"drop owned by {role}; drop role {role}")
 
 
 @pytest.mark.slow
