@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.connect.url import as_text
-from momentum.errors import ConfigurationError, MomentumError, PreflightError
+from momentum.errors import ConfigurationError, MigrationError, MomentumError, PreflightError, VerificationError
 from momentum.migrate.cli import purge
 from momentum.migrate.config import alembic_config
 from momentum.status import read_status
@@ -18,8 +19,17 @@ from momentum.testing import Server
 from momentum.verify.compare import compare_database
 from tests.backfilling import DAY, call, one_error_line, scores_in
 from tests.catalog import snapshot
-from tests.migrating import HISTORY, database_with_scores, execute, migrate_to, run
-from tests.samples import SCORE_TABLES
+from tests.migrating import (
+    HISTORY,
+    WAITING_MIGRATION,
+    database_with_scores,
+    execute,
+    fetch,
+    migrate_to,
+    run,
+    wait_until,
+)
+from tests.samples import SCORE_TABLES, add_users
 from tests.server import engine_of
 
 HEAD = HISTORY[-1]
@@ -183,6 +193,83 @@ def test_a_predecessor_of_somebody_else_is_not_adopted(server: Server, planter: 
     work = lambda: migrate_to_head(url, existing="adopt", access="close")  # noqa: E731 - it is called once
     assert refusal(url, work, PreflightError) == expected
     leave(server, url, planter)
+    server.drop_database(url)
+
+
+# A function that records, beyond a rollback, that it has been executed, and a trigger that somebody gives a table.
+RECORDING = """
+create schema planted authorization {planter};
+grant usage on schema planted to public;
+set role {planter};
+create sequence planted.executed;
+grant usage on sequence planted.executed to public;
+create function planted.push() returns trigger language plpgsql as
+  $$ begin perform pg_catalog.nextval('planted.executed'); return coalesce(new, old); end $$;
+reset role;
+grant trigger on {table} to {planter};
+grant usage on schema {schema} to {planter};
+"""
+PLANT = """
+set local role {planter};
+create trigger push before insert or delete on {table} for each row execute function planted.push();
+reset role;
+"""
+
+
+def test_a_trigger_that_somebody_adds_while_superseded_scores_are_moved_never_has_our_rights(
+    server: Server, planter: str
+) -> None:
+    """And back: it comes after everything has been looked at, and before the next page."""
+    url = database_with_scores(server, "legacy.seed")
+    names = {"planter": planter, "schema": "legacy", "table": "legacy.daily_engagement_scores"}
+    add_users(engine_of(url), 3)
+    run(
+        url,
+        "insert into legacy.daily_engagement_scores (user_id, score_ts, score) "
+        "select id, timestamptz '2024-03-01 12:00+00' - n * interval '1 h', n from auth.users, generate_series(0, 2) n",
+    )
+    run(server.as_admin(url), RECORDING.format(**names))
+    before = fetch(url, "select s::text from legacy.daily_engagement_scores as s order by 1")
+
+    def work_with_a_trigger(work: Callable[[], None]) -> None:
+        with engine_of(server.as_admin(url)).connect() as other, ThreadPoolExecutor(1) as pool:
+            # Reading goes on; the first page waits.
+            other.exec_driver_sql("lock table legacy.daily_engagement_scores in share mode")
+            done = pool.submit(work)
+            wait_until(url, WAITING_MIGRATION)
+            other.exec_driver_sql(PLANT.format(**names))
+            other.commit()
+            with pytest.raises(MigrationError, match=r"the trigger push of legacy\.daily_engagement_scores would fire"):
+                done.result()
+        assert not execute(url, "select is_called from planted.executed")
+        run(server.as_admin(url), "drop trigger push on legacy.daily_engagement_scores")
+
+    work_with_a_trigger(lambda: migrate_to_head(url))
+    migrate_to_head(url)
+    assert fetch(url, "select count(*) from legacy.daily_engagement_scores") == [3]
+    work_with_a_trigger(lambda: alembic.command.downgrade(alembic_config(url), "base"))
+    alembic.command.downgrade(alembic_config(url), "base")
+    assert fetch(url, "select s::text from legacy.daily_engagement_scores as s order by 1") == before
+    server.drop_database(url)
+
+
+def test_a_trigger_that_somebody_adds_before_rows_are_copied_does_not_fire_for_them(
+    server: Server, planter: str
+) -> None:
+    url = database_with_scores(server, "fresh", predecessors=True)
+    names = {"planter": planter, "schema": "public", "table": "public.momentum_events"}
+    run(url, "insert into public.momentum_events (event_type) values ('of nobody'), ('walk')")
+    add_users(engine_of(url), 2)
+    run(
+        url, "update public.momentum_events set user_id = (select id from auth.users limit 1) where event_type = 'walk'"
+    )
+    migrate_to(url, HISTORY[2], existing="adopt", access="close")
+    run(server.as_admin(url), RECORDING.format(**names) + PLANT.format(**names))
+    with pytest.raises(VerificationError):
+        migrate_to_head(url, existing="adopt", access="close")
+    assert fetch(url, "select event_type from public.momentum_events") == ["walk"]
+    assert not execute(url, "select is_called from planted.executed")
+    assert fetch(url, "select tgenabled::text from pg_trigger where tgname = 'push'") == ["O"]
     server.drop_database(url)
 
 

@@ -119,8 +119,10 @@ begin
     exit when page is null;
     -- A constraint that was carried over may be deferred, and would stop the commit instead of refusing its row.
     set constraints all immediate;
-    -- Triggers that were carried over must not fire for copied rows, but must for those of clients: they are disabled
-    -- within the page's transaction, whose lock lets nobody else write meanwhile.
+    -- Triggers that were carried over must not fire for copied rows, but must for those of clients, and what somebody
+    -- else has added must not run with our rights: they are disabled within the page's transaction, whose lock lets
+    -- nobody else write or add one meanwhile.
+    lock table public.{table} in row exclusive mode;
     select
       string_agg(format('disable trigger %I', tgname), ', '),
       string_agg(
@@ -133,7 +135,17 @@ begin
     from pg_catalog.pg_trigger
     where
       tgrelid = 'public.{table}'::regclass and not tgisinternal and tgenabled <> 'D' and tgname <> 'set_updated_at'
-      and tgname in (select tgname from pg_catalog.pg_trigger where tgrelid = source);
+      and (
+        tgname in (select tgname from pg_catalog.pg_trigger where tgrelid = source)
+        or tgfoid not in (
+          select p.oid
+          from pg_catalog.pg_proc as p
+          inner join pg_catalog.pg_roles as r on p.proowner = r.oid
+          where r.rolsuper or r.rolname = current_user or r.oid in (
+            select datdba from pg_catalog.pg_database where datname = current_database()
+          )
+        )
+      );
     if disable is not null then
       execute 'alter table public.{table} ' || disable;
     end if;

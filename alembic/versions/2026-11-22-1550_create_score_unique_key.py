@@ -244,7 +244,7 @@ def upgrade() -> None:
     columns = ["user_id", sa.text(day)]
     for _ in range(ROUNDS):
         if layout == "seed":
-            op.execute_patiently(MOVE.replace("{relation}", relation))
+            op.execute_patiently(MOVE.replace("{relation}", relation), fires_nothing_of=relation)
         try:
             op.create_index_concurrently(name, "daily_engagement_scores", columns, schema=schema, unique=True)
             break
@@ -284,7 +284,7 @@ def after_downgrade() -> None:
         return
     op.execute_patiently(f"drop index concurrently if exists {index}")
     if layout == "seed":
-        op.execute_patiently(PUT_BACK.replace("{relation}", relation))
+        op.execute_patiently(PUT_BACK.replace("{relation}", relation), fires_nothing_of=relation)
     op.execute("update momentum_internal.score_table set created_index = false where only_row")
 
 

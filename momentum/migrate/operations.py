@@ -650,14 +650,23 @@ def take_back_access(operations: Operations, operation: TakeBackAccess) -> None:
 class ExecutePatiently(MigrateOperation):
     """Execute a statement that blocks no client: one with CONCURRENTLY, or one that commits page by page."""
 
-    def __init__(self, sql: str, at_least: float, in_one_transaction: str | None = None) -> None:
+    def __init__(
+        self, sql: str, at_least: float, in_one_transaction: str | None = None, fires_nothing_of: str | None = None
+    ) -> None:
         self.sql = sql
         self.at_least = at_least
         self.in_one_transaction = in_one_transaction
+        self.beginning = corrections_in_block() + (no_triggers_in_block(fires_nothing_of) if fires_nothing_of else "")
 
     @classmethod
     def execute_patiently(
-        cls, operations: Operations, sql: str, *, at_least: float = 0, in_one_transaction: str | None = None
+        cls,
+        operations: Operations,
+        sql: str,
+        *,
+        at_least: float = 0,
+        in_one_transaction: str | None = None,
+        fires_nothing_of: str | None = None,
     ) -> None:
         """Commit, then execute a statement outside of any transaction; it may wait until the run's deadline.
 
@@ -672,11 +681,28 @@ class ExecutePatiently(MigrateOperation):
             at_least: The seconds that it may wait even if the deadline is nearer, for statements that clean up.
             in_one_transaction: The SQL to execute where nothing can commit in between: in a transaction that was
                 handed in, and in a migration of the Supabase CLI.
+            fires_nothing_of: A table of others of which the block inserts and deletes rows: ``{corrections}`` then also
+                fails if anybody has given it a trigger since it was looked at, which would run with our rights.
 
         Raises:
             MigrationError: Nothing can commit in between, and there is no SQL for that case.
         """
-        operations.invoke(cls(sql, at_least, in_one_transaction))
+        operations.invoke(cls(sql, at_least, in_one_transaction, fires_nothing_of))
+
+
+def no_triggers_in_block(relation: str) -> str:
+    """Return the statements of a DO block that lock a table, and fail if it has a trigger for inserts or deletes.
+
+    With the lock nobody can add one until the transaction ends.
+    """
+    triggers = f"""from pg_catalog.pg_trigger as t where
+      t.tgrelid = '{relation}'::pg_catalog.regclass and not t.tgisinternal and t.tgenabled in ('O', 'A')
+      and t.tgtype & 12 <> 0"""
+    return f""" lock table {relation} in row exclusive mode;
+    if exists (select {triggers}) then
+      raise exception 'the trigger % of {relation} would fire; remove it or disable it, then try again',
+        (select t.tgname {triggers} order by t.tgname limit 1);
+    end if;"""
 
 
 @Operations.implementation_for(ExecutePatiently)
@@ -692,7 +718,7 @@ def execute_patiently(operations: Operations, operation: ExecutePatiently) -> No
         execute_text(operations, operation.in_one_transaction)
         return
     patience: Patience = context.opts["patience"]
-    statement = sa.text(operation.sql.replace("{corrections}", corrections_in_block()).replace(":", "\\:"))
+    statement = sa.text(operation.sql.replace("{corrections}", operation.beginning).replace(":", "\\:"))
     if context.as_sql:
         with context.autocommit_block():
             limits = dict(zip(TIMEOUTS, (milliseconds(patience.seconds), "0"), strict=True))
