@@ -105,9 +105,10 @@ class Catalog:
         self.children = grouped(kinds["child"], "relation")
         self.uses = grouped(kinds["use"], "function")
         self._named = {kind: grouped(kinds[kind], "name") for kind in ("function", "relation", "operator", "type")}
-        # What has been looked at, by kind: the names that were looked up, and the oids that were followed.
+        # What has been looked at: the names that were looked up, by kind, and the oids of relations and of functions.
         self.sought: dict[str, set[str]] = {kind: set() for kind in self._named}
-        self.followed: dict[str, set[str]] = {kind: set() for kind in self._named}
+        self.followed: set[str] = set()
+        self.called: set[str] = set()
 
     @classmethod
     def read(cls, connection: Connection) -> "Answer[Catalog]":
@@ -132,8 +133,8 @@ class Catalog:
     def fingerprint(self) -> ScalarSelect[str]:
         """Return a query for a text that changes once anything changes that has been followed or looked up so far."""
         values = {
-            "followed": self.followed["relation"],
-            "called": self.followed["function"],
+            "followed": self.followed,
+            "called": self.called,
             **{f"{kind}s": names for kind, names in self.sought.items()},
         }
         parameters = (bindparam(name, sorted(value), ARRAY(String), unique=True) for name, value in values.items())
@@ -176,7 +177,7 @@ class Walk:
         """Follow a function."""
         path = tuple(self._catalog.path if path is None else path)
         fact = self._catalog.functions.get(function)
-        self._catalog.followed["function"].add(function)
+        self._catalog.called.add(function)
         if fact is not None and not self._is_seen("function", function, *path):
             self._waiting.append(partial(self._call, fact, path))
 
@@ -216,7 +217,7 @@ class Walk:
     def write(self, relation: str, event: str, path: Sequence[str]) -> None:
         """Follow a row that is inserted, updated or deleted, or a table that is truncated."""
         fact = self._catalog.relations.get(relation)
-        self._catalog.followed["relation"].add(relation)
+        self._catalog.followed.add(relation)
         if fact is not None and not self._is_seen("relation", relation, event, *path):
             self._waiting.append(partial(self._write, fact, event, path))
 
@@ -255,7 +256,7 @@ class Walk:
     def look(self, relation: str, path: Sequence[str]) -> None:
         """Follow a relation that is read."""
         fact = self._catalog.relations.get(relation)
-        self._catalog.followed["relation"].add(relation)
+        self._catalog.followed.add(relation)
         if fact is not None and not self._is_seen("read", relation):
             self._waiting.append(partial(self._look, fact, path))
 

@@ -107,7 +107,7 @@ def find_triggers(
     oid = catalog.relation(relation)
     if oid is None:
         return []
-    catalog.followed["relation"].add(oid)
+    catalog.followed.add(oid)
     found = [*triggers_in(catalog, oid, event), *others_in(catalog, oid, event, given)]
     functions = {function for _, _, _, _, effects in found for function in effects.functions}
     owners = {each.name: each.owner for each in untrusted_functions(connection, functions)} if functions else {}
