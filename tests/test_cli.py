@@ -254,7 +254,7 @@ def test_each_command_does_what_its_name_says(supabase_url: sa.URL) -> None:
     assert [(logger.level, list(logger.handlers)) for logger in loggers] == before, "nothing of the display stays"
 
 
-UNTOLD = {"attempts": 40, "deadline": 300, "scores": "fresh"}
+UNTOLD = {"drift": "warn", "attempts": 40, "deadline": 300, "scores": "fresh"}
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,11 @@ UNTOLD = {"attempts": 40, "deadline": 300, "scores": "fresh"}
         (["upgrade", "--sql"], {"existing": "refuse", "verify": True, **UNTOLD}),
         (
             ["upgrade", "--sql", "--no-verify", "--attempts", "3", "--deadline", "4", "--scores", "legacy.seed"],
-            {"existing": "refuse", "verify": False, "attempts": 3, "deadline": 4, "scores": "legacy.seed"},
+            {"existing": "refuse", "verify": False, **UNTOLD, "attempts": 3, "deadline": 4, "scores": "legacy.seed"},
+        ),
+        (
+            ["upgrade", "--sql", "--drift", "refuse"],
+            {"existing": "refuse", "verify": True, **UNTOLD, "drift": "refuse"},
         ),
         (
             ["upgrade", "--sql", "--existing", "adopt"],
@@ -274,9 +278,10 @@ UNTOLD = {"attempts": 40, "deadline": 300, "scores": "fresh"}
             {"existing": "adopt", "access": "keep", "verify": True, **UNTOLD},
         ),
         (["downgrade", "--sql", "head:base"], {"purge": False, **UNTOLD}),
+        (["downgrade", "--sql", "head:base", "--drift", "refuse"], {"purge": False, **UNTOLD, "drift": "refuse"}),
         (
             ["downgrade", "--sql", "head:base", "--attempts", "999999", "--deadline", "999999"],
-            {"purge": False, "attempts": 999_999, "deadline": 999_999, "scores": "fresh"},
+            {"purge": False, **UNTOLD, "attempts": 999_999, "deadline": 999_999},
         ),
     ],
 )

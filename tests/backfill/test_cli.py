@@ -98,14 +98,6 @@ def test_help_names_every_option_groups_them_and_lists_the_exit_codes() -> None:
     assert "130 interrupted" in done.stdout
 
 
-def test_help_does_not_wait_for_sqlalchemy() -> None:
-    code = (
-        "import sys; from momentum.backfill.cli import run; run(['--help']); "
-        "sys.exit(any(name.startswith(('sqlalchemy', 'psycopg')) for name in sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
-
-
 def test_version_is_the_packages() -> None:
     done = backfill("--version")
     assert (done.returncode, done.stdout) == (0, f"momentum-backfill {__version__}\n")
@@ -116,29 +108,17 @@ def test_version_is_the_packages() -> None:
     ("arguments", "says"),
     [
         (["--nope"], "--nope"),
-        (["--days", "0"], "--days"),
         (["--days", "many"], "--days"),
-        (["--from", "05.03.2026"], "YYYY-MM-DD"),
-        (["--from", "2026-03-05", "--to", "2026-03-04"], "before it begins"),
         (["--from", "2026-03-05", "--days", "3"], "not both"),
         (["--days", "99999999"], "calendar"),
         (["--to", "0001-01-01"], "--days 30 reaches back beyond the calendar"),
         (["--env-file", ""], "env file"),
         (["--env-file", "~no_such_user/supabase.env"], "home directory"),
         (["--user", "somebody"], "--user"),
-        (["--active-within", "0"], "--active-within"),
-        (["--page-size", "501"], "500"),
-        (["--commit-every", "1001"], "1000"),
-        (["--max-error-rate", "1.5"], "--max-error-rate"),
-        (["--discrepancy-threshold", "-1"], "--discrepancy-threshold"),
         (["--discrepancy-threshold", "nan"], "--discrepancy-threshold"),
-        (["--discrepancy-threshold", "inf"], "--discrepancy-threshold inf is not a finite number."),
         (["--max-error-rate", "nan"], "--max-error-rate"),
         (["--lock-timeout", "nan"], "--lock-timeout"),
-        (["--statement-timeout", "inf"], "--statement-timeout inf is not a finite number."),
-        (["--discrepancies", "x.csv", "--no-discrepancies"], "not both"),
         (["--discrepancies", "/nowhere/x.csv"], "cannot be written"),
-        (["--quiet", "--verbose"], "not both"),
         (["--env-file", "/nowhere/supabase.env"], "/nowhere/supabase.env"),
         ([], "No database URL: give --database-url or set MOMENTUM_DATABASE_URL or DATABASE_URL, or write "),
     ],

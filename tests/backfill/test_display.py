@@ -1,4 +1,4 @@
-"""The lines about a run in a log, where there is no terminal for a bar."""
+"""What a run says: lines in a log, a bar on a terminal, its report, and what its page is made of."""
 
 import datetime
 import io
@@ -12,13 +12,15 @@ from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from momentum.backfill import DayRange, Report, Settings, display
 from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies
-from momentum.backfill.display import Display, page_of, print_report, print_undo_report, settings_of, why_nobody
+from momentum.backfill.display import Display, page_of, print_report, settings_of, why_nobody
 from momentum.backfill.fill import Progress
+from momentum.backfill.report import Execution
 from momentum.backfill.settings import Limits
 from momentum.backfill.triggers import Trigger
 from momentum.backfill.undo import UndoReport
@@ -95,10 +97,10 @@ def test_each_line_for_machines_has_the_figures(clock: list[float]) -> None:
 def test_an_undo_in_a_log_gets_at_most_one_line_per_interval(clock: list[float]) -> None:
     stream = io.StringIO()
     shown = Display(stream, quiet=False, verbose=False)
-    for seconds, listed in ((0.9, 1), (0.1, 2), (0.9, 3), (0.1, 4)):
+    for seconds, listed in ((0.9, 0), (0.1, 1), (0.9, 3), (0.1, 4)):
         clock[0] += seconds
         shown.undo_progress(UndoReport(Path("rows"), dry_run=False, listed=listed, deleted=1))
-    assert stream.getvalue().splitlines() == ["deleted 1 of 2 rows, 0 failed", "deleted 1 of 4 rows, 0 failed"]
+    assert stream.getvalue().splitlines() == ["deleted 1 of 1 row, 0 failed", "deleted 1 of 4 rows, 0 failed"]
     Display(stream, quiet=True, verbose=False).undo_progress(UndoReport(Path("rows"), dry_run=False, listed=5))
     assert stream.getvalue().count("\n") == 2
 
@@ -141,6 +143,7 @@ REPORT = Report(
     inserted=4000,
     raced=3,
     failed=2,
+    reasons=Counter({("P0001", "no"): 2}),
     retries=1,
     commits=4,
     left_over=2,
@@ -159,6 +162,7 @@ TOLD = [
     "  transactions tried again                 1",
     "  without a row, recounted                 2",
     "  to review (discrepancies)                5",
+    "  2 failed: P0001 no",
     "  4 commits in 2.5 s, 2,000 rows/s, slowest page 714 ms",
     "  prepare 0.5 s, fill 2.0 s, recount 0.1 s",
 ]
@@ -187,6 +191,7 @@ def test_a_report_has_no_line_for_what_was_not_done(capsys: pytest.CaptureFixtur
         "  inserted                                 0",
         "  inserted by others meanwhile             0",
         "  failed                                   0",
+        "  transactions tried again                 0",
         "  1 commit in 0.0 s, 0 rows/s, slowest page 0 ms",
         "  fill 0.0 s",
     ]
@@ -234,14 +239,17 @@ UNDONE = [
     "  changed since, kept                      3",
     "  already gone                             1",
     "  failed                                   1",
+    "  1 failed: P0001 no",
 ]
+FAILED = {"failed": 1, "reasons": Counter({("P0001", "no"): 1})}
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"torn": 1, "failed": 1}, ["Undo of rows:", *UNDONE]),
-        ({"torn": 1, "failed": 1, "interrupted": True}, ["Undo of rows, interrupted:", *UNDONE]),
+        ({**FAILED, "torn": 1}, ["Undo of rows:", *UNDONE]),
+        ({**FAILED, "torn": 1, "interrupted": True}, ["Undo of rows, interrupted:", *UNDONE]),
+        ({}, ["Undo of rows:", *UNDONE[1:5], "  failed                                   0"]),
         (
             {"dry_run": True},
             [
@@ -253,10 +261,10 @@ UNDONE = [
         ),
     ],
 )
-def test_an_undo_is_told_whole(changes: dict[str, int], told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undo_is_told_whole(changes: dict[str, Any], told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     report = UndoReport(Path("rows"), dry_run=False, listed=1005, deleted=1000, kept=3, absent=1)
-    print_undo_report(replace(report, **changes), None)  # type: ignore[arg-type]
-    assert capsys.readouterr().out.splitlines() == told
+    print_report(replace(report, **changes), Settings(DAYS), "momentum-backfill --undo rows")
+    assert capsys.readouterr().out.splitlines() == [*told, "To resume: momentum-backfill --undo rows"]
 
 
 def test_a_page_has_what_the_run_has_found() -> None:
@@ -272,12 +280,13 @@ def test_a_page_has_what_the_run_has_found() -> None:
     for score in (60, 90):
         largest.add(Discrepancy(uuid.UUID(int=score), DAYS.first, Decimal(score), Decimal(50)))
     settings = Settings(DAYS)
-    page = page_of(report, settings, "here", largest, "momentum-backfill")
+    execution = Execution.ending_now("here", datetime.datetime.now(datetime.UTC), 0)
+    page = page_of(report, settings, execution, largest, "momentum-backfill")
     assert (page.title, page.outcome) == (
         "Backfill of 2026-03-01 to 2026-03-05",
         "Done, except for 2 rows that failed.",
     )
-    assert (page.database, page.resume, page.dry_run) == ("here", "momentum-backfill", False)
+    assert (page.execution, page.resume, page.dry_run) == (execution, "momentum-backfill", False)
     assert [(day.day.day, day.present, day.filled, day.failed) for day in page.days] == [
         (1, 10, 0, 0),
         (2, 0, 0, 0),
@@ -285,12 +294,14 @@ def test_a_page_has_what_the_run_has_found() -> None:
         (4, 0, 0, 0),
         (5, 0, 4000, 2),
     ]
-    assert [f"  {name:<30}{value:>12}" for name, value in page.totals] == TOLD[:9]
+    assert [f"  {name:<30}{value:>12}" for name, value in page.totals[:-1]] == TOLD[:9]
+    assert page.totals[-1] == ("elapsed time", "2.5 s")
+    assert page.reasons == [("P0001", "no", 2)]
     assert page.settings == settings_of(settings)
     assert page.triggers == [str(trigger) for trigger in report.triggers]
     assert [found.score for found in page.discrepancies or ()] == [90]
     assert page.discrepancies_left_out == 1
-    dry = page_of(replace(report, dry_run=True, discrepancies=None), settings, "here", LargestDiscrepancies(1), None)
+    dry = page_of(replace(report, dry_run=True, discrepancies=None), settings, execution, LargestDiscrepancies(1), None)
     assert (dry.title, dry.dry_run, dry.discrepancies, dry.resume) == (f"Dry run of {DAYS}", True, None, None)
     assert [day.filled for day in dry.days] == [9, 0, 0, 0, 0]
 
@@ -347,7 +358,18 @@ class Terminal(io.StringIO):
         return True
 
 
-SCREEN = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+def drawn(terminal: Terminal) -> str:
+    """Return what is on a terminal, without colours and movements."""
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", terminal.getvalue())
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 200) -> Terminal:
+    """Make standard error a terminal of that width."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return terminal
 
 
 @pytest.mark.parametrize(
@@ -371,14 +393,11 @@ def test_a_bar_fills_the_terminal_and_nothing_is_cut_off(
     failed: int,
     said: str,
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "xterm")
+    terminal = on_terminal(monkeypatch, columns)
     with Display.open(quiet=False, verbose=False, as_json=False) as shown:
         clock[0] += 10.0
         shown.progress(Progress(Report(DAYS, dry_run=False, failed=failed), done, total))
-    frames = [line for line in re.split(r"[\r\n]", SCREEN.sub("", terminal.getvalue())) if line.strip()]
+    frames = [line for line in re.split(r"[\r\n]", drawn(terminal)) if line.strip()]
     assert frames
     assert "…" not in frames[-1]
     assert frames[-1].endswith(said)
@@ -418,27 +437,13 @@ def test_a_report_breaks_lines_between_words_on_a_terminal_only(
     assert on_a_terminal.split() == in_a_log.split()
 
 
-def drawn(terminal: Terminal) -> str:
-    """Return what is on a terminal, without colours and movements."""
-    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", terminal.getvalue())
-
-
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make standard error a wide terminal."""
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
-    return terminal
-
-
 @pytest.mark.parametrize(
     ("report", "told"),
     [
-        (UndoReport(Path("rows"), dry_run=False, listed=600), r"Undo .* 600 rows looked at 1,200 rows/s .*none failed"),
+        (UndoReport(Path("rows"), dry_run=False, listed=600), "Undo .* 600 rows looked at  1,200 rows/s  none failed"),
         (
             UndoReport(Path("rows"), dry_run=True, listed=9, failed=1),
-            r"Dry run .* 9 rows looked at 18 rows/s .*1 failed",
+            "Dry run .* 9 rows looked at  18 rows/s  1 failed",
         ),
     ],
 )
@@ -450,17 +455,17 @@ def test_an_undo_has_a_bar_on_a_terminal(
         clock[0] += 0.5
         shown.undo_progress(report)
     assert "deleted" not in drawn(terminal), "no line of a log"
-    assert re.match(told, drawn(terminal).split("\r")[-1])
+    assert re.fullmatch(f"{told}\n", drawn(terminal).split("\r")[-1])
 
 
 @pytest.mark.parametrize(
     ("report", "total", "told"),
     [
-        (Report(DAYS, dry_run=False, inserted=600), None, "Backfill .* 600 user-days 1,200 rows/s .*none failed"),
+        (Report(DAYS, dry_run=False, inserted=600), None, "Backfill .* 600 user-days  1,200 rows/s  none failed"),
         (
             Report(DAYS, dry_run=True, inserted=600, failed=1),
             801,
-            "Dry run .* 75% 600 of 801 user-days 1,200 rows/s .*1 failed",
+            "Dry run .* 75% 600 of 801 user-days  1,200 rows/s  0:00:00 left  1 failed",
         ),
     ],
 )
@@ -479,7 +484,7 @@ def test_a_run_has_a_bar_on_a_terminal(
     assert terminal.getvalue().count("\x1b[?25l") == 1, "the cursor is hidden once, for the one bar"
     assert "[bold]above it\n" in drawn(terminal)
     assert "committed" not in drawn(terminal), "no line of a log"
-    assert re.match(told, drawn(terminal).split("\r")[-1])
+    assert re.fullmatch(f"{told}\n", drawn(terminal).split("\r")[-1])
 
 
 @pytest.mark.parametrize("how", [{"quiet": True}, {"as_json": True}])

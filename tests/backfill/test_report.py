@@ -2,7 +2,6 @@
 
 import csv
 import datetime
-import io
 import json
 import os
 import pty
@@ -19,17 +18,14 @@ import sqlalchemy as sa
 from momentum.backfill import DayRange, Observers, Report, Settings, run_backfill
 from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies, as_lines
 from momentum.backfill.display import (
-    Display,
     duration,
     outcome_of,
     page_of,
     print_report,
     settings_of,
-    totals_of,
 )
 from momentum.backfill.report import Execution, add_reason
 from momentum.backfill.triggers import Trigger
-from momentum.backfill.undo import UndoReport
 from momentum.testing import Server
 from momentum.testing.servers import migrate
 from tests.backfilling import HANGS, PROGRAM, backfill, one_error_line, run_out_of_time, with_password
@@ -222,21 +218,14 @@ def test_a_run_says_in_a_sentence_how_it_ended(changes: dict[str, int], says: st
     assert outcome_of(report, Settings(DAYS)) == says
 
 
-def test_settings_and_totals_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(DAYS, dry_run=False, inserted=1234, retries=2, gave_up=True, phases={"fill": 1.5})
-    report.triggers = (Trigger("t", "after insert for each row", "public.f", (), calls_out=False),)
+def test_settings_and_triggers_are_told_in_words() -> None:
     told = dict(settings_of(Settings(DAYS, users=(uuid.uuid4(),), active_within=7, look_for_discrepancies=False)))
     assert told["users"] == "1 named, seen within 7 days"
     assert dict(settings_of(Settings(DAYS, active_within=1)))["users"] == "all active, seen within 1 day"
     assert "discrepancies from" not in told
     assert dict(settings_of(Settings(DAYS)))["discrepancies from"] == "more than 5 points"
-    assert ("transactions tried again", 2) in totals_of(report)
-    assert str(report.triggers[0]).endswith("public.f() changes nothing outside the row")
-    print_report(report, Settings(DAYS), "momentum-backfill --from 2026-03-01")
-    shown = capsys.readouterr().out
-    assert "stopped because too many rows failed" in shown
-    assert re.search(r"inserted +1,234\n", shown)
-    assert shown.endswith("To resume: momentum-backfill --from 2026-03-01\n")
+    trigger = Trigger("t", "after insert for each row", "public.f", (), calls_out=False)
+    assert str(trigger).endswith("public.f() changes nothing outside the row")
 
 
 def test_reasons_beyond_what_is_held_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,21 +256,6 @@ def test_reasons_beyond_what_is_held_are_counted_together(capsys: pytest.Capture
 )
 def test_a_time_is_told_in_the_units_in_which_people_read_it(seconds: float, said: str) -> None:
     assert duration(seconds) == said
-
-
-def test_an_undo_is_reported_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    report = UndoReport(Path("rows.jsonl"), dry_run=False, listed=5, deleted=3, kept=1, absent=1, interrupted=True)
-    print_report(report, Settings(DAYS), "momentum-backfill --undo rows.jsonl")
-    shown = capsys.readouterr().out
-    assert shown.startswith("Undo of rows.jsonl, interrupted:\n")
-    assert re.search(r"changed since, kept +1\n", shown)
-    assert shown.endswith("To resume: momentum-backfill --undo rows.jsonl\n")
-    monkeypatch.setattr("momentum.backfill.display.LOG_INTERVAL", 0.0)
-    stream = io.StringIO()
-    Display(stream, quiet=False, verbose=False).undo_progress(report)
-    assert stream.getvalue() == "deleted 3 of 5 rows, 0 failed\n"
-    Display(stream, quiet=False, verbose=False).undo_progress(UndoReport(Path("rows.jsonl"), dry_run=False, listed=1))
-    assert stream.getvalue().endswith("\ndeleted 0 of 1 row, 0 failed\n")
 
 
 @pytest.mark.slow

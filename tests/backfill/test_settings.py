@@ -21,7 +21,7 @@ from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.report import Report, error_rate, is_too_many
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport
-from tests.backfilling import DAY, call, one_error_line
+from tests.backfilling import DAY, after_database, call, one_error_line
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "backfill.md").read_text(encoding="utf-8")
@@ -126,8 +126,6 @@ def test_a_share_of_failed_rows_is_at_most_all_of_them() -> None:
         (["--lock-timeout", "inf"], "--lock-timeout inf is not a finite number."),
         (["--statement-timeout", "inf"], "--statement-timeout inf is not a finite number."),
         (["--discrepancy-threshold", "inf"], "--discrepancy-threshold inf is not a finite number."),
-        (["--undo", "x", "--report", "y"], "Give --undo without --report: the manifest says which rows to delete."),
-        (["--undo", "x", "--days", "3"], "Give --undo without --days: the manifest says which rows to delete."),
         (
             ["--from", "2026-03-05", "--to", "2026-03-04"],
             "The range ends on 2026-03-04, before it begins on 2026-03-05.",
@@ -178,7 +176,7 @@ def test_every_option_reaches_the_run_and_the_command_that_resumes_it(
 
     def execute(_url: object, settings: Settings, *_: object) -> Report:
         given.append(settings)
-        return Report(settings.days, dry_run=settings.dry_run, inserted=9, failed=1, phases={"fill": 1.0})
+        return Report(settings.days, dry_run=settings.dry_run, eligible=10, inserted=9, failed=1)
 
     monkeypatch.setattr(cli, "today_of", lambda *_: DAY + datetime.timedelta(days=1))
     monkeypatch.setattr(cli, "execute", execute)
@@ -188,8 +186,9 @@ def test_every_option_reaches_the_run_and_the_command_that_resumes_it(
     resume = ["momentum-backfill", "--from", str(RANGE.first), "--to", str(RANGE.last), *options]
     told = [line for line in done.stdout.splitlines() if line.startswith("To resume: ")]
     assert told == ([] if settings.dry_run else [f"To resume: {' '.join(resume)}"])
-    above = "1 row failed, an error rate of 10.00%, above the limit of 1.00%; the log lists them."
-    assert (done.returncode, done.stderr) == ((0, "") if settings.max_error_rate == 0.25 else (1, f"Error: {above}\n"))
+    above = "1 of 10 eligible user-days failed (10.00%), above the limit of 1.00%; the log names them."
+    judged = (0, "") if settings.max_error_rate == 0.25 else (1, f"Error: {above}\n")
+    assert (done.returncode, after_database(done)) == judged
 
 
 @pytest.mark.parametrize(
