@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from momentum import __version__
 from momentum.backfill import cli
+from momentum.backfill.display import Display
 from momentum.connect.engine import create_engine
 from momentum.connect.url import written
 from momentum.testing import Server
@@ -154,6 +155,68 @@ def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     assert done.returncode == 2
     assert "--database-url" in one_error_line(done)
     assert "from MOMENTUM_DATABASE_URL" in one_error_line(backfill(url=url))
+
+
+def test_a_refused_url_is_named_by_where_it_comes_from() -> None:
+    url = f"mysql://root:{PASSWORD}@127.0.0.1/x"
+    assert "from --database-url is" in one_error_line(call("--database-url", url))
+    assert "from MOMENTUM_DATABASE_URL is" in one_error_line(call(url=url))
+    assert "from --database-url is" in one_error_line(call("--database-url", url, url="postgresql:///other"))
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+STOPPING = "Stopping after this page; interrupt again to abort at once.\n"
+
+
+@pytest.mark.parametrize(("number", "exit_code"), SIGNALS)
+def test_a_signal_is_remembered_and_the_next_one_aborts(
+    capfd: pytest.CaptureFixture[str], number: signal.Signals, exit_code: int
+) -> None:
+    before = [signal.getsignal(each) for each, _ in SIGNALS]
+    with cli.stop_signals(Display(sys.stderr, quiet=False, verbose=False)) as stopped:
+        assert (stopped.asked(), stopped.aborted, stopped.exit_code) == (False, False, 130)
+        signal.raise_signal(number)
+        assert (stopped.asked(), stopped.aborted, stopped.exit_code) == (True, False, exit_code)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert (stopped.asked(), stopped.aborted, stopped.exit_code) == (True, True, exit_code)
+    assert [signal.getsignal(each) for each, _ in SIGNALS] == before
+    assert capfd.readouterr().err == STOPPING
+
+
+def test_the_end_of_a_terminal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli.stop_signals(Display(sys.stderr, quiet=False, verbose=False)) as stopped:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stopped.asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), SIGNALS)
+def test_an_undo_that_a_signal_stops_ends_with_the_signals_exit_code(
+    monkeypatch: pytest.MonkeyPatch, url: sa.URL, tmp_path: Path, number: signal.Signals, exit_code: int
+) -> None:
+    """The signal comes with the first question whether to stop."""
+    engine = engine_of(url)
+    add_users(engine, 3)
+    manifest = tmp_path / "rows.jsonl"
+    assert call("--to", DAY, "--days", "1", "--manifest", str(manifest), url=url).returncode == 0
+    asked = cli.StopSignals.asked
+
+    def ask(stopped: cli.StopSignals) -> bool:
+        if not asked(stopped):
+            signal.raise_signal(number)
+        return asked(stopped)
+
+    monkeypatch.setattr(cli.StopSignals, "asked", ask)
+    done = call("--undo", str(manifest), url=url)
+    assert done.returncode == exit_code
+    assert ", interrupted:" in done.stdout
+    assert "To resume: momentum-backfill " in done.stdout
+    assert re.search(rf"deleted +{3 - count_scores(engine)}\n", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from momentum.backfill import cli
 from momentum.backfill.files import Review, replacing
 from tests.backfilling import DAY, PROGRAM, after_database, call, one_error_line, run_out_of_time
 from tests.migrating import execute
@@ -126,6 +128,23 @@ def test_a_file_to_which_the_command_prints_is_refused(
     else:
         assert done.returncode == 2
         assert f"--manifest {option} is the same file as {refused}; give each its own." in said
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"), [([], True), (["--json"], True), (["--json", "--quiet"], True), (["--quiet"], False)]
+)
+def test_a_file_is_no_output_of_its_own_while_the_command_prints_to_it(
+    tmp_path: Path, options: list[str], refused: bool
+) -> None:
+    path = tmp_path / "file"
+    with (
+        path.open("w") as stdout,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(io.StringIO()) as said,
+    ):
+        code = cli.run(["--manifest", str(path), "--database-url", NOWHERE, *options])
+    assert code == (2 if refused else 3)
+    assert (f"--manifest {path} is the same file as standard output" in said.getvalue()) is refused
 
 
 @pytest.fixture
