@@ -204,6 +204,7 @@ def test_a_page_and_a_review_replace_the_last_ones_and_keep_their_rights(scored:
     done = call(*ONE_DAY, "--json", "--report", str(page), "--discrepancies", str(new), url=scored)
     assert done.returncode == 0
     assert page.read_text().endswith("</html>")
+    assert "<td>90</td><td>40</td><td>+50</td>" in page.read_text(), "the discrepancy is on the page too"
     assert stat.S_IMODE(page.stat().st_mode) == 0o640
     assert new.is_symlink()
     assert next(csv.DictReader(review.read_text().splitlines()))["difference"] == "50.00"
