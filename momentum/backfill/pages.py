@@ -476,7 +476,7 @@ class Pages:
         """Return the statement behind ``insert_page``, whose result is one row, whatever it inserts."""
         inserted = self._insert_statement(missing)
         if self._distributed:
-            return inserted
+            return self._written(inserted)
         written = inserted.cte("written")
         conditions = self._conditions()
         seen = select(written).where(*conditions).cte("seen") if conditions else written

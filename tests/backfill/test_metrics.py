@@ -105,7 +105,7 @@ def test_a_failed_run_writes_what_is_known_and_keeps_the_last_success(
 def test_a_run_that_is_stopped_writes_what_it_has_done(scores: Scores, path: Path) -> None:
     add_users(scores.engine, 40)
     scores.interfere("nextval('public.seen') = 25", "perform pg_advisory_xact_lock(4711);")
-    options = ("--to", str(DAY), "--days", "1", "--page-size", "5", "--commit-every", "10", "--lock-timeout", "60")
+    options = ("--to", str(DAY), "--days", "1", "--page-size", "5", "--commit-every", "5", "--lock-timeout", "60")
     waiting = "exists (select from pg_locks where locktype = 'advisory' and not granted)"
     with engine_of(scores.url).connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
