@@ -23,10 +23,12 @@ WIDTH, MARGIN = 1000, 40
 
 # Lines about this run only: where the database was, the progress once a second, and the seconds of each part.
 OF_THE_RUN = re.compile(r"^(?:Database: |committed |  preflight ).*\n", flags=re.MULTILINE)
-# Of several lines alike, the first is shown.
+# Of several lines alike, the first is shown; of counts of zero, none.
 SEVERAL = {
     re.compile(r"^(Running upgrade .*\n)(?:Running upgrade .*\n)+", re.MULTILINE): r"\1...\n",
     re.compile(r"^(warning: review: .*\n\d{4}-.*\n)(?:\d{4}-.*\n)+", re.MULTILINE): r"\1...\n",
+    re.compile(r"^(?:  [a-z].* 0\n){2,}", re.MULTILINE): "...\n",
+    re.compile(r"^(  \d{4}-.*\n)(?:  \d{4}-.*\n)+", re.MULTILINE): r"\1...\n",
 }
 
 # Figures that vary from run to run or from machine to machine. Counts don't.

@@ -63,6 +63,12 @@ def test_of_several_lines_alike_the_first_is_shown() -> None:
     ]
 
 
+def test_several_counts_of_zero_and_further_scores_are_left_out() -> None:
+    output = "  inserted     7\n  raced        0\n  failed       0\n\n  2026-03-01 1\n  2026-03-02 2\n  2026-03-03 3\n"
+    assert readme.abridge(output) == "  inserted     7\n...\n\n  2026-03-01 1\n...\n"
+    assert readme.abridge("  failed       0\n  to review    3\n") == "  failed       0\n  to review    3\n"
+
+
 def test_the_readme_shows_a_picture_of_the_report_that_loads_quickly() -> None:
     link = f"]({readme.PICTURE.relative_to(readme.ROOT).as_posix()})"
     assert link in readme.README.read_text(encoding="utf-8")
