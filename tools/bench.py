@@ -163,7 +163,18 @@ def execute(url: sa.URL, *statements: str) -> None:
             connection.execute(statement)
 
 
-def backfill(url: sa.URL, *arguments: str) -> dict[str, Any]:
+# The command on connections that wait for each answer, because they can't be put into pipeline mode.
+ONE_BY_ONE = """
+from momentum.backfill.cli import main
+from momentum.connect import engine
+from momentum.connect.watch import WatchedConnection
+
+engine.connect_watched = WatchedConnection.connect
+main()
+"""
+
+
+def backfill(url: sa.URL, *arguments: str, program: Sequence[str] = (str(PROGRAM),)) -> dict[str, Any]:
     """Return the report of the command over the whole range; ``wall_s`` and ``peak_mb`` are of its process."""
     started = time.monotonic()
     done = subprocess.run(
@@ -172,7 +183,7 @@ def backfill(url: sa.URL, *arguments: str) -> dict[str, Any]:
             "-S",
             "-c",
             WATCH,
-            PROGRAM,
+            *program,
             "--from",
             str(FIRST),
             "--to",
@@ -360,6 +371,8 @@ def measure_pages(bench: Bench) -> None:
 def page_seconds(url: sa.URL) -> list[float]:
     """Return how long each page of a run took, in their order."""
     engine = create_engine(url, application_name="momentum-bench")
+    # Pages that are sent together couldn't be told apart.
+    engine.dialect.connect = WatchedConnection.connect  # type: ignore[method-assign, assignment]
     seconds: list[float] = []
     started = 0.0
 
@@ -464,14 +477,10 @@ def measure_latency(bench: Bench) -> None:
         template = bench.server.template(
             f"{users} where {condition}", bench.migrated, lambda url: bench.load(url, users, condition)
         )
+        program = (sys.executable, "-c", ONE_BY_ONE) if one_by_one else (str(PROGRAM),)
         with bench.copy_of(template) as url, Network(url, milliseconds / 1000) as network:
-            engine = create_engine(network.url, application_name="momentum-bench", keeps_connection=True)
-            if one_by_one:
-                # A connection that can't be put into pipeline mode.
-                engine.dialect.connect = WatchedConnection.connect  # type: ignore[method-assign, assignment]
-            report = run_backfill(engine, Settings(DayRange(FIRST, LAST), look_for_discrepancies=False))
-            engine.dispose()
-            return network.round_trips, report.commits, report.inserted / report.elapsed_seconds
+            report = backfill(network.url, "--no-discrepancies", program=program)
+            return network.round_trips, report["commits"], report["rows_per_s"]
 
     trips, _, _ = run("true", 200, 0)
     bench.add(Figure("round trips of a run with nothing missing", trips, most=25))
