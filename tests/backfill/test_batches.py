@@ -18,7 +18,7 @@ from momentum.backfill.batches import (
     take,
     take_rest,
 )
-from momentum.backfill.pages import UserDay, UserGap
+from momentum.backfill.pages import Gaps, UserDay, UserGap
 from momentum.retries import Fault
 
 A, B, C = (uuid.UUID(int=number) for number in (1, 2, 3))
@@ -141,3 +141,9 @@ def test_as_many_pages_are_sent_together_as_take_a_second() -> None:
         8,
         8,
     ]
+
+
+def test_gaps_are_added_up_in_the_order_of_the_users() -> None:
+    some, others = Gaps(2, 30, 20, [UserGap(B, 4)]), Gaps(1, 10, 7, [UserGap(A, 1)])
+    assert some.and_also(others) == Gaps(3, 40, 27, [UserGap(A, 1), UserGap(B, 4)])
+    assert some.and_also(others).missing == 5

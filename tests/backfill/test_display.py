@@ -510,3 +510,9 @@ def test_a_display_shows_as_much_of_the_log_as_is_wanted(
             logging.getLogger("momentum.backfill.fill").log(level, "a step")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(line["level"], line["message"]) for line in lines] == [(level, "a step") for level in told]
+
+
+def test_an_error_is_in_words_unless_machines_are_to_read_it() -> None:
+    stream = io.StringIO()
+    Display(stream, quiet=False, verbose=False).complain("It is wrong.", 2)
+    assert stream.getvalue() == "Error: It is wrong.\n"

@@ -521,6 +521,7 @@ def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
         connection.exec_driver_sql("analyze auth.users, legacy.daily_engagement_scores")
     add_users(engine, 1000)
     plans: list[str] = []
+    planners: list[tuple[bool, str, str]] = []
     run_backfill(engine, Settings(DAYS))
 
     @sa.event.listens_for(engine, "before_cursor_execute")
@@ -533,6 +534,10 @@ def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
         looks_or_inserts = statement.startswith("SELECT count") or "INSERT INTO" in statement
         if "daily_engagement_scores" in statement and looks_or_inserts:
             plans.append("\n".join(row[0] for row in driver.execute(f"explain {statement}", parameters)))
+            row = driver.execute(
+                "select current_setting('enable_seqscan'), current_setting('enable_nestloop')"
+            ).fetchone()
+            planners.append(("Insert on" in plans[-1], *row))
 
     def delete_some() -> None:
         with engine.begin() as connection:
@@ -561,6 +566,8 @@ def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
         assert "Seq Scan on daily_engagement_scores" not in plan
         assert "Bitmap" not in plan, "it takes longer the less of the table is in the server's buffers"
     assert len(finds) == 2
+    scanning = ("on", "off") if scanned_page == 0 else ("off", "on")
+    assert set(planners) == {(True, "off", "on"), (False, *scanning)}
     for plan in finds:
         assert ("Nested Loop" in plan) == (scanned_page == math.inf), "a scan is joined once, not user by user"
         assert scanned_page == 0 or "Seq Scan on daily_engagement_scores" not in plan

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from momentum.backfill.session import End, Session, sleep_until
+from momentum.backfill.session import Begun, End, Session, sleep_until
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
 from momentum.testing import Server
@@ -253,3 +253,12 @@ def test_a_transaction_that_is_open_when_its_session_is_closed_is_rolled_back(ur
     write("a")
     session.close()
     assert (settled, notes_in(url)) == ([], [])
+
+
+def test_a_transaction_whose_id_the_server_has_not_assigned_is_not_committed(url: sa.URL) -> None:
+    """It has lost it in a crash; whatever is there is somebody else's."""
+    with Session(create_engine(url, "momentum-tests"), Limits(), read_only=True, sleep=lambda _: None) as session:
+        assert (
+            session.read(lambda connection: session._look_for(connection, Begun((1 << 40) + 5, None), lambda _: True))
+            is False
+        )

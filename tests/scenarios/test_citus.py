@@ -501,3 +501,17 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     assert rows_of(cluster_url) == rows
     assert dump(cluster_url) == schema
     verify(cluster_url)
+
+
+def test_rows_of_a_distributed_table_are_kept_if_all_are_there(url: sa.URL) -> None:
+    run(url, LOAD)
+    with engine_of(url).connect() as connection:
+        database = look_at(connection, "insert", dry_run=False, with_events=False)
+        pages = Pages(database.scores, Eligibility(database.account_columns, DAYS, database.now), distributed=True)
+        users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
+        missing = pages.list_missing(connection, users).value
+        inserted = pages.insert_page(connection, [missing[0].user_id], 1, keyed=True).value.rows
+        assert inserted is not None
+        assert pages.is_kept(connection, inserted, 0)
+        absent = next(row for row in missing if row not in inserted)
+        assert not pages.is_kept(connection, [*inserted, absent], 0)
