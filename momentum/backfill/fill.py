@@ -473,11 +473,12 @@ class Filler:
                 worker.questions.append(Question(done.tried, Counter()))
             else:
                 started = time.monotonic()
+                by_day = done.by_day
+                as_expected = by_day.total() == rows_of(done.tried)
                 with self._changed:
-                    self._settle(done.by_day, done.rows, pages=len(done.pages), slowest=done.slowest)
-                    as_expected = done.by_day.total() == rows_of(done.tried)
+                    self._settle(by_day, done.rows, pages=len(done.pages), slowest=done.slowest)
                     if as_expected:
-                        self._unsettled -= rows_of(done.tried)
+                        self._unsettled -= by_day.total()
                         self._tell()
                 # The next transaction is open meanwhile.
                 self._writes_ahead &= time.monotonic() - started < LONGEST_SETTLING

@@ -69,11 +69,6 @@ class Written(NamedTuple):
     rows: Sequence[Row] | None
     began: float
 
-    @property
-    def number(self) -> int:
-        """The number of rows."""
-        return sum(self.by_day.values())
-
 
 class UserGap(NamedTuple):
     """A user and the number of eligible days without a row."""
