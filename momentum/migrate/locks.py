@@ -327,7 +327,6 @@ def turn_kept(connection: sa.Connection, patience: Patience, heads: Collection[s
             yield
             # Fails if the lock was lost: then another migration may have begun.
             keeper.exec_driver_sql("select")
-            keeper.rollback()
     finally:
         own.dispose()
 
