@@ -10,7 +10,7 @@ that the app's earlier migrations created under our names, as ``predecessor_...`
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -745,18 +745,14 @@ def try_patiently(operations: Operations, statement: sa.TextClause, patience: Pa
     """Execute a statement outside of any transaction; return false after a failure that is worth another attempt."""
     failure: sa.exc.DBAPIError | None = None
     heads = locks.read_heads(operations.get_bind())
-    try:
-        with operations.get_context().autocommit_block():
-            connection = operations.get_bind()
-            try:
-                with locks.turn_kept(connection, patience, heads), unlimited(connection, patience, at_least):
-                    operations.execute(statement)
-            except sa.exc.DBAPIError as error:
-                failure = error
-    except sa.exc.PendingRollbackError:
-        # Alembic can't commit on a lost connection; the error to report is the one that lost it.
-        if failure is None:
-            raise
+    # Alembic can't commit on a lost connection; the error to report is the one that lost it.
+    with suppress(sa.exc.PendingRollbackError), operations.get_context().autocommit_block():
+        connection = operations.get_bind()
+        try:
+            with locks.turn_kept(connection, patience, heads), unlimited(connection, patience, at_least):
+                operations.execute(statement)
+        except sa.exc.DBAPIError as error:
+            failure = error
     # These attempts block nobody, so they are not counted.
     if failure is not None and not (can_be_retried(failure) and patience.pause(PAUSE)):
         raise failure
