@@ -35,8 +35,9 @@ from tools.line_counts import ENDLESS, FOLDERS, PROGRAMS, ROOT
 EQUIVALENT = ROOT / "tools" / "equivalent_mutants.toml"
 LEAST_SCORE = 0.85
 
-# The most tests that judge a mutant, the quickest first; so the score is never too high.
-MOST_TESTS = 100
+# The most tests that judge a mutant, and the seconds of the longest of them; so the score is never too high.
+MOST_TESTS = 150
+LONGEST = 30.0
 # They run in two goes, because most mutants don't survive a few.
 FIRST_TESTS = 12
 
@@ -79,12 +80,14 @@ class Mutation:
         line: The number of the line, from 1.
         before: The line as it is.
         after: The line with the mistake.
+        on_import: Whether the line is executed on import, as everything outside of functions is.
     """
 
     file: str
     line: int
     before: str
     after: str
+    on_import: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}\n  - {self.before.strip()}\n  + {self.after.strip()}"
@@ -92,13 +95,19 @@ class Mutation:
 
 def mutations_of(file: str, source: str) -> list[Mutation]:
     """Return the mistakes that are made in a file, each in one line; none in annotations, decorators and debug logs."""
-    lines = source.splitlines()
+    lines, tree = source.splitlines(), ast.parse(source)
+    bodies = [
+        range(each.body[0].lineno, (each.end_lineno or 0) + 1)
+        for each in ast.walk(tree)
+        if isinstance(each, ast.FunctionDef)
+    ]
     found = []
-    for node, text in replacements(ast.parse(source)):
+    for node, text in replacements(tree):
         if node.lineno == node.end_lineno and node.end_col_offset is not None:
             line = lines[node.lineno - 1].encode()
             after = (line[: node.col_offset] + text.encode() + line[node.end_col_offset :]).decode()
-            found.append(Mutation(file, node.lineno, line.decode(), after))
+            on_import = not any(node.lineno in body for body in bodies)
+            found.append(Mutation(file, node.lineno, line.decode(), after, on_import))
     return [mutation for mutation in dict.fromkeys(found) if mutation.after != mutation.before]
 
 
@@ -186,24 +195,34 @@ class Counts:
     def chosen(self, mutation: Mutation) -> list[str]:
         """Return the tests that judge a mutation: those that execute its line, the quickest first.
 
-        If none does, the line is executed by programs or on import. Then any test may notice that starts a program or,
-        if the line gives a name a value, executes a file in which that is used. After the quickest tests come those of
-        all kinds: one case of each, then the next case of each.
+        If none does, the line is executed by programs, and any test may notice that starts one. If it is executed on
+        import, so may one that executes the file, or a file in which the name is used that the line gives a value. The
+        tests of the file itself, by its name, come before others. After a number of tests come those of all kinds: one
+        case of each, then the next case of each.
         """
 
         def executing(*files: str) -> list[str]:
             return [name for name, executed in self.tests.items() if not executed.files.keys().isdisjoint(files)]
 
-        of_line = [
-            name for name in executing(mutation.file) if str(mutation.line) in self.tests[name].files[mutation.file]
-        ]
-        tests = of_line or executing(PROGRAMS, *users_of(mutation)) or list(self.tests)
-        by_time = sorted(tests, key=lambda name: self.tests[name].seconds)
-        quickest = by_time[: MOST_TESTS // 2]
+        def place(name: str) -> tuple[bool, bool, float]:
+            executed = self.tests[name]
+            return own not in name, mutation.file not in executed.files, executed.seconds
+
+        own = f"test_{Path(mutation.file).stem}.py::"
+        if mutation.on_import:
+            tests = executing(mutation.file, PROGRAMS, *users_of(mutation))
+        else:
+            of_file, line = executing(mutation.file), str(mutation.line)
+            tests = [name for name in of_file if line in self.tests[name].files[mutation.file]] or executing(PROGRAMS)
+        ordered = sorted((name for name in tests or self.tests if self.tests[name].seconds <= LONGEST), key=place)
+        first = ordered[: MOST_TESTS // 3]
         cases: dict[str, list[str]] = {}
-        for name in by_time[len(quickest) :]:
+        for name in ordered[len(first) :]:
             cases.setdefault(name.partition("[")[0], []).append(name)
-        return quickest + [name for turn in zip_longest(*cases.values()) for name in turn if name]
+        # Last come the functions of which a case has already been chosen.
+        done = {name.partition("[")[0] for name in first}
+        turns = zip_longest(*(cases[name] for name in sorted(cases, key=done.__contains__)))
+        return first + [name for turn in turns for name in turn if name]
 
 
 def sources() -> list[Path]:
@@ -332,9 +351,7 @@ def main() -> int:
             tests = {
                 name for folder in FOLDERS if folder.startswith(asked.only[: len(folder)]) for name in FOLDERS[folder]
             }
-            code, output = run_tests(
-                Path(directory) / "0", "--count-lines", kept.absolute(), "-m", "not slow", *tests, url=url
-            )
+            code, output = run_tests(Path(directory) / "0", "--count-lines", kept.absolute(), *tests, url=url)
             if code:
                 print(output)
                 print("The tests fail without any mistake; make them pass first.")

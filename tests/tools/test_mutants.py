@@ -85,7 +85,8 @@ def test_a_mistake_in_a_constant_is_judged_by_tests_of_the_files_that_use_it() -
     line = "COMMAND = 2"
     counts = Counts({"a": Executed(0.1, {"momentum/backfill/pace.py": {"1": 1}}), "b": Executed(0.1, {"x.py": {}})})
     constant = "GROWTH = 4"
-    assert counts.chosen(Mutation("momentum/backfill/pace.py", 1000, constant, line)) == ["a"]
+    mutation = Mutation("momentum/backfill/pace.py", 1000, constant, line, on_import=True)
+    assert counts.chosen(mutation) == ["a"]
     assert "momentum/backfill/fill.py" in users_of(Mutation("momentum/backfill/pace.py", 1, constant, line))
 
 
@@ -93,8 +94,25 @@ def test_after_the_quickest_tests_cases_of_one_test_take_turns_with_others(monke
     lines = {"a.py": {"1": 1}}
     tests = {"f[1]": 0.1, "f[2]": 0.2, "f[3]": 0.3, "f[4]": 0.4, "g": 1.0, "h[1]": 0.35, "h[2]": 0.9}
     counts = Counts({name: Executed(seconds, lines) for name, seconds in tests.items()})
-    monkeypatch.setattr(mutants, "MOST_TESTS", 4)
-    assert counts.chosen(Mutation("a.py", 1, "", "")) == ["f[1]", "f[2]", "f[3]", "h[1]", "g", "f[4]", "h[2]"]
+    monkeypatch.setattr(mutants, "MOST_TESTS", 6)
+    assert counts.chosen(Mutation("a.py", 1, "", "")) == ["f[1]", "f[2]", "h[1]", "g", "f[3]", "h[2]", "f[4]"]
+
+
+def test_tests_of_the_file_itself_come_first_and_long_ones_are_left_out() -> None:
+    lines = {"momentum/migrate/a.py": {"1": 1}}
+    tests = {"tests/test_b.py::f": 0.1, "tests/migrate/test_a.py::g": 29.0, "tests/migrate/test_a.py::h": 31.0}
+    counts = Counts({name: Executed(seconds, lines) for name, seconds in tests.items()})
+    mutation = Mutation("momentum/migrate/a.py", 1, "", "")
+    assert counts.chosen(mutation) == ["tests/migrate/test_a.py::g", "tests/test_b.py::f"]
+
+
+def test_what_is_executed_on_import_is_outside_of_functions() -> None:
+    source = "A = 1\ndef f(\n    b: int = 2,\n) -> None:\n    c = 3\n"
+    assert {mutation.line: mutation.on_import for mutation in mutations_of("a.py", source)} == {
+        1: True,
+        3: True,
+        5: False,
+    }
 
 
 def test_a_test_may_execute_some_times_as_many_lines_as_without_a_mistake() -> None:
