@@ -2,17 +2,21 @@
 
 import re
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import alembic.command
 import sqlalchemy as sa
+from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
 from momentum.connect.engine import execute_script
 from momentum.inventory import PARKED_PREFIX
 from momentum.migrate.config import SCORES, alembic_config
+from momentum.migrate.environment import Environment
 from momentum.scores import LAYOUTS, SCHEMAS
 from momentum.testing import Server
 from momentum.testing.servers import Kind
@@ -35,6 +39,17 @@ ONE_OF_EACH = ("fresh", *(f"{SCHEMAS[n % len(SCHEMAS)]}.{layout.name}" for n, la
 
 # The databases from which migrations start: which scores they have, and whether the app's own versions of our tables.
 WAYS = [*((scores, False) for scores in SCORES), ("fresh", True), ("public.production", True)]
+
+
+@contextmanager
+def entered(typed: dict[str, Any] | None = None, **attributes: Any) -> Iterator[Environment]:
+    """Yield Alembic's environment for a command that was typed with some arguments, or for a function without any."""
+    config = alembic_config("postgresql://localhost/unused", verify=False)
+    if typed is not None:
+        config.cmd_opts = Namespace(**{"x": None, **typed})
+    config.attributes.update(attributes)
+    with EnvironmentContext(config, SCRIPTS):
+        yield Environment.current()
 
 
 def migrate_to(url: sa.URL, revision: str, **options: Any) -> None:

@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from momentum.connect.url import as_text
 from momentum.migrate import progress
 from momentum.testing import Server
-from tests.migrating import HISTORY, current, database_with_scores
+from tests.migrating import HISTORY, current, database_with_scores, until
 from tests.processes import DEADLINE
 from tests.server import engine_of
 
@@ -80,14 +81,16 @@ class Terminal:
 
     def __init__(self) -> None:
         self.text = ""
+        self._held_back = ""
 
     def write(self, text: str) -> int:
-        """Remember a text."""
-        self.text += text
+        """Hold a text back, because no line ends."""
+        self._held_back += text
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Show what was held back."""
+        self.text, self._held_back = self.text + self._held_back, ""
 
 
 def test_a_step_that_ends_before_its_first_line_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +118,44 @@ def test_an_answer_that_comes_too_late_is_not_shown(monkeypatch: pytest.MonkeyPa
     line = progress.Line("creating\nthe index", ask)
     line.keep_writing()
     assert terminal.text == "\r45 %: 0:00:00\x1b[K\r\x1b[K", "what fits on the terminal, and cleared"
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        ("200", "creating the index, 45 %: 0:00:00"),
+        ("34", "creating the index, 45 %: 0:00:00"),
+        ("33", "45 %: 0:00:00"),
+        ("14", "45 %: 0:00:00"),
+        ("13", "creating the"),
+    ],
+)
+def test_as_much_is_shown_as_fits_beside_the_cursor(monkeypatch: pytest.MonkeyPatch, columns: str, line: str) -> None:
+    seconds: list[float | None] = []
+
+    def wait(_event: threading.Event, timeout: float | None = None) -> bool:
+        seconds.append(timeout)
+        return len(seconds) > 1
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setenv("COLUMNS", columns)
+    progress.Line("creating the index", lambda: "45 %").keep_writing()
+    assert terminal.text == f"\r{line}\x1b[K"
+    assert seconds == [1.0, 1.0], "once a second"
+
+
+def test_a_step_is_shown_while_it_runs(connection: sa.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "INTERVAL", 0.001)
+    threads = threading.active_count()
+    with progress.shown("a step", connection, 1):
+        until(lambda: "a step: 0:00:0" in terminal.text, "the step is shown")
+    assert terminal.text.endswith(progress.HOME + progress.CLEAR)
+    until(lambda: threading.active_count() == threads, "nothing goes on")
+    assert terminal.text.endswith(progress.HOME + progress.CLEAR)
 
 
 def test_a_server_that_does_not_answer_costs_the_share_and_nothing_else() -> None:

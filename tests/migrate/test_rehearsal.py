@@ -1,9 +1,19 @@
 """Whether rows could be put into a table is tried, constraint by constraint, and nothing of the trial stays."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
 import pytest
 import sqlalchemy as sa
 
-from momentum.migrate.rehearsal import find_misfit
+from momentum.migrate.rehearsal import (
+    find_misfit,
+    find_obstacle_to_delete,
+    is_no_answer,
+    make_stage,
+    refusing_event_trigger,
+)
 from tests.catalog import snapshot
 from tests.migrating import run
 from tests.server import engine_of
@@ -204,3 +214,74 @@ def test_only_rows_that_are_meant_are_tried(supabase_url: sa.URL) -> None:
 
 def test_rows_of_the_table_itself_do_not_collide_with_themselves(supabase_url: sa.URL) -> None:
     assert misfit(supabase_url, "alter table {t} add constraint k unique (note)", kept=TABLE) is None
+
+
+@pytest.mark.parametrize(
+    ("publication", "said"),
+    [
+        (None, None),
+        ("for table public.t with (publish = 'insert')", None),
+        (
+            "for table public.t",
+            'because of the publication "p q": cannot delete from table "t" because it does not have a replica '
+            "identity and publishes deletes",
+        ),
+        (
+            "for table public.t where (a > 0)",
+            'because of the publication "p q": Column used in the publication WHERE expression is not part of the '
+            "replica identity",
+        ),
+    ],
+)
+def test_a_publication_that_keeps_rows_from_being_deleted_is_named(
+    supabase_url: sa.URL, publication: str | None, said: str | None
+) -> None:
+    run(supabase_url, "create table public.t (a integer, b integer primary key)")
+    if publication is not None and "where" not in publication:
+        run(supabase_url, "alter table public.t replica identity nothing")
+    if publication is not None:
+        run(supabase_url, f'create publication "p q" {publication}')
+    with engine_of(supabase_url).begin() as connection:
+        found = find_obstacle_to_delete(connection, "public.t")
+        assert found == (None if said is None else f"no row could be deleted, {said}")
+        assert find_obstacle_to_delete(connection, "public.missing") == (
+            'no row could be deleted, relation "public.missing" does not exist'
+        )
+
+
+@pytest.mark.parametrize(
+    "rehearse",
+    [
+        lambda connection: find_obstacle_to_delete(connection, "public.t"),
+        lambda connection: find_misfit(connection, "public.other", "public.t", key=None),
+        lambda connection: make_stage(connection, "public.t", "public.other"),
+    ],
+)
+def test_a_lock_that_somebody_holds_is_no_answer(supabase_url: sa.URL, rehearse: Any) -> None:
+    run(supabase_url, "create table public.t (a integer); create table public.other (a integer)")
+    with engine_of(supabase_url).begin() as holder, engine_of(supabase_url).connect() as connection:
+        holder.exec_driver_sql("lock table public.t in access exclusive mode")
+        connection.exec_driver_sql("set local lock_timeout = '1ms'")
+        with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+            rehearse(connection)
+
+
+@pytest.mark.parametrize(("sqlstate", "answers"), [("55P03", False), ("57P01", False), (None, False), ("42501", True)])
+def test_a_lost_connection_is_no_answer_either(sqlstate: str | None, answers: bool) -> None:
+    refusal = psycopg.OperationalError()
+    refusal.sqlstate = sqlstate
+    assert is_no_answer(sa.exc.OperationalError("", {}, refusal)) is not answers
+
+
+def test_an_event_trigger_that_refuses_is_known_by_its_function() -> None:
+    triggers: Any = [SimpleNamespace(name="a", function="f()"), SimpleNamespace(name="b", function="g()")]
+
+    def error(context: str | None) -> sa.exc.DBAPIError:
+        refusal: Any = Exception()
+        refusal.diag = SimpleNamespace(context=context)
+        return sa.exc.DBAPIError("", {}, refusal)
+
+    assert refusing_event_trigger(triggers, error("PL/pgSQL function g() line 3 at RAISE")) == "b"
+    assert refusing_event_trigger(triggers, error("PL/pgSQL function h() line 3 at RAISE")) is None
+    assert refusing_event_trigger(triggers, error(None)) is None
+    assert refusing_event_trigger(triggers, sa.exc.DBAPIError("", {}, Exception())) is None

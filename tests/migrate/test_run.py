@@ -1,20 +1,24 @@
 """The program `alembic` as people run it, and `alembic.command` as services call it."""
 
 import asyncio
+import logging
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import alembic.command
 import pytest
 import sqlalchemy as sa
+from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from momentum.connect import engine as database
 from momentum.connect.engine import create_engine
 from momentum.connect.settings import change_settings, read_settings
 from momentum.connect.url import as_text, describe
@@ -25,9 +29,12 @@ from momentum.errors import (
     MomentumError,
     PreflightError,
 )
-from momentum.migrate.config import SCRIPTS, alembic_config
+from momentum.migrate import locks
+from momentum.migrate.config import SCRIPTS as FOLDER
+from momentum.migrate.config import alembic_config
 from momentum.migrate.locks import ADVISORY_LOCK, Patience, limited, lock_timeout
 from momentum.migrate.operations import unlimited
+from momentum.migrate.run import find_url, is_shown, remaining_steps
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import differences, snapshot
@@ -37,9 +44,11 @@ from tests.migrating import (
     KEY,
     REVISIONS,
     SCORES_ADOPTED,
+    SCRIPTS,
     WAITING_MIGRATION,
     current,
     database_with_scores,
+    entered,
     fetch,
     migrate_to,
     queue_behind_migration,
@@ -114,6 +123,147 @@ def test_without_a_url_the_ways_to_give_one_are_named(tmp_path: Path, arguments:
     message = error_of(program(*arguments, home=tmp_path), 2)
     for way in ["-x url=", "MOMENTUM_DATABASE_URL", "DATABASE_URL", f"SUPABASE_DB_URL in {tmp_path}/.bee_secrets"]:
         assert way in message
+
+
+@pytest.mark.parametrize(
+    ("typed", "in_settings", "command", "host"),
+    [
+        ({"x": ["url=postgresql://typed/x"]}, "postgresql://settings/x", "upgrade", "typed"),
+        (None, "postgresql://settings/x", "upgrade", "settings"),
+        (None, "postgresql://settings/x", "downgrade", "settings"),
+        (None, None, "upgrade", "file"),
+        (None, None, "current", "file"),
+        (None, None, "downgrade", None),
+    ],
+)
+def test_what_was_typed_beats_the_settings_and_those_beat_the_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: dict[str, Any] | None,
+    in_settings: str | None,
+    command: str,
+    host: str | None,
+) -> None:
+    write_env_file(tmp_path, "SUPABASE_DB_URL=postgresql://file/x\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with entered(typed) as environment:
+        environment.config.remove_main_option("sqlalchemy.url")
+        if in_settings is not None:
+            environment.config.set_main_option("sqlalchemy.url", in_settings)
+        if host is None:
+            with pytest.raises(ConfigurationError, match="No database URL"):
+                find_url(environment, command)
+        else:
+            assert find_url(environment, command).host == host
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [(None, "sqlalchemy.url"), ({"x": ["url=mysql://typed/x"]}, "-x url=")],
+    ids=["settings", "typed"],
+)
+def test_a_url_that_is_none_of_postgres_is_refused_by_where_it_came_from(
+    typed: dict[str, Any] | None, said: str
+) -> None:
+    with entered(typed) as environment:
+        environment.config.set_main_option("sqlalchemy.url", "mysql://settings/x")
+        with pytest.raises(ConfigurationError, match=said):
+            find_url(environment, "upgrade")
+
+
+@pytest.mark.parametrize(
+    ("logger", "message", "shown"),
+    [
+        ("momentum.migrations", "At revision x", True),
+        ("alembic.runtime.migration", "Running upgrade a -> b", True),
+        ("alembic.runtime.migration", "Context impl PostgresqlImpl.", False),
+    ],
+)
+def test_of_alembics_own_records_only_the_revisions_that_run_are_shown(logger: str, message: str, shown: bool) -> None:
+    assert is_shown(logging.LogRecord(logger, logging.INFO, "", 1, message, (), None)) is shown
+
+
+@pytest.mark.parametrize(
+    ("plan", "left"),
+    [
+        ([], []),
+        (["1 2", "2 3"], []),
+        (["1 2", "2 3", "3 4"], ["3 4"]),
+        (["3 4", "4 5"], ["3 4", "4 5"]),
+        (["3 2", "2 1"], ["3 2", "2 1"]),
+        (["1 2"], None),
+        (["4 5", "5 6"], None),
+    ],
+)
+def test_a_plan_goes_on_where_the_database_is_or_is_given_up(
+    connection: sa.Connection, monkeypatch: pytest.MonkeyPatch, plan: list[str], left: list[str] | None
+) -> None:
+    at: list[str] = ["3"]
+    monkeypatch.setattr(locks, "read_heads", lambda _connection: at)
+    steps: list[Any] = [SimpleNamespace(name=each, from_revisions=(each[0],), to_revisions=(each[2],)) for each in plan]
+    migrations: Any = SimpleNamespace(connection=connection)
+
+    def done() -> Iterator[str]:
+        for step in remaining_steps(steps, "upgrade", ("3",), migrations):
+            assert steps[0] is step, "it is in the plan until it is done"
+            at[:] = step.to_revisions
+            yield step.name
+
+    if left is None:
+        with pytest.raises(MigrationError, match="meanwhile taken the database to 3; run the command again"):
+            list(done())
+    else:
+        assert list(done()) == left
+        assert steps == []
+
+
+def test_a_step_waits_for_the_revision_that_it_begins_at(connection: sa.Connection) -> None:
+    step: Any = SimpleNamespace(from_revisions=("another",), to_revisions=("next",))
+    migrations: Any = SimpleNamespace(connection=connection)
+    with pytest.raises(locks.OvertakenError):
+        next(remaining_steps([step], "upgrade", ("another",), migrations))
+    with pytest.raises(MigrationError, match=f"taken the database to {HEAD}"):
+        next(remaining_steps([step], "upgrade", (HEAD,), migrations))
+    first: Any = SimpleNamespace(from_revisions=(HEAD,), to_revisions=("another",))
+    steps = remaining_steps([first, step], "upgrade", (HEAD,), migrations)
+    assert next(steps) is first
+    with pytest.raises(locks.OvertakenError):
+        next(steps)
+
+
+def test_a_downgrade_first_finishes_the_step_that_an_interrupted_one_has_left(
+    url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate_to(url, HISTORY[-2])
+    finished: list[bool] = []
+    module = SCRIPTS.get_revision(HEAD).module
+    monkeypatch.setattr(module, "after_downgrade", lambda: finished.append(True), raising=False)
+    with entered() as environment, engine_of(url).connect() as connection:
+        context.configure(connection=connection, **environment.settings("downgrade"))
+        for command, count in (("upgrade", 0), ("downgrade", 1)):
+            assert list(remaining_steps([], command, (HISTORY[-2],), context.get_context())) == []
+            assert len(finished) == count
+
+
+def test_no_transaction_of_a_run_takes_the_lock_without_limits(
+    supabase_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[str] = []
+    # As behind a pooler, where the server itself must be asked.
+    monkeypatch.setattr(database, "check_server", lambda connection, **_: connection.exec_driver_sql("select"))
+
+    def look(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        if "advisory" in statement:
+            driver: Any = connection.connection.driver_connection
+            limits.extend(driver.execute("select current_setting('lock_timeout')").fetchone())
+
+    engine = sa.create_engine(supabase_url, poolclass=sa.NullPool)
+    sa.event.listen(engine, "after_cursor_execute", look)
+    config = alembic_config("")
+    config.attributes["connection"] = engine
+    alembic.command.upgrade(config, "head")
+    assert limits
+    assert "0" not in limits
 
 
 @pytest.mark.parametrize("text", ["", f"mysql://root:{SECRET}@localhost/app"])
@@ -433,11 +583,11 @@ def test_heads_and_history_need_no_database(tmp_path: Path) -> None:
 
 
 def test_with_nothing_to_generate_no_revision_is_written(url: sa.URL, tmp_path: Path) -> None:
-    before = sorted(SCRIPTS.rglob("*.py"))
+    before = sorted(FOLDER.rglob("*.py"))
     done = program("revision", "--autogenerate", "-m", "nothing", home=tmp_path, DATABASE_URL=text_of(url))
     assert done.returncode == 0
     assert "there is nothing to generate" in done.stderr
-    assert sorted(SCRIPTS.rglob("*.py")) == before
+    assert sorted(FOLDER.rglob("*.py")) == before
 
 
 def test_stamp_makes_the_version_table_it_needs(supabase_url: sa.URL, tmp_path: Path) -> None:
