@@ -10,13 +10,15 @@ import resource
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import cli
-from momentum.backfill.files import Review, replacing
+from momentum.backfill.files import Review, check_distinct, replacing
+from momentum.errors import ConfigurationError
 from tests.backfilling import DAY, PROGRAM, after_database, call, one_error_line, run_out_of_time
 from tests.migrating import execute
 from tests.samples import add_users
@@ -280,6 +282,34 @@ def test_a_long_review_on_a_full_disk_costs_no_report(url: sa.URL, tmp_path: Pat
     assert (done.returncode, json.loads(done.stdout)["discrepancies"]) == (0, 500)
     assert "--discrepancies" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stream", "kind", "prints", "refused"),
+    [
+        ("stdout", "file", True, "standard output"),
+        ("stdout", "pipe", True, "standard output"),
+        ("stdout", "file", False, None),
+        ("stdout", "pipe", False, None),
+        ("stderr", "file", True, "standard error"),
+        ("stderr", "file", False, "standard error"),
+        ("stderr", "pipe", True, None),
+    ],
+)
+def test_a_stream_is_another_file_unless_lines_of_both_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, kind: str, prints: bool, refused: str | None
+) -> None:
+    path = tmp_path / "there"
+    (path.touch if kind == "file" else lambda: os.mkfifo(path))()
+    with os.fdopen(os.open(path, os.O_RDWR), "w") as opened, Path(os.devnull).open("w") as elsewhere:
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(f"sys.{name}", opened if name == stream else elsewhere)
+        said = nullcontext() if refused is None else pytest.raises(ConfigurationError, match=f"same file as {refused};")
+        with said:
+            check_distinct({"--report": path, "--manifest": Path(os.devnull)}, prints=prints)
+        with pytest.raises(ConfigurationError, match=r"--failures .* is the same file as --report "):
+            check_distinct({"--report": tmp_path / "new", "--failures": tmp_path / "new"}, prints=False)
+        check_distinct({"--report": Path(os.devnull), "--failures": Path(os.devnull)}, prints=True)
 
 
 @pytest.mark.parametrize("name", ["new", "there", "link", "hard"])

@@ -24,7 +24,7 @@ from momentum.backfill.display import (
     print_report,
     settings_of,
 )
-from momentum.backfill.report import Execution, add_reason
+from momentum.backfill.report import Execution, add_reason, error_rate, is_too_many
 from momentum.backfill.triggers import Trigger
 from momentum.testing import Server
 from momentum.testing.servers import migrate
@@ -226,6 +226,108 @@ def test_settings_and_triggers_are_told_in_words() -> None:
     assert dict(settings_of(Settings(DAYS)))["discrepancies from"] == "more than 5 points"
     trigger = Trigger("t", "after insert for each row", "public.f", (), calls_out=False)
     assert str(trigger).endswith("public.f() changes nothing outside the row")
+
+
+EMPTY = {
+    "dry_run": False,
+    "from": "2026-03-01",
+    "to": "2026-03-05",
+    "workers": 1,
+    "users": 0,
+    "eligible": 0,
+    "present": 0,
+    "inserted": 0,
+    "raced": 0,
+    "failed": 0,
+    "failures": [],
+    "reasons": [],
+    "error_rate": 0.0,
+    "retries": 0,
+    "pages": 0,
+    "commits": 0,
+    "slowest_page_s": 0.0,
+    "elapsed_s": 0.0,
+    "phases_s": {},
+    "rows_per_s": 0.0,
+    "left_over": None,
+    "discrepancies": None,
+    "triggers": [],
+    "interrupted": False,
+    "resume": None,
+}
+
+
+def test_a_report_begins_with_nothing_and_rounds_its_figures_for_machines_only() -> None:
+    empty = Report(DAYS, dry_run=False)
+    assert empty.as_json(None) == EMPTY
+    assert (empty.passed_over, empty.uncounted, empty.gave_up, empty.unfinished) == (0, False, False, False)
+    trigger = Trigger("t", "after insert", "public.f", ("notifies",), calls_out=True)
+    report = Report(
+        DAYS,
+        dry_run=False,
+        eligible=7,
+        inserted=2,
+        raced=3,
+        failed=1,
+        slowest_page_seconds=1.23456789,
+        elapsed_seconds=2.3456789,
+        phases={"fill": 1.7654321, "recount": 0.00049},
+        triggers=(trigger,),
+    )
+    assert report.as_json("the rest") == {
+        **EMPTY,
+        "eligible": 7,
+        "inserted": 2,
+        "raced": 3,
+        "failed": 1,
+        "error_rate": 0.142857,
+        "slowest_page_s": 1.2346,
+        "elapsed_s": 2.346,
+        "phases_s": {"fill": 1.765, "recount": 0.0},
+        "rows_per_s": 1.1,
+        "triggers": [
+            {"name": "t", "fires": "after insert", "function": "public.f", "effects": ["notifies"], "calls_out": True}
+        ],
+        "resume": "the rest",
+    }
+    assert (report.attempted, report.committed) == (6, 2)
+    assert Report(DAYS, dry_run=True, inserted=2).committed == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "unfinished"),
+    [
+        ({}, False),
+        ({"failed": 1}, True),
+        ({"interrupted": True}, True),
+        ({"gave_up": True}, True),
+        ({"left_over": 0}, False),
+        ({"left_over": 1}, True),
+        ({"left_over": 2, "failed": 2}, True),
+    ],
+)
+def test_a_run_that_leaves_something_is_unfinished(changes: dict[str, int], unfinished: bool) -> None:
+    report = Report(DAYS, dry_run=False, **changes)  # type: ignore[arg-type]
+    assert report.unfinished is unfinished
+    assert report.recount_disagrees is (changes.get("left_over", 0) > changes.get("failed", 0))
+
+
+@pytest.mark.parametrize(
+    ("failed", "attempted", "too_many"),
+    [(0, 0, False), (999, 999, False), (10, 1000, False), (11, 1000, True), (1000, 1000, True), (11, 1101, False)],
+)
+def test_a_share_of_failures_is_too_many_once_enough_rows_were_tried(
+    failed: int, attempted: int, too_many: bool
+) -> None:
+    assert is_too_many(failed, attempted, 0.01) is too_many
+    assert error_rate(failed, attempted) == (failed / attempted if attempted else 0.0)
+
+
+def test_an_execution_ends_when_it_is_reported() -> None:
+    before = datetime.datetime.now(datetime.UTC)
+    ended = Execution.ending_now("db", NOW, 3)
+    assert before <= ended.finished_at <= datetime.datetime.now(datetime.UTC)
+    assert (ended.database, ended.started_at, ended.exit_code) == ("db", NOW, 3)
 
 
 def test_reasons_beyond_what_is_held_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None:

@@ -305,6 +305,54 @@ def test_whatever_is_in_a_file_it_is_a_manifest_or_its_bad_line_is_named(pieces:
     assert len(set(found)) == len(list(found))
 
 
+@pytest.mark.parametrize("length", [2**20 - 1, 2**20])
+def test_a_line_may_be_as_long_as_a_megabyte(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(WHOLE.ljust(length - 1) + b"\n")
+    if length < 2**20:
+        assert list(read_manifest(path)) == [SOMEBODY]
+    else:
+        with pytest.raises(ConfigurationError, match=r"^Line 1 of --undo .* is not one of a manifest"):
+            read_manifest(path)
+
+
+def test_an_undo_begins_with_nothing_and_rounds_its_figures_for_machines_only() -> None:
+    empty = {
+        "undo": "rows.jsonl",
+        "dry_run": False,
+        "torn": 0,
+        "listed": 0,
+        "deleted": 0,
+        "kept": 0,
+        "absent": 0,
+        "failed": 0,
+        "reasons": [],
+        "error_rate": 0.0,
+        "retries": 0,
+        "commits": 0,
+        "elapsed_s": 0.0,
+        "triggers": [],
+        "interrupted": False,
+        "resume": None,
+    }
+    report = UndoReport(Path("rows.jsonl"), dry_run=False)
+    assert report.as_json(None) == empty
+    assert (report.gave_up, report.unfinished) == (False, False)
+    report = UndoReport(Path("rows.jsonl"), dry_run=False, deleted=2, absent=4, failed=1, elapsed_seconds=2.3456789)
+    assert report.as_json("the rest") == {
+        **empty,
+        "deleted": 2,
+        "absent": 4,
+        "failed": 1,
+        "error_rate": 0.142857,
+        "elapsed_s": 2.346,
+        "resume": "the rest",
+    }
+    assert (report.attempted, report.to_delete, report.committed, report.unfinished) == (3, 7, 2, True)
+    stopped = [UndoReport(Path(), dry_run=True, deleted=2, **{name: True}) for name in ("interrupted", "gave_up")]  # type: ignore[arg-type]
+    assert [(each.committed, each.unfinished) for each in stopped] == [(0, True)] * 2
+
+
 def test_a_file_without_an_end_is_no_manifest() -> None:
     with pytest.raises(ConfigurationError, match=r"^Line 1 of --undo /dev/zero is not one of a manifest"):
         read_manifest(Path("/dev/zero"))
