@@ -205,6 +205,16 @@ def backfill(
             rich_help_panel="How",
         ),
     ] = round(1000 * Settings.pause),
+    gentle: Annotated[
+        bool,
+        Option(
+            "--gentle",
+            metavar="",
+            help="Make room for the server's other clients: rest after each commit, take smaller ones where somebody "
+            "has to wait, and pause while a replica or the archive is behind.",
+            rich_help_panel="How",
+        ),
+    ] = False,
     lock_timeout: Annotated[
         float,
         Option(min=0.001, metavar="SECONDS", help="How long a statement may wait for a lock.", rich_help_panel="How"),
@@ -397,6 +407,7 @@ def backfill(
                 commit_every=commit_every,
                 workers=workers,
                 pause=pause_ms / 1000,
+                gentle=gentle,
                 limits=limits,
                 max_error_rate=max_error_rate,
                 allow_webhooks=allow_webhooks,

@@ -278,6 +278,9 @@ def print_fill_report(report: "Report", settings: "Settings") -> None:
             f"{report.rows_per_second:,.0f} rows/s, slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
         )
     print_wrapped("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
+    if report.paused:
+        paused = ", ".join(f"{seconds:.1f} s for {signal}" for signal, seconds in report.paused.items())
+        print_wrapped(f"  paused {paused}")
 
 
 def totals_of(report: "Report") -> list[tuple[str, int]]:
@@ -431,6 +434,7 @@ def settings_of(settings: "Settings") -> list[tuple[str, str]]:
         ("rows per page", f"{settings.page_size}"),
         ("rows per commit", f"{settings.commit_every}"),
         ("pause after a commit", f"{1000 * settings.pause:g} ms"),
+        *([("gentle", "yes")] if settings.gentle else []),
         ("lock timeout", f"{limits.lock_timeout:g} s"),
         ("statement timeout", f"{limits.statement_timeout:g} s"),
         ("attempts", f"{limits.attempts}"),

@@ -39,6 +39,7 @@ from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, Row, UserDay
 from momentum.backfill.report import NAMED_FAILURES, Report, is_too_many
 from momentum.backfill.session import End, Session, sleep_until
 from momentum.backfill.settings import Settings
+from momentum.backfill.throttle import Signals, Throttle
 from momentum.backfill.triggers import CHANGED
 from momentum.connect.engine import reason
 from momentum.connect.pipeline import Answer, pipelined, ready
@@ -186,12 +187,14 @@ class Worker:
 
     Attributes:
         session: Its session.
+        throttle: How fast it goes.
         own: The users with gaps that it has taken.
         questions: What is to be looked at more closely before it goes on.
         waits_for: For how many transactions it waits for the confirmation of each.
     """
 
     session: Session
+    throttle: Throttle
     own: deque[UserGap] = field(default_factory=deque)
     questions: list[Question] = field(default_factory=list)
     waits_for: int = 0
@@ -278,7 +281,8 @@ class Filler:
         self._report = report
         self._observers = observers
         self._keyed = observers.on_inserted is not None
-        self._writes_ahead = not settings.pause
+        self._writes_ahead = not (settings.pause or settings.gentle)
+        self._signals = Signals() if settings.gentle else None
         self._should_stop = should_stop
         self._total = total
         self._changed = threading.Condition(threading.RLock())
@@ -341,11 +345,13 @@ class Filler:
             ) as session:
                 with self._changed:
                     self._sessions.append(session)
-                worker = Worker(session)
+                throttle = Throttle(session, self._settings, self._signals, self._sleep, self._ended, self._count_pause)
+                worker = Worker(session, throttle)
                 while self._next(worker):
+                    before = rows_of(worker.own)
                     self._count(worker) if self._settings.dry_run else self._fill(worker)
                     if worker.own or self._queue:
-                        self._sleep(self._settings.pause)
+                        throttle.rest(before - rows_of(worker.own))
         except BaseException as error:
             with self._changed:
                 self._error = self._error or error
@@ -356,6 +362,11 @@ class Filler:
     def _sleep(self, seconds: float) -> None:
         """Sleep, but not longer than the run goes on."""
         sleep_until(self._ended, seconds)
+
+    def _count_pause(self, signal: str, seconds: float) -> None:
+        """Count a pause of a worker."""
+        with self._changed:
+            self._report.paused[signal] = self._report.paused.get(signal, 0.0) + seconds
 
     def _ended(self) -> bool:
         """Return whether no other transaction should begin."""
@@ -378,6 +389,7 @@ class Filler:
                     with self._changed:
                         self._finding = False
                         self._changed.notify_all()
+                worker.throttle.rest_after_reading()
             elif step is Step.FILL:
                 return True
             else:
@@ -459,7 +471,7 @@ class Filler:
     def _fill(self, worker: Worker) -> None:
         """Insert users' rows in one transaction, whose commit goes along with the next one if it can."""
         session, own = worker.session, worker.own
-        batch = take(own, self._settings.commit_every)
+        batch = take(own, worker.throttle.rows)
         pages = self._pages
 
         def insert(connection: Connection) -> Inserted:

@@ -12,6 +12,8 @@ USER_DAYS = 1_500_000
 
 # The most users that one scan of the table may cover.
 SCANNED_USERS = 1_000_000
+# By how much less a statement looks up in a gentle run, which lasts some hundredths of a second then.
+GENTLER = 40
 # The factor by which a step may be larger than the one before, and by which a step that failed is made smaller.
 GROWTH = 4
 
@@ -50,10 +52,15 @@ class Pace:
     most: int
 
     @classmethod
-    def at_first(cls, days: int) -> "Pace":
-        """Return the pace at which a walk over a number of days begins."""
-        looked_up = max(1, min(USERS, USER_DAYS // days))
-        return cls(looked_up, looked_up, SCANNED_USERS)
+    def at_first(cls, days: int, *, gentle: bool = False) -> "Pace":
+        """Return the pace at which a walk over a number of days begins.
+
+        Args:
+            days: The number of days.
+            gentle: Whether each statement is to be a short one, next to which others hardly wait.
+        """
+        looked_up = max(1, min(USERS, USER_DAYS // days) // (GENTLER if gentle else 1))
+        return cls(looked_up, looked_up, looked_up if gentle else SCANNED_USERS)
 
     def after(self, seconds: float, limit: float) -> "Pace":
         """Return the pace after a step with a small result: faster, unless a longer step might come near the limit.

@@ -98,6 +98,7 @@ class Report:
         pages: Pages that were inserted.
         commits: Commits of at least one page.
         retries: Transactions that were tried again, after a lock timeout, a deadlock or a lost connection.
+        paused: In a gentle run, the seconds that workers paused because somebody could not keep up, by the signal.
         slowest_page_seconds: The seconds that the slowest page took.
         phases: The seconds that each phase took, in their order.
         elapsed_seconds: The seconds that the whole run took.
@@ -129,6 +130,7 @@ class Report:
     pages: int = 0
     commits: int = 0
     retries: int = 0
+    paused: dict[str, float] = field(default_factory=dict)
     slowest_page_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
@@ -200,6 +202,7 @@ class Report:
             "retries": self.retries,
             "pages": self.pages,
             "commits": self.commits,
+            "paused_s": {signal: round(seconds, 3) for signal, seconds in self.paused.items()},
             "slowest_page_s": round(self.slowest_page_seconds, 4),
             "elapsed_s": round(self.elapsed_seconds, 3),
             "phases_s": {name: round(seconds, 3) for name, seconds in self.phases.items()},

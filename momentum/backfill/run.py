@@ -89,7 +89,7 @@ def run_backfill(
         return pages_for(again, eligibility)
 
     def chunks() -> Chunks:
-        return Chunks(pages, database.scores, settings.days)
+        return Chunks(pages, database.scores, settings.days, gentle=settings.gentle)
 
     with timed(report, "fill"):
         total = count_candidates(engine, settings, pages, should_stop)

@@ -76,6 +76,7 @@ class Settings:
         commit_every: The most rows between two commits.
         workers: Connections that fill at the same time.
         pause: Seconds to pause after a commit, outside of a transaction.
+        gentle: Whether it makes room for others: smaller transactions, rests, and pauses while a replica is behind.
         limits: The limits of a transaction, and how often it is tried.
         max_error_rate: The share of eligible user-days, 0 to 1, that may fail. A run stops early if more than this
             share of the rows that it has tried have failed; judged from the 1,000th row on.
@@ -94,6 +95,7 @@ class Settings:
     commit_every: int = MOST_ROWS_PER_COMMIT
     workers: int = 1
     pause: float = 0.0
+    gentle: bool = False
     limits: Limits = field(default_factory=Limits)
     max_error_rate: float = 0.01
     allow_webhooks: bool = False

@@ -21,6 +21,7 @@ from momentum.backfill.report import NAMED_FAILURES, error_rate, is_too_many, re
 from momentum.backfill.run import logged, look_at_rows, pages_for
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
+from momentum.backfill.throttle import Signals, Throttle
 from momentum.backfill.triggers import Trigger
 from momentum.connect.engine import reason
 from momentum.retries import Fault
@@ -172,7 +173,8 @@ def run_undo(
             report,
             logged(on_failure, report.reasons),
         )
-        for rows in batches(listed, settings.commit_every):
+        throttle = Throttle(session, settings, Signals() if settings.gentle else None, sleep, should_stop)
+        for rows in batches(listed, throttle.rows):
             if should_stop() or report.gave_up:
                 report.interrupted = should_stop()
                 break
@@ -181,7 +183,7 @@ def run_undo(
             finally:
                 # Even if a failure can't be written down, what was committed is reported.
                 on_progress(report)
-            sleep(settings.pause)
+            throttle.rest(len(rows))
         report.retries = session.retried
     report.elapsed_seconds = time.monotonic() - started
     return report

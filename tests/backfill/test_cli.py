@@ -51,6 +51,7 @@ JSON_KEYS = [
     "retries",
     "pages",
     "commits",
+    "paused_s",
     "slowest_page_s",
     "elapsed_s",
     "phases_s",
@@ -88,7 +89,7 @@ def test_help_names_every_option_groups_them_and_lists_the_exit_codes() -> None:
     done = backfill("--help", COLUMNS="200", NO_COLOR="1", TERM="dumb")
     assert done.returncode == 0
     options = (
-        "database-url env-file days from to user active-within dry-run workers page-size commit-every pause-ms "
+        "database-url env-file days from to user active-within dry-run workers page-size commit-every pause-ms gentle "
         "lock-timeout statement-timeout attempts allow-webhooks allow-other-owners max-error-rate manifest undo "
         "discrepancy-threshold discrepancies no-discrepancies failures report metrics json log-format quiet "
         "verbose version"

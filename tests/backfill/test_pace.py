@@ -14,6 +14,12 @@ def test_a_walk_begins_with_as_many_users_as_a_statement_may_look_up(days: int, 
     assert Pace.at_first(days) == Pace(looked_up=looked_up, number=looked_up, most=SCANNED_USERS)
 
 
+@pytest.mark.parametrize(("days", "looked_up"), [(1, 500), (75, 500), (150, 250), (1_500_000, 1)])
+def test_a_gentle_walk_looks_up_a_fortieth_and_grows_no_further(days: int, looked_up: int) -> None:
+    pace = Pace.at_first(days, gentle=True)
+    assert pace == pace.after(seconds=0.0, limit=LIMIT) == Pace(looked_up, looked_up, looked_up)
+
+
 def test_a_walk_whose_steps_are_quick_reads_four_times_as_many_users_in_each_up_to_a_limit() -> None:
     pace = Pace.at_first(30)
     numbers = []

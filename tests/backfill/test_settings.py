@@ -49,6 +49,7 @@ def test_a_run_with_and_without_the_command_has_the_same_settings() -> None:
         "page_size",
         "commit_every",
         "workers",
+        "gentle",
         "max_error_rate",
         "allow_webhooks",
         "allow_other_owners",
@@ -151,6 +152,7 @@ GIVEN_OPTIONS: list[tuple[tuple[str, ...], Settings]] = [
     ),
     (("--page-size", "20", "--commit-every", "40"), Settings(RANGE, page_size=20, commit_every=40)),
     (("--workers", "3", "--pause-ms", "250"), Settings(RANGE, workers=3, pause=0.25)),
+    (("--gentle",), Settings(RANGE, gentle=True)),
     (
         ("--lock-timeout", "0.5", "--statement-timeout", "9.5", "--attempts", "2"),
         Settings(RANGE, limits=Limits(0.5, 9.5, 2)),

@@ -1,11 +1,13 @@
 """A standby of the server, made with its own programs: it is read, and never written to."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from momentum.migrate.config import alembic_config
 from momentum.testing import Server
 from momentum.testing.servers import place_in_memory
 from tests.alembic_program import error_of, program, text_of
-from tests.backfilling import backfill, one_error_line
+from tests.backfilling import backfill, one_error_line, started
+from tests.migrating import execute, wait_until
+from tests.processes import Process
 from tests.samples import add_users
 from tests.server import engine_of
 
@@ -123,6 +127,83 @@ def test_a_real_run_and_a_real_undo_are_refused_and_dry_ones_are_not(urls: tuple
         assert done.returncode == 3
         assert said_of(urls[0]).fullmatch(one_error_line(done))
         assert backfill(*options, "--dry-run", url=urls[0]).returncode == 0
+
+
+HOLDS = {
+    "paused": (["select pg_wal_replay_pause()"], ["select pg_wal_replay_resume()"]),
+    "delayed": (
+        ["alter system set recovery_min_apply_delay = '1h'", "select pg_reload_conf()"],
+        ["alter system reset recovery_min_apply_delay", "select pg_reload_conf()"],
+    ),
+}
+# More than a second's work, by its pauses alone.
+GENTLE = ("--to", DAY, "--days", "50", "--no-discrepancies", "--json", "--commit-every", "10", "--pause-ms", "50")
+
+
+@contextmanager
+def held_back(server: Server, standby: sa.URL, how: str) -> Iterator[Callable[[], None]]:
+    """Hold back the replay of a standby; yield a function that lets it go on."""
+    with engine_of(server.as_admin(standby).set(query=standby.query)).connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+
+        def call(statements: Sequence[str]) -> None:
+            for statement in statements:
+                connection.exec_driver_sql(statement).close()
+
+        hold, let_go = HOLDS[how]
+        call(hold)
+        try:
+            yield lambda: call(let_go)
+        finally:
+            call(let_go)
+
+
+def wait_for_pause(url: sa.URL, process: Process) -> int:
+    """Wait until a gentle run pauses and looks again, and return how many rows there are."""
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("pausing: the replica "):
+            break
+    else:
+        pytest.fail(f"it never paused: {said}")
+    count = "select count(*) from legacy.daily_engagement_scores"
+    rows = execute(url, count)
+    own = "datname = current_database() and application_name = 'momentum-backfill'"
+    looked = execute(url, f"select max(query_start) from pg_stat_activity where {own}")
+    looked_again = f"(select max(query_start) > :looked from pg_stat_activity where {own})"
+    wait_until(url, looked_again, process=process, looked=looked)
+    assert execute(url, f"select count(*) from pg_stat_activity where {own} and backend_xid is not null") == 0
+    assert execute(url, count) == rows
+    return int(rows)
+
+
+@pytest.mark.parametrize("how", HOLDS)
+def test_a_gentle_run_stops_while_a_replica_is_held_back_and_goes_on_after(
+    server: Server, urls: tuple[sa.URL, sa.URL], how: str
+) -> None:
+    with server.database() as url:
+        add_users(engine_of(url), 20)
+        with held_back(server, urls[0], how) as let_go, started(url, *GENTLE, "--gentle") as process:
+            assert 0 < wait_for_pause(url, process) < 1000
+            let_go()
+            stdout, stderr = process.communicate()
+        report = json.loads(stdout)
+        assert (process.wait(), report["inserted"], report["left_over"]) == (0, 1000, 0), stderr
+        assert report["paused_s"]["replication lag"] > 0
+        assert "going on" in stderr
+
+
+def test_a_gentle_run_that_pauses_can_be_stopped(server: Server, urls: tuple[sa.URL, sa.URL]) -> None:
+    with server.database() as url:
+        add_users(engine_of(url), 20)
+        with held_back(server, urls[0], "paused"), started(url, *GENTLE, "--gentle") as process:
+            rows = wait_for_pause(url, process)
+            process.send_signal(signal.SIGTERM)
+            stdout, _ = process.communicate()
+        report = json.loads(stdout)
+        assert (process.wait(), report["inserted"], report["interrupted"]) == (143, rows, True)
+        assert " --gentle " in report["resume"]
 
 
 def test_a_standby_is_compared_and_looked_at(urls: tuple[sa.URL, sa.URL], home: Path) -> None:
