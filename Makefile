@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs gets fixes until May 2027, and says so at each build; its successor Zensical reads the same mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test test-all test-matrix db db-stop lint squawk format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench scaling import-cost mutants traffic contract dist test-dist release-check erd readme picture docs pull-request supabase-sql lock clean
+.PHONY: help install demo test test-all test-matrix db db-stop lint squawk format types pgtap pgtap-sql citus-sql verify fingerprints check migration generated advisors ci-fast bench neighbours scaling import-cost mutants traffic contract dist test-dist release-check erd readme picture docs pull-request supabase-sql lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,9 @@ ci-fast: lint types check contract advisors ## Everything that must pass before 
 
 bench: $(INSTALLED) ## Measure the backfill against the limit that one statement sets
 	@$(BIN)/python -m tools.bench
+
+neighbours: $(INSTALLED) ## Measure what clients notice of a backfill, at full speed and gentle, for docs/operations.md
+	@$(BIN)/python -m tools.neighbours
 
 scaling: $(INSTALLED) ## Measure how the backfill's cost grows with SIZES (millions of user-days), for docs/scaling.md
 	@$(BIN)/python -m tools.scaling $(SIZES)
