@@ -150,19 +150,20 @@ def statements_of(engine: sa.Engine) -> list[str]:
     return seen
 
 
-def waits_of(engine: sa.Engine) -> list[None]:
-    """Return a list that gets longer each time that a connection in pipeline mode waits for answers from now on."""
+def messages_of(engine: sa.Engine) -> list[None]:
+    """Return a list that gets longer with each message that a connection in pipeline mode sends from now on."""
     seen: list[None] = []
 
     @sa.event.listens_for(engine, "connect")
     def watch(driver: Any, _record: object) -> None:
-        wait = driver.wait_for_answers
+        send = driver.send
 
         def note() -> None:
-            seen.append(None)
-            wait()
+            if driver.has_noted:
+                seen.append(None)
+            send()
 
-        driver.wait_for_answers = note
+        driver.send = note
 
     return seen
 
@@ -266,14 +267,22 @@ class Proxy:
     Args:
         url: Where the server is.
         message: The bytes to look for in what the client sends.
+        passed: How often the message goes by unharmed first.
         forwarded: Whether the server still gets the message, and its answer is awaited, before the cut.
         meanwhile: Called before that.
     """
 
     def __init__(
-        self, url: sa.URL, message: bytes, *, forwarded: bool, meanwhile: Callable[[], None] = lambda: None
+        self,
+        url: sa.URL,
+        message: bytes,
+        *,
+        forwarded: bool,
+        passed: int = 0,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.cuts = self.accepted = 0
+        self._left = passed
         self._meanwhile = meanwhile
         self._server = url
         self._message = message
@@ -324,11 +333,16 @@ class Proxy:
         server.connect(f"{host}/.s.PGSQL.{port}")
         return server
 
+    def _passes(self) -> bool:
+        """Return whether the message goes by unharmed this time."""
+        self._left -= 1
+        return self._left >= 0
+
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         """Pass on what the client sends; cut at the message."""
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
-                if self._message in data and not self.cuts:
+                if self._message in data and not self.cuts and not self._passes():
                     self.cuts += 1
                     self._meanwhile()
                     self._cut(client)

@@ -452,6 +452,8 @@ class Network:
         self._loop.run_forever()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # As the server does; otherwise an answer would wait until the client has acknowledged the one before.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         directory = self._target.query.get("host")
         if directory:
             port = self._target.port or 5432

@@ -49,6 +49,15 @@ def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
     return taken
 
 
+def cut(taken: Sequence[UserGap], rows: int) -> list[list[UserGap]]:
+    """Return what was taken in pages of a number of rows."""
+    left = deque(taken)
+    pages: list[list[UserGap]] = []
+    while left:
+        pages.append(take(left, rows))
+    return pages
+
+
 def put_back(gaps: deque[UserGap], taken: Sequence[UserGap]) -> None:
     """Put back what was taken. The users stay in their order, which is the same in every transaction of every run."""
     ordered = sorted([*taken, *gaps])

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.batches import (
     compare,
+    cut,
     is_low,
     is_piece,
     pages_at_once,
@@ -42,7 +43,7 @@ from momentum.backfill.settings import Settings
 from momentum.backfill.throttle import Signals, Throttle
 from momentum.backfill.triggers import CHANGED
 from momentum.connect.engine import reason
-from momentum.connect.pipeline import Answer, pipelined, ready
+from momentum.connect.pipeline import Answer, gather, pipelined, ready
 from momentum.errors import ConfigurationError
 from momentum.retries import Fault
 from momentum.wording import counted
@@ -119,6 +120,9 @@ class Observers(NamedTuple):
 
 NOBODY = Observers()
 
+# What a page has inserted of which nothing is left.
+NOTHING = Written({}, [], 0.0)
+
 
 @dataclass
 class Inserted:
@@ -126,12 +130,10 @@ class Inserted:
 
     Attributes:
         pages: The gaps that each page tried to fill, and what it inserted.
-        untried: The gaps that it left, because the run was stopped.
         slowest: The seconds that the slowest page took.
     """
 
-    pages: list[tuple[list[UserGap], Written]] = field(default_factory=list)
-    untried: list[UserGap] = field(default_factory=list)
+    pages: list[tuple[Sequence[UserGap], Written]] = field(default_factory=list)
     slowest: float = 0.0
 
     @property
@@ -177,7 +179,7 @@ class Question(NamedTuple):
         inserted: The rows that each got.
     """
 
-    tried: list[UserGap]
+    tried: Sequence[UserGap]
     inserted: Counter[uuid.UUID]
 
 
@@ -190,6 +192,7 @@ class Worker:
         throttle: How fast it goes.
         own: The users with gaps that it has taken.
         questions: What is to be looked at more closely before it goes on.
+        slowest: The seconds that the slowest page of its latest transaction took; None if there was none yet.
         waits_for: For how many transactions it waits for the confirmation of each.
     """
 
@@ -197,6 +200,7 @@ class Worker:
     throttle: Throttle
     own: deque[UserGap] = field(default_factory=deque)
     questions: list[Question] = field(default_factory=list)
+    slowest: float | None = None
     waits_for: int = 0
 
 
@@ -472,85 +476,125 @@ class Filler:
         """Insert users' rows in one transaction, whose commit goes along with the next one if it can."""
         session, own = worker.session, worker.own
         batch = take(own, worker.throttle.rows)
-        pages = self._pages
+        statements = self._pages
+        pages = cut(batch, self._settings.page_size)
 
-        def insert(connection: Connection) -> Inserted:
-            return self._insert_pages(connection, batch)
-
-        def settle(done: Inserted, end: End) -> None:
-            if end is End.LOST:
-                put_back(own, done.tried)
+        def settle(done: Inserted | None, end: End) -> None:
+            if end is End.UNDONE:
+                put_back(own, batch)
                 worker.waits_for = AFTER_A_LOSS
             elif end is End.REFUSED:
-                worker.questions.append(Question(done.tried, Counter()))
+                worker.questions.append(Question(batch, Counter()))
             else:
-                started = time.monotonic()
-                by_day = done.by_day
-                as_expected = by_day.total() == rows_of(done.tried)
-                with self._changed:
-                    self._settle(by_day, done.rows, pages=len(done.pages), slowest=done.slowest)
-                    if as_expected:
-                        self._unsettled -= by_day.total()
-                        self._tell()
-                # The next transaction is open meanwhile.
-                self._writes_ahead &= time.monotonic() - started < LONGEST_SETTLING
-                if not as_expected:
-                    worker.questions.append(Question(done.tried, done.by_user))
+                self._settle_commit(worker, done or Inserted([(batch, NOTHING)]))
 
         try:
-            if self._writes_ahead and session.writes_ahead and not worker.waits_for:
-                done = session.write_ahead(insert, self._is_kept, settle)
+            # Pages of the transaction before may be on their way as well, as many.
+            on_their_way = len(pages) * (2 if session.has_open else 1)
+            if self._may_write_ahead(worker) and on_their_way <= pages_at_once(worker.slowest):
+                session.write_ahead(
+                    lambda connection: self._send_pages(connection, pages, ahead=True),
+                    lambda connection, transaction: self._find_written(connection, batch, transaction),
+                    settle,
+                )
             else:
                 worker.waits_for = max(worker.waits_for - 1, 0)
-                done = session.write(insert, self._is_kept)
+                done = session.write(
+                    lambda connection: self._insert_pages(connection, pages, worker.slowest), self._is_kept
+                )
+                put_back(own, [gap for page in pages[len(done.pages) :] for gap in page])
                 settle(done, End.COMMITTED)
         except DBAPIError as error:
-            if self._statements.are_renewed(pages, error):
+            if self._statements.are_renewed(statements, error):
                 put_back(own, batch)
                 return
             if self._aborted or classify(error) in (Fault.FATAL, Fault.LOST):
                 raise
             logger.debug("a transaction failed, looking at its rows: %s", reason(error, self._engine.url))
             worker.questions.append(Question(batch, Counter()))
-        else:
-            put_back(own, done.untried)
 
     @property
     def _pages(self) -> Pages:
         """The statements, as they are now."""
         return self._statements.pages
 
-    def _insert_pages(self, connection: Connection, batch: Sequence[UserGap]) -> Inserted:
-        """Insert a transaction's rows in pages; after each one the run may be stopped, unless some are sent at once."""
-        done = Inserted()
-        left = deque(batch)
-        may_pipeline = self._pages.may_pipeline and pipelined(connection) is not None
-        while left and not (done.pages and self._ended()):
-            at_once = pages_at_once(self._report.slowest_page_seconds or None) if may_pipeline else 1
-            sent: list[tuple[list[UserGap], Answer[Written]]] = []
-            started = time.monotonic()
-            while left and len(sent) < at_once:
-                page = take(left, self._settings.page_size)
-                ids = [gap.user_id for gap in page]
-                answer = self._pages.insert_page(connection, ids, rows_of(page), keyed=self._keyed)
-                sent.append((page, answer))
-            clock = self._pages.read_clock(connection) if len(sent) > 1 else None
-            written = [(page, answer.value) for page, answer in sent]
-            done.pages += written
+    def _may_write_ahead(self, worker: Worker) -> bool:
+        """Return whether a worker may send its next transaction before it knows what became of the one before."""
+        return self._writes_ahead and not worker.waits_for and worker.session.writes_ahead and self._pages.may_pipeline
+
+    def _send_pages(
+        self, connection: Connection, pages: Sequence[Sequence[UserGap]], *, ahead: bool = False
+    ) -> Answer[Inserted]:
+        """Send pages together, and return what they insert.
+
+        Args:
+            connection: A connection.
+            pages: The pages; more than one, or ahead, only in pipeline mode.
+            ahead: Whether the server may still be at other statements, so that only it knows how long a page takes.
+        """
+        statements = self._pages
+        started = time.monotonic()
+        sent = [
+            statements.insert_page(connection, [gap.user_id for gap in page], rows_of(page), keyed=self._keyed)
+            for page in pages
+        ]
+        clock = statements.read_clock(connection) if ahead or len(pages) > 1 else None
+
+        def read(written: Sequence[Written]) -> Inserted:
             if clock is None:
-                seconds = [time.monotonic() - started]
+                slowest = time.monotonic() - started
             else:
-                moments = [*(page.began for _, page in written), clock.value]
-                seconds = [end - begin for begin, end in itertools.pairwise(moments)]
-            done.slowest = max(done.slowest, *seconds)
-        done.untried = list(left)
+                moments = [*(page.began for page in written), clock.value]
+                slowest = max(end - begin for begin, end in itertools.pairwise(moments))
+            return Inserted(list(zip(pages, written, strict=True)), slowest)
+
+        return gather(sent).then(read)
+
+    def _insert_pages(
+        self, connection: Connection, pages: Sequence[Sequence[UserGap]], slowest: float | None
+    ) -> Inserted:
+        """Insert a transaction's pages; after each one the run may be stopped, unless some are sent together.
+
+        Args:
+            connection: A connection.
+            pages: The pages.
+            slowest: The seconds that the slowest page of the transaction before took, if there was one.
+        """
+        done = Inserted()
+        may_pipeline = self._pages.may_pipeline and pipelined(connection) is not None
+        while len(done.pages) < len(pages) and not (done.pages and self._ended()):
+            at_once = pages_at_once(done.slowest or slowest) if may_pipeline else 1
+            go = self._send_pages(connection, pages[len(done.pages) :][:at_once]).value
+            done.pages += go.pages
+            done.slowest = max(done.slowest, go.slowest)
         return done
 
     def _is_kept(self, connection: Connection, done: Inserted, transaction: int) -> bool:
         """Return whether the database has what a transaction inserted."""
         if done.rows is not None:
             return self._pages.is_kept(connection, done.rows, transaction)
-        return self._pages.is_page_kept(connection, [gap.user_id for gap in done.tried], transaction)
+        return self._find_written(connection, done.tried, transaction) is not None
+
+    def _find_written(self, connection: Connection, tried: Sequence[UserGap], transaction: int) -> Inserted | None:
+        """Return what the database has of what a transaction inserted; None if that is nothing."""
+        written = self._pages.find_written(connection, [gap.user_id for gap in tried], transaction)
+        return None if written is None else Inserted([(tried, written)])
+
+    def _settle_commit(self, worker: Worker, done: Inserted) -> None:
+        """Count what a transaction has inserted that is committed, and ask about what is missing."""
+        started = time.monotonic()
+        worker.slowest = done.slowest
+        by_day = done.by_day
+        as_expected = by_day.total() == rows_of(done.tried)
+        with self._changed:
+            self._settle(by_day, done.rows, pages=len(done.pages), slowest=done.slowest)
+            if as_expected:
+                self._unsettled -= by_day.total()
+                self._tell()
+        # The next transaction is open meanwhile.
+        self._writes_ahead &= time.monotonic() - started < LONGEST_SETTLING
+        if not as_expected:
+            worker.questions.append(Question(done.tried, done.by_user))
 
     def _settle(
         self, by_day: Counter[datetime.date], rows: Sequence[Row] | None, *, pages: int, slowest: float

@@ -316,22 +316,22 @@ class Pages:
         statement = select(named.c.user_id, named.c.day).where(*self._is_untouched(named))
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
 
-    def is_page_kept(self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int) -> bool:
-        """Return whether rows of some users are those that a transaction inserted.
+    def find_written(self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int) -> Written | None:
+        """Return the rows of some users that a transaction wrote, and nobody since; None if there are none.
 
-        A row records the transaction that wrote it, so one that nobody has changed since is enough.
+        A row records the transaction that wrote it last.
 
         Args:
             connection: A connection.
             ids: The users.
             transaction: Its id.
         """
-        own = select(literal(1)).where(
+        own = select(self._table.c.user_id, self._day.label("day")).where(
             self._table.c.user_id == func.any(bindparam("ids", type_=ARRAY(UUID))),
             self._day.between(literal(self._eligibility.days.first, Date), literal(self._eligibility.days.last, Date)),
             self._written_by(transaction),
         )
-        return bool(connection.scalar(select(own.exists()), {"ids": list(ids)}))
+        return ask(connection, own, {"ids": list(ids)}).then(lambda rows: read_rows(rows) if rows else None).value
 
     def is_kept(self, connection: Connection, rows: Iterable[Row], transaction: int) -> bool:
         """Return whether the rows that a transaction inserted are there and, where that can be known, are its own.

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.settings import SECONDS_OF_RECONNECTING, Limits
 from momentum.connect.engine import keeps_session, reason, stop_preparing
-from momentum.connect.pipeline import Answer, Rows, ask, enter_pipeline, leave_pipeline, pipelined
+from momentum.connect.pipeline import Answer, Rows, ask, enter_pipeline, flush, leave_pipeline, pipelined, send
 from momentum.connect.settings import ENDING, OWN_PATH, PINNED, SEARCH_PATH, changes, corrections, keep_own_path
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
@@ -95,22 +95,24 @@ class End(enum.Enum):
     """What became of a transaction."""
 
     COMMITTED = "it is committed"
-    REFUSED = "the server has refused to commit it"
-    LOST = "the connection was lost, and it is not committed"
+    REFUSED = "the server has refused it, and would again"
+    UNDONE = "it is rolled back, and may be tried again"
 
 
 class Open(NamedTuple):
-    """A transaction that has written, and whose commit is still to be sent.
+    """A transaction whose statements are with the server, and whose commit is still to be sent.
 
     Attributes:
         begun: The transaction.
-        is_kept: Returns whether the database has what it was to leave.
-        settle: Called with what became of it.
+        result: What its statements return.
+        find: Returns what the database has of what it was to leave; None if that is nothing.
+        settle: Called with the result and what became of it.
     """
 
     begun: Begun
-    is_kept: Callable[[Connection, int], bool]
-    settle: Callable[[End], None]
+    result: Answer[Any]
+    find: Callable[[Connection, int], Any]
+    settle: Callable[[Any, End], None]
 
 
 class Session:
@@ -249,43 +251,45 @@ class Session:
 
     def write_ahead(
         self,
-        work: Callable[[Connection], Result],
-        is_kept: Callable[[Connection, Result, int], bool],
-        settle: Callable[[Result, End], None],
-    ) -> Result:
-        """Return the result of a function that writes in a transaction of its own, whose commit is sent with the next.
+        work: Callable[[Connection], Answer[Result]],
+        find: Callable[[Connection, int], Result | None],
+        settle: Callable[[Result | None, End], None],
+    ) -> None:
+        """Send a transaction of its own without waiting for its result; its commit is sent along with the next one.
 
         Args:
-            work: The function that writes.
-            is_kept: As for ``write``.
+            work: The function that writes; it asks, and looks at no answer.
+            find: Returns what the database has of what the transaction with an id was to leave; None if that is
+                nothing. It is called if the connection was lost.
             settle: Called later with the result and what became of the transaction, at the latest by ``settle``,
-                ``read`` or ``write``.
+                ``read`` or ``write``. The result is None if nothing is left of it.
 
         Raises:
             DatabaseUnreachableError: It is not known whether the commit of the transaction before took place.
-            sqlalchemy.exc.DBAPIError: Another attempt would not help, or the last one failed; nothing was written.
+            sqlalchemy.exc.DBAPIError: The transaction could not begin, or a statement of the one before has failed, and
+                another attempt would not help.
         """
 
-        def once(connection: Connection) -> Result:
+        def once(connection: Connection) -> None:
             earlier, self._open = self._open, None
             committed: Answer[Rows] | None = None
             try:
                 committed = ask(connection, COMMIT) if earlier else None
-                this, result = self._write_open(connection, work)
+                begun = self._begin(connection, writes=True)
+                # Its id arrives while the server is at its pages, so that the next message is there when they are done.
+                flush(connection)
+                result = work(connection)
+                send(connection)
+                this = self._begun(begun)
             except DBAPIError as error:
                 if earlier:
-                    earlier.settle(self._end_of(earlier, committed, error))
+                    self._end(earlier, committed, error)
                 raise
-            if earlier:
-                earlier.settle(End.COMMITTED)
-            self._open = Open(
-                this,
-                lambda connection, transaction: is_kept(connection, result, transaction),
-                lambda end: settle(result, end),
-            )
-            return result
+            if earlier and (failure := self._end(earlier, committed)):
+                raise failure
+            self._open = Open(this, result, find, settle)
 
-        return self._try(once, None)
+        self._try(once, None)
 
     def settle(self) -> None:
         """Commit the transaction that is still open.
@@ -302,22 +306,38 @@ class Session:
             committed = ask(self._connection, COMMIT)
             _ = committed.value
         except DBAPIError as error:
-            end = self._end_of(earlier, committed, error)
-            self.retried += end is End.LOST
-            earlier.settle(end)
+            self._end(earlier, committed, error)
         else:
-            earlier.settle(End.COMMITTED)
+            self._end(earlier, committed)
 
-    def _end_of(self, earlier: Open, committed: Answer[Rows] | None, error: DBAPIError) -> End:
-        """Return what became of a transaction, when its commit or something that was sent with it has failed."""
-        if committed is not None and committed.has_arrived:
-            return End.COMMITTED
-        fault = classify(error)
-        self._abandon(fault)
-        if fault is not Fault.LOST:
-            return End.REFUSED
-        kept = self._was_committed(earlier.begun, lambda connection: earlier.is_kept(connection, earlier.begun.id))
-        return End.COMMITTED if kept else End.LOST
+    def _end(self, earlier: Open, committed: Answer[Rows] | None, error: DBAPIError | None = None) -> DBAPIError | None:
+        """Tell what became of a transaction, once it is known whether its commit, or what was sent with it, has failed.
+
+        Where one of its own statements has failed, the server has answered the commit by rolling back. That error is
+        returned if no other attempt would help.
+        """
+        fault = failure = None
+        result = None
+        try:
+            result = earlier.result.value
+        except DBAPIError as own:
+            fault, failure = classify(own), own
+        if fault is None and error and not (committed and committed.has_arrived):
+            fault = classify(error)
+        if fault is Fault.LOST:
+            self._abandon(fault)
+            is_committed, found = self._find_out(
+                earlier.begun, lambda connection: earlier.find(connection, earlier.begun.id)
+            )
+            end = End.COMMITTED if is_committed else End.UNDONE
+            result = found if result is None else result
+        elif fault is None:
+            end = End.COMMITTED
+        else:
+            end = End.UNDONE if fault.may_pass or fault is Fault.FATAL else End.REFUSED
+        self.retried += end is End.UNDONE
+        earlier.settle(result if end is End.COMMITTED else None, end)
+        return failure if fault is Fault.FATAL else None
 
     def _try(self, once: Callable[[Connection], Result], attempts: int | None) -> Result:
         """Run a transaction until it succeeds or another attempt would not help.
@@ -465,16 +485,11 @@ class Session:
                 self._lost_since = None
         return value
 
-    def _write_open(self, connection: Connection, work: Callable[[Connection], Result]) -> tuple[Begun, Result]:
-        """Run a function that writes, and leave its transaction open."""
-        begun = self._begin(connection, writes=True)
-        try:
-            result = work(connection)
-            *_, number, life = begun.value[0]
-        finally:
-            if begun.has_arrived:
-                self._lost_since = None
-        return Begun(int(number), life), result
+    def _begun(self, answer: Answer[Rows]) -> Begun:
+        """Return the transaction that has begun."""
+        *_, number, life = answer.value[0]
+        self._lost_since = None
+        return Begun(int(number), life)
 
     def _write_once(
         self,
@@ -483,19 +498,26 @@ class Session:
         is_kept: Callable[[Connection, Result, int], bool],
     ) -> Result:
         """Run a function that writes, and commit; if the confirmation is lost, find out on a new connection."""
-        begun, result = self._write_open(connection, work)
+        answer = self._begin(connection, writes=True)
+        try:
+            result = work(connection)
+        finally:
+            if answer.has_arrived:
+                self._lost_since = None
+        begun = self._begun(answer)
         try:
             _ = ask(connection, COMMIT).value
         except DBAPIError as error:
             if classify(error) is not Fault.LOST:
                 raise
             self._abandon(Fault.LOST)
-            if not self._was_committed(begun, lambda connection: is_kept(connection, result, begun.id)):
+            is_committed, _ = self._find_out(begun, lambda connection: is_kept(connection, result, begun.id) or None)
+            if not is_committed:
                 raise
         return result
 
-    def _was_committed(self, begun: Begun, is_kept: Callable[[Connection], bool]) -> bool:
-        """Return whether a transaction was committed whose commit was sent and never confirmed.
+    def _find_out(self, begun: Begun, find: Callable[[Connection], Any]) -> tuple[bool, Any]:
+        """Return whether a transaction was committed whose commit was sent and never confirmed, and what is left of it.
 
         Raises:
             DatabaseUnreachableError: The server doesn't answer.
@@ -508,21 +530,23 @@ class Session:
                 break
             sleep_until(self._is_aborted, self._length_of_pause(failed))
             try:
-                committed: bool | None = self._read_once(
-                    self._connect(), lambda connection: self._look_for(connection, begun, is_kept)
+                outcome: tuple[bool, Any] | None = self._read_once(
+                    self._connect(), lambda connection: self._look_for(connection, begun, find)
                 )
             except DBAPIError as error:
                 self._abandon(classify(error))
                 continue
-            if committed is not None:
-                return committed
+            if outcome is not None:
+                return outcome
         raise DatabaseUnreachableError(
             f"The connection to {describe(self._engine.url)} was lost during a commit, so it is not known whether that "
             "took place; run the command again."
         )
 
-    def _look_for(self, connection: Connection, begun: Begun, is_kept: Callable[[Connection], bool]) -> bool | None:
-        """Return whether a transaction was committed; None if that can't be said yet."""
+    def _look_for(
+        self, connection: Connection, begun: Begun, find: Callable[[Connection], Any]
+    ) -> tuple[bool, Any] | None:
+        """Return whether a transaction was committed and what is left of it; None if that can't be said yet."""
         statement = f"""
             select
               -- A standby may not have received the commit yet.
@@ -537,10 +561,12 @@ class Session:
         except DBAPIError as error:
             if classify(error) is not Fault.DATA:
                 raise
-            return False  # The server has assigned no such id: the transaction that had it before is lost.
+            return False, None  # The server has assigned no such id: the transaction that had it before is lost.
         if row.status == "in progress":
             return None  # The server hasn't noticed yet that its client is gone.
-        if row.status == "committed" and begun.life == row.life is not None:
-            return True
-        # Committed, but perhaps somebody else's; or so long ago that it is forgotten.
-        return row.status != "aborted" and is_kept(connection)
+        if row.status == "aborted":
+            return False, None
+        found = find(connection)
+        # In another life of the server the id is perhaps somebody else's; or it is so old that it is forgotten.
+        is_certain = row.status == "committed" and begun.life == row.life is not None
+        return is_certain or found is not None, found

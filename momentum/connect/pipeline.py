@@ -1,15 +1,18 @@
 """Statements that go to the server together, so that a distant one is waited for once, and not once for each.
 
-On a connection in pipeline mode ``ask`` only notes a statement. The first answer that is looked at sends all of them,
-and waits. On any other connection ``ask`` executes a statement as usual, so the code that asks is the same.
+On a connection in pipeline mode ``ask`` only notes a statement. The first answer that is looked at sends all of them
+as one message, and waits until it is there; ``send`` sends them and doesn't wait. On any other connection ``ask``
+executes a statement as usual, so the code that asks is the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Generic, Self, TypeVar
 
 import psycopg
-from psycopg.pq import Format
+from psycopg.generators import fetch_many
+from psycopg.generators import send as send_all
+from psycopg.pq import ExecStatus, Format
 from psycopg.rows import namedtuple_row, tuple_row
 from sqlalchemy import Connection, Executable
 
@@ -34,15 +37,18 @@ class PipelinedCursor(psycopg.Cursor[Any]):
     """A cursor whose statement may still be on its way.
 
     A deferred one tells SQLAlchemy, which looks at each statement at once, that there are no rows, and stays open.
+
+    Attributes:
+        error: Why the server has not executed the statement.
     """
 
     def __init__(self, connection: "PipelinedConnection", **options: Any) -> None:
         super().__init__(connection, **options)
         self._own = connection
+        self.error: psycopg.Error | None = None
         self.is_deferred = connection.is_deferring
         if self.is_deferred:
             connection.is_deferring, connection.latest = False, self
-            connection.hold()
             self.row_factory = named_row
         if connection.is_pipelined:
             # The server reports its DateStyle at the end of a go, too late for dates as text.
@@ -50,10 +56,16 @@ class PipelinedCursor(psycopg.Cursor[Any]):
 
     def execute(self, *arguments: Any, **options: Any) -> Self:
         """Execute a statement, or note it if it is deferred."""
-        super().execute(*arguments, **options)
-        if not self.is_deferred:
-            self._own.wait_for_answers()
+        with self._own.noting():
+            super().execute(*arguments, **options)
+        if self._own.is_pipelined and not self.is_deferred:
+            self._own.wait_for(self)
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the statement was noted, and its answer is not there yet."""
+        return self.pgresult is None and self.error is None
 
     @property
     def description(self) -> Any:
@@ -81,35 +93,47 @@ class PipelinedConnection(WatchedConnection):
         self.latest: PipelinedCursor | None = None
         self._mode = ExitStack()
         self._pipe: psycopg.Pipeline | None = None
-        self._is_held = False
+        self._is_noting = False
+        # The first error of the message whose answers are arriving.
+        self._failure: psycopg.Error | None = None
 
     @property
     def is_pipelined(self) -> bool:
         """Whether it is in pipeline mode."""
         return self._pipe is not None
 
+    @property
+    def has_noted(self) -> bool:
+        """Whether there is something to be sent."""
+        return self._pipe is not None and bool(self._pipe.command_queue)
+
     def enter_pipeline(self) -> None:
         """Enter pipeline mode; nothing is sent."""
         if self._pipe is None:
             self._pipe = pipe = self._mode.enter_context(self.pipeline())
-            send = pipe._communicate_gen
+            communicate = pipe._communicate_gen
 
-            def send_unless_deferred() -> Any:
-                if not self._is_held:
-                    yield from send()
+            def communicate_unless_noting() -> Any:
+                if not self._is_noting:
+                    yield from communicate()
 
             # The driver would send each statement by itself. If it were stopped after one, the server would wait for
             # more, with its locks and without the limit for an idle transaction, which begins with the end of a go.
-            pipe._communicate_gen = send_unless_deferred  # type: ignore[method-assign]
+            pipe._communicate_gen = communicate_unless_noting  # type: ignore[method-assign]
 
     def leave_pipeline(self) -> None:
         """Leave pipeline mode, after waiting for what was sent."""
-        self._pipe, self._is_held = None, False
+        self._pipe = None
         self._mode.close()
 
-    def hold(self) -> None:
-        """Send nothing before answers are waited for."""
-        self._is_held = True
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep the driver from sending and receiving by itself; outside of pipeline mode it does as usual."""
+        self._is_noting = True
+        try:
+            yield
+        finally:
+            self._is_noting = False
 
     def close(self) -> None:
         """Close it; what was sent and not answered is given up."""
@@ -117,26 +141,63 @@ class PipelinedConnection(WatchedConnection):
         with suppress(psycopg.Error):
             self.leave_pipeline()
 
-    def wait_for_answers(self) -> None:
-        """Wait until all that was sent has been answered.
+    def flush(self) -> None:
+        """Have the server send the answers so far before it goes on with the same message."""
+        if self._pipe is not None:
+            self._pipe.command_queue.append(self.pgconn.send_flush_request)
+
+    def send(self) -> None:
+        """Send what was noted as one message, and don't wait for its answers.
 
         Raises:
-            psycopg.Error: The first error among the answers; the server has executed nothing of what was sent after it.
+            psycopg.Error: The connection was lost.
         """
-        first: psycopg.Error | None = None
-        self._is_held = False
-        while self._pipe is not None and not self.closed:
-            try:
-                # Into one message, which the driver's library sends with the end of the go.
-                while self._pipe.command_queue:
-                    self._pipe.command_queue.popleft()()
-                self._pipe.sync()
-                break
-            except psycopg.Error as error:
-                # Those that follow only say that they were not executed.
-                first = first or error
-        if first is not None:
-            raise first
+        if self._pipe is not None and self.has_noted:
+            self._pipe._enqueue_sync()
+            while self._pipe.command_queue:
+                self._pipe.command_queue.popleft()()
+            self.wait(send_all(self.pgconn))
+
+    def wait_for(self, cursor: PipelinedCursor) -> None:
+        """Wait until a statement has been answered; what was noted is sent.
+
+        Raises:
+            psycopg.Error: The server refused it, or a statement before it in the same message; or the connection was
+                lost.
+        """
+        if cursor.is_open:
+            self.send()
+        while cursor.is_open and self._pipe is not None:
+            self._receive()
+        if cursor.is_open:
+            raise psycopg.OperationalError("the connection was lost before the answer was there")
+        if cursor.error is not None:
+            raise cursor.error
+
+    def wait_for_answers(self) -> None:
+        """Wait until all that was noted or sent has been answered, with an error or without.
+
+        Raises:
+            psycopg.Error: The connection was lost.
+        """
+        self.send()
+        while self._pipe is not None and self._pipe.result_queue:
+            self._receive()
+
+    def _receive(self) -> None:
+        """Receive the next answer, and keep it or the error with its statement."""
+        assert self._pipe is not None
+        results = self.wait(fetch_many(self.pgconn))
+        queued = self._pipe.result_queue.popleft()
+        try:
+            self._pipe._process_results(queued, results)
+        except psycopg.Error as error:
+            # Those that follow only say that they were not executed.
+            self._failure = self._failure or error
+            if queued is not None and isinstance(queued[0], PipelinedCursor):
+                queued[0].error = self._failure
+        if any(result.status == ExecStatus.PIPELINE_SYNC for result in results):
+            self._failure = None
 
 
 class Answer(Generic[Value_co]):
@@ -201,14 +262,37 @@ def ask(connection: Connection, statement: Executable, parameters: Mapping[str, 
 
     def look() -> Rows:
         try:
-            if cursor.pgresult is None:
-                driver.wait_for_answers()
+            driver.wait_for(cursor)
             return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
         except psycopg.Error as error:
             # As if SQLAlchemy itself had met it, so that those who listen to its errors hear of it.
             connection._handle_dbapi_exception(error, None, None, None, None)
 
     return Answer(look, lambda: cursor.pgresult is not None)
+
+
+def gather(answers: Sequence[Answer[Value]]) -> Answer[list[Value]]:
+    """Return several answers as one."""
+    return Answer(lambda: [answer.value for answer in answers], lambda: all(answer.has_arrived for answer in answers))
+
+
+def flush(connection: Connection) -> None:
+    """Have the server send the answers so far before it goes on; a connection that isn't in pipeline mode has them."""
+    if driver := pipelined(connection):
+        driver.flush()
+
+
+def send(connection: Connection) -> None:
+    """Send what was asked, without waiting for the answers.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: The connection was lost.
+    """
+    if driver := pipelined(connection):
+        try:
+            driver.send()
+        except psycopg.Error as error:
+            connection._handle_dbapi_exception(error, None, None, None, None)
 
 
 def pipelined(connection: Connection) -> PipelinedConnection | None:

@@ -9,6 +9,7 @@ import pytest
 from momentum.backfill.batches import (
     Differences,
     compare,
+    cut,
     is_low,
     is_piece,
     pages_at_once,
@@ -122,6 +123,12 @@ def test_rows_that_were_not_inserted_as_expected_are_accounted_for(
 
 def test_a_user_who_got_more_rows_than_expected_and_left_is_no_debt() -> None:
     assert compare({A: 3, B: 4}, {A: 5, B: 4}, {B}, 0) == Differences(gone=0, raced=0, vanished=2)
+
+
+def test_a_transaction_is_cut_into_pages_of_a_number_of_rows() -> None:
+    assert cut([UserGap(A, 3), UserGap(B, 5)], 4) == [[UserGap(A, 3), UserGap(B, 1)], [UserGap(B, 4)]]
+    assert cut([UserGap(A, 3)], 4) == [[UserGap(A, 3)]]
+    assert cut([], 4) == []
 
 
 def test_what_is_put_back_is_in_the_order_of_the_users() -> None:

@@ -40,12 +40,12 @@ from tests.backfilling import (
     call,
     keys_of,
     lines_of,
+    messages_of,
     resumed,
     run_out_of_time,
     started,
     statements_of,
     sums_hold,
-    waits_of,
 )
 from tests.migrating import execute, fetch, run, wait_until
 from tests.samples import add_users
@@ -264,23 +264,25 @@ def test_what_nothing_heals_stops_the_run_at_once(scores: Scores, code: str) -> 
     with pytest.raises(sa.exc.DBAPIError, match="hopeless"):
         run_backfill(engine, Settings(ONE_DAY, page_size=5, commit_every=10))
     assert scores.count() == 10, "what was committed stays"
-    assert sum("INSERT INTO" in statement for statement in statements) == 3
+    # One transaction may be on its way while the answer about another one is.
+    assert sum("INSERT INTO" in statement for statement in statements) in (3, 6)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("passed", range(3))
 @pytest.mark.parametrize("message", [b"INSERT INTO", COMMIT])
 @pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
 def test_a_connection_lost_in_a_page_or_in_a_commit_loses_and_doubles_no_row(
-    scores: Scores, message: bytes, forwarded: bool
+    scores: Scores, message: bytes, passed: int, forwarded: bool
 ) -> None:
     users = add_users(scores.engine, 100)
-    with Proxy(scores.url, message, forwarded=forwarded) as proxy:
+    with Proxy(scores.url, message, passed=passed, forwarded=forwarded) as proxy:
         engine = create_engine(proxy.url, application_name="momentum-tests")
         report, _, inserted = fill(engine, Settings(ONE_DAY, page_size=20, commit_every=40))
     assert proxy.cuts == 1
     assert (report.inserted, report.raced, report.failed, report.commits) == (100, 0, 0, 3)
-    # The first commit goes along with the next transaction, which is tried again in any case.
-    assert report.retries == 1
+    # A commit that goes along with the next transaction takes it with it, and is tried again itself if it got lost.
+    assert report.retries <= 2
     assert sorted(inserted) == scores.filled() == [(user, DAY) for user in sorted(users)]
 
 
@@ -333,7 +335,7 @@ def test_a_run_waits_once_for_each_transaction(scores: Scores, monkeypatch: pyte
     for users in (100, 300):
         add_users(scores.engine, users)
         engine = create_engine(scores.url, application_name="momentum-tests", keeps_connection=True)
-        seen = waits_of(engine)
+        seen = messages_of(engine)
         report = run_backfill(engine, Settings(ONE_DAY, page_size=5, commit_every=10))
         assert report.commits == users // 10
         waits.append(len(seen))
@@ -402,7 +404,7 @@ def test_where_the_server_may_have_forgotten_a_transaction_its_rows_say_whether_
         statements = statements_of(engine)
         report, _, inserted = fill(engine, Settings(ONE_DAY, commit_every=40))
     assert (report.inserted, report.raced, report.failed) == (100, 0, 0)
-    assert report.retries == 1, "what went along with the commit"
+    assert report.retries == (0 if forwarded else 1), "what got lost"
     assert sorted(inserted) == scores.filled() == [(user, DAY) for user in sorted(users)]
     assert any("pg_xact_status" in statement for statement in statements)
     # An id that the server gave to somebody else would be no proof.

@@ -118,7 +118,9 @@ def test_a_run_that_is_stopped_writes_what_it_has_done(scores: Scores, path: Pat
             process.communicate(timeout=HANGS)
     values = read(path)
     assert (process.returncode, values["exit_code"], values["last_success_timestamp_seconds"]) == (143, 143, 0)
-    assert values["inserted_rows"] == scores.count() == 25
+    # The next transaction was on its way, or wasn't.
+    assert values["inserted_rows"] == scores.count()
+    assert scores.count() in (25, 30)
     assert math.isnan(values["left_over_rows"]), "there was no recount"
 
 

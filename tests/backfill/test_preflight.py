@@ -22,10 +22,10 @@ from tests.backfilling import (
     Scores,
     after_database,
     call,
+    messages_of,
     one_error_line,
     scores_in,
     statements_of,
-    waits_of,
 )
 from tests.migrating import HISTORY, database_with_scores, execute, fetch, migrate_to, run
 from tests.samples import add_users
@@ -38,10 +38,10 @@ MOST_WAITS = 9
 def refusal(url: sa.URL, settings: Settings | None = None) -> MomentumError:
     """Return the error with which a run is refused, in one sentence and after a few round trips."""
     engine = create_engine(url, application_name="momentum-tests")
-    waits = waits_of(engine)
+    messages = messages_of(engine)
     with pytest.raises(MomentumError) as refused:
         run_backfill(engine, settings or Settings(ONE_DAY))
-    assert 0 < len(waits) <= MOST_WAITS, "a refusal doesn't wait for the work"
+    assert 0 < len(messages) <= MOST_WAITS, "a refusal doesn't wait for the work"
     said = str(refused.value)
     assert said.endswith(".")
     assert "\n" not in said
@@ -51,9 +51,9 @@ def refusal(url: sa.URL, settings: Settings | None = None) -> MomentumError:
 def test_a_database_that_can_be_filled_is_looked_at_in_a_few_round_trips_that_read_no_scores(scores: Scores) -> None:
     add_users(scores.engine, 20)
     engine = scores.engine
-    statements, waits = statements_of(engine), waits_of(engine)
+    statements, messages = statements_of(engine), messages_of(engine)
     look_before(engine, Settings(ONE_DAY))
-    assert 0 < len(waits) <= MOST_WAITS
+    assert 0 < len(messages) <= MOST_WAITS
     assert not [statement for statement in statements if re.search(r"\bfrom [a-z]+\.daily_", statement, re.IGNORECASE)]
 
 

@@ -1,5 +1,6 @@
 """How a session sleeps, where no time passes, and when it tries again."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,9 @@ import sqlalchemy as sa
 from momentum.backfill.session import Begun, End, Session, sleep_until
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
+from momentum.connect.pipeline import Answer, ask
 from momentum.testing import Server
+from tests.backfilling import COMMIT, Proxy
 from tests.migrating import fetch, run
 
 LOCKED = "do $$ begin raise exception 'locked' using errcode = '55P03'; end $$"
@@ -161,27 +164,43 @@ def test_no_statement_of_a_transaction_that_writes_comes_before_its_limits(
 NOTES = sa.text("create table public.notes (note text primary key deferrable initially deferred)")
 
 
-@pytest.fixture
-def ends(url: sa.URL) -> Iterator[tuple[Session, list[tuple[str, End]], Callable[[str], None]]]:
-    """A session, what has become of its transactions, and a function that writes a note in one ahead."""
-    settled: list[tuple[str, End]] = []
-    run(url, str(NOTES))
-    with Session(
-        create_engine(url, "momentum-tests"), Limits(attempts=2), read_only=False, sleep=lambda _: None
-    ) as session:
+# Of each transaction the note, the result and what became of it.
+Settled = list[tuple[str | None, str | None, End]]
+Ends = tuple[Session, Settled, Callable[[str | None], None]]
 
-        def write(note: str) -> None:
-            def work(connection: sa.Connection) -> str:
-                connection.execute(sa.text("insert into public.notes values (:note)"), {"note": note.rstrip("!")})
-                return note
 
-            session.write_ahead(work, lambda *_: True, lambda note, end: settled.append((note, end)))
+@contextlib.contextmanager
+def writing(engine: sa.Engine, found: str = "found") -> Iterator[Ends]:
+    """Yield a session, what has become of its transactions, and a function that writes a note in one ahead.
+
+    Args:
+        engine: Connects to the database.
+        found: What is found of a note that is there, if its transaction's result was lost.
+    """
+    settled: Settled = []
+    with Session(engine, Limits(attempts=2), read_only=False, sleep=lambda _: None) as session:
+
+        def write(note: str | None) -> None:
+            def work(connection: sa.Connection) -> Answer[str]:
+                inserted = sa.text("insert into public.notes values (:note) returning note")
+                return ask(connection, inserted, {"note": note}).then(lambda rows: str(rows[0].note))
+
+            def find(connection: sa.Connection, _: int) -> str | None:
+                is_there = sa.text("select exists (select from public.notes where note = :note)")
+                return (found or None) if connection.scalar(is_there, {"note": note}) else None
+
+            session.write_ahead(work, find, lambda result, end: settled.append((note, result, end)))
 
         session.read(lambda connection: connection.scalar(sa.text("select 1")))
         yield session, settled, write
 
 
-Ends = tuple[Session, list[tuple[str, End]], Callable[[str], None]]
+@pytest.fixture
+def ends(url: sa.URL) -> Iterator[Ends]:
+    """``writing`` to a table of notes."""
+    run(url, str(NOTES))
+    with writing(create_engine(url, "momentum-tests")) as ends:
+        yield ends
 
 
 def notes_in(url: sa.URL) -> list[str]:
@@ -195,9 +214,9 @@ def test_a_commit_goes_along_with_the_next_transaction(url: sa.URL, ends: Ends) 
     assert session.has_open
     assert (settled, notes_in(url)) == ([], [])
     write("b")
-    assert (settled, notes_in(url)) == ([("a", End.COMMITTED)], ["a"])
+    assert (settled, notes_in(url)) == ([("a", "a", End.COMMITTED)], ["a"])
     session.settle()
-    assert (settled[1:], notes_in(url)) == ([("b", End.COMMITTED)], ["a", "b"])
+    assert (settled[1:], notes_in(url)) == ([("b", "b", End.COMMITTED)], ["a", "b"])
     assert not session.has_open
     session.settle()
     assert len(settled) == 2
@@ -209,7 +228,7 @@ def test_whatever_else_is_done_comes_after_the_commit(url: sa.URL, ends: Ends) -
     assert session.read(lambda connection: connection.scalar(sa.text("select note from public.notes"))) == "a"
     write("b")
     assert session.write(lambda _: notes_in(url), lambda *_: True) == ["a", "b"]
-    assert settled == [("a", End.COMMITTED), ("b", End.COMMITTED)]
+    assert settled == [("a", "a", End.COMMITTED), ("b", "b", End.COMMITTED)]
 
 
 def test_a_commit_that_is_refused_takes_the_next_transaction_with_it_and_that_alone_is_tried_again(
@@ -220,10 +239,10 @@ def test_a_commit_that_is_refused_takes_the_next_transaction_with_it_and_that_al
     write("a")
     with pytest.raises(sa.exc.IntegrityError):
         write("b")
-    assert (settled, notes_in(url)) == ([("a", End.REFUSED)], ["a"])
+    assert (settled, notes_in(url)) == ([("a", None, End.REFUSED)], ["a"])
     write("b")
     session.settle()
-    assert (settled[1:], notes_in(url)) == ([("b", End.COMMITTED)], ["a", "b"])
+    assert (settled[1:], notes_in(url)) == ([("b", "b", End.COMMITTED)], ["a", "b"])
 
 
 def test_a_commit_that_is_refused_by_itself_is_told(url: sa.URL, ends: Ends) -> None:
@@ -231,7 +250,7 @@ def test_a_commit_that_is_refused_by_itself_is_told(url: sa.URL, ends: Ends) -> 
     run(url, "insert into public.notes values ('a')")
     write("a")
     session.settle()
-    assert settled == [("a", End.REFUSED)]
+    assert settled == [("a", None, End.REFUSED)]
     assert session.retried == 0
 
 
@@ -244,8 +263,89 @@ def test_a_transaction_whose_session_ends_before_its_commit_is_lost(server: Serv
         " and pid <> pg_backend_pid() and datname = current_database()",
     )
     session.settle()
-    assert (settled, notes_in(url)) == ([("a", End.LOST)], [])
+    assert (settled, notes_in(url)) == ([("a", None, End.UNDONE)], [])
     assert session.retried == 1
+
+
+def fail_for(url: sa.URL, note: str, code: str) -> None:
+    """Have the server refuse a note with an SQLSTATE."""
+    run(
+        url,
+        f"""
+        create function public.fail(note text) returns boolean language plpgsql as $$
+        begin
+          if note = '{note}' then raise exception using errcode = '{code}'; end if;
+          return true;
+        end $$;
+        alter table public.notes add check (public.fail(note));
+        """,
+    )
+
+
+def test_what_nothing_heals_is_raised_and_the_next_transaction_rolled_back(url: sa.URL, ends: Ends) -> None:
+    session, settled, write = ends
+    fail_for(url, "typo", "42601")
+    write("a")
+    write("typo")
+    with pytest.raises(sa.exc.ProgrammingError):
+        write("b")
+    session.settle()
+    assert settled == [("a", "a", End.COMMITTED), ("typo", None, End.UNDONE)]
+    assert notes_in(url) == ["a"]
+
+
+@pytest.mark.parametrize(("note", "end"), [(None, End.REFUSED), ("busy", End.UNDONE)])
+def test_a_transaction_that_fails_takes_no_other_with_it(url: sa.URL, ends: Ends, note: str | None, end: End) -> None:
+    session, settled, write = ends
+    fail_for(url, "busy", "40001")
+    for each in ("a", note, "b"):
+        write(each)
+    assert settled == [("a", "a", End.COMMITTED), (note, None, end)]
+    assert notes_in(url) == ["a"]
+    write(note)
+    session.settle()
+    assert settled[2:] == [("b", "b", End.COMMITTED), (note, None, end)]
+    assert notes_in(url) == ["a", "b"]
+    assert session.retried == (2 if end is End.UNDONE else 0)
+
+
+@pytest.mark.parametrize("found", ["found", ""])
+@pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
+def test_what_is_left_of_a_commit_that_was_sent_before_its_result_was_there_is_asked_for(
+    url: sa.URL, forwarded: bool, found: str
+) -> None:
+    run(
+        url,
+        f"""
+        {NOTES};
+        create function public.wait() returns trigger language plpgsql as $$
+        begin
+          perform pg_advisory_xact_lock(1);
+          return new;
+        end $$;
+        create trigger wait before insert on public.notes for each row execute function public.wait();
+        """,
+    )
+    with contextlib.ExitStack() as stack:
+        holder = stack.enter_context(create_engine(url, "momentum-tests").connect())
+        holder.execute(sa.text("select pg_advisory_lock(1)"))
+        # The commit is sent while the note still waits, and its answer is lost with the result.
+        proxy = stack.enter_context(Proxy(url, COMMIT, forwarded=forwarded))
+
+        engine = create_engine(proxy.url, "momentum-tests")
+
+        @sa.event.listens_for(engine, "connect")
+        def release(*_: object) -> None:
+            if proxy.cuts:
+                holder.execute(sa.text("select pg_advisory_unlock_all()"))
+
+        session, settled, write = stack.enter_context(writing(engine, found))
+        write("a")
+        write("b")
+        session.settle()
+    first = ("a", found or None, End.COMMITTED) if forwarded else ("a", None, End.UNDONE)
+    assert settled == [first, ("b", "b", End.COMMITTED)]
+    assert notes_in(url) == (["a", "b"] if forwarded else ["b"])
 
 
 def test_a_transaction_that_is_open_when_its_session_is_closed_is_rolled_back(url: sa.URL, ends: Ends) -> None:
@@ -258,7 +358,6 @@ def test_a_transaction_that_is_open_when_its_session_is_closed_is_rolled_back(ur
 def test_a_transaction_whose_id_the_server_has_not_assigned_is_not_committed(url: sa.URL) -> None:
     """It has lost it in a crash; whatever is there is somebody else's."""
     with Session(create_engine(url, "momentum-tests"), Limits(), read_only=True, sleep=lambda _: None) as session:
-        assert (
-            session.read(lambda connection: session._look_for(connection, Begun((1 << 40) + 5, None), lambda _: True))
-            is False
-        )
+        assert session.read(
+            lambda connection: session._look_for(connection, Begun((1 << 40) + 5, None), lambda _: "found")
+        ) == (False, None)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from momentum.connect.engine import create_engine
 from momentum.connect.pipeline import PipelinedConnection, ask, enter_pipeline, leave_pipeline, pipelined
-from tests.backfilling import waits_of
+from tests.backfilling import messages_of
 
 
 @pytest.fixture(params=["in pipeline mode", "one by one"])
@@ -27,14 +27,14 @@ def connection(url: sa.URL, request: pytest.FixtureRequest) -> Iterator[sa.Conne
 
 def test_the_first_answer_that_is_looked_at_waits_for_all(url: sa.URL) -> None:
     engine = create_engine(url, "momentum-tests").execution_options(isolation_level="AUTOCOMMIT")
-    waits = waits_of(engine)
+    messages = messages_of(engine)
     with engine.connect() as connection:
         enter_pipeline(connection)
         answers = [ask(connection, sa.text("select :number as number"), {"number": number}) for number in range(3)]
         assert not any(answer.has_arrived for answer in answers)
         assert [answer.value[0].number for answer in answers] == [0, 1, 2]
         assert all(answer.has_arrived for answer in answers)
-        assert len(waits) == 1
+        assert len(messages) == 1
         leave_pipeline(connection)
 
 
