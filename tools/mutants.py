@@ -151,7 +151,8 @@ def mistakes_in(node: ast.expr | ast.stmt) -> Iterator[str]:
             yield ast.unparse(node).replace(name, SWAPPED_CALLS[name], 1)
         case ast.IfExp(test=test, body=body, orelse=orelse):
             yield f"{ast.unparse(orelse)} if {ast.unparse(test)} else {ast.unparse(body)}"
-        case ast.Return(value=ast.expr()):
+        # None in place of False is the same to whoever only asks whether it is true, and True is another mistake there.
+        case ast.Return(value=ast.expr() as value) if ast.unparse(value) != "False":
             yield "return None"
         case ast.AugAssign(target=target, op=ast.Add() | ast.Sub() as operator, value=value):
             yield f"{ast.unparse(target)} {SWAPPED[type(operator)][0]}= {ast.unparse(value)}"

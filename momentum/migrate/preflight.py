@@ -209,11 +209,10 @@ def check_columns_fit(connection: Connection, relation: str) -> None:
 
 def check_server(connection: Connection) -> None:
     """Refuse a server that is too old for security_invoker views."""
-    number = connection.scalar(text("select current_setting('server_version_num')::int")) or 0
-    if number < OLDEST_SERVER * 10_000:
+    version = connection.scalar(text("select current_setting('server_version_num')::int / 10000"))
+    if version < OLDEST_SERVER:
         raise PreflightError(
-            f"The server is PostgreSQL {number // 10_000}; version {OLDEST_SERVER} or newer is needed: upgrade the "
-            "server."
+            f"The server is PostgreSQL {version}; version {OLDEST_SERVER} or newer is needed: upgrade the server."
         )
 
 

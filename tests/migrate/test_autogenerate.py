@@ -203,6 +203,21 @@ def test_a_unique_key_that_is_dropped_is_made_again_on_the_way_back(
     assert dropped.index("def after_downgrade") < dropped.index("create_unique_constraint_concurrently")
 
 
+def test_an_index_on_a_parked_column_stays_with_it_unless_it_has_others_too(
+    url: sa.URL, autogenerate: Autogenerate
+) -> None:
+    run(
+        url,
+        "alter table public.habit_index add column old text; create index ix_old on public.habit_index (old); "
+        "create index ix_both on public.habit_index (old, user_id)",
+    )
+    quick, patient = autogenerate("remove old")
+    assert steps(quick) == ["park_column", "take_back_or_add_column"]
+    assert steps(patient) == ["drop_index_concurrently", "create_index_concurrently"]
+    assert "ix_old" not in quick + patient
+    assert "'ix_both'" in patient
+
+
 def test_an_index_that_an_interrupted_run_has_left_is_finished_and_no_other(
     server: Server, url: sa.URL, config: Config, metadata: sa.MetaData, autogenerate: Autogenerate
 ) -> None:

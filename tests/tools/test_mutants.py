@@ -39,6 +39,10 @@ def test_a_line_gets_the_mistakes_that_people_make(line: str, made: set[str]) ->
     assert bool(mistakes(line)) is bool(made)
 
 
+def test_nothing_is_made_of_false_that_only_its_type_tells_from_it() -> None:
+    assert mistakes("def f() -> bool: return False") == {"def f() -> bool: return True"}
+
+
 def test_a_mistake_is_made_beside_letters_of_any_width() -> None:
     assert mistakes('name = "é" if count == 1 else "ü"') == {
         "name = 'ü' if count == 1 else 'é'",
