@@ -6,12 +6,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import alembic.command
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import context
@@ -34,7 +35,7 @@ from momentum.migrate.config import SCRIPTS as FOLDER
 from momentum.migrate.config import alembic_config
 from momentum.migrate.locks import ADVISORY_LOCK, Patience, limited, lock_timeout
 from momentum.migrate.operations import unlimited
-from momentum.migrate.run import find_url, is_shown, remaining_steps
+from momentum.migrate.run import errors_explained, find_url, is_shown, remaining_steps
 from momentum.testing import Server
 from tests.alembic_program import SECRET, error_of, program, start, text_of
 from tests.catalog import differences, snapshot
@@ -243,6 +244,65 @@ def test_a_downgrade_first_finishes_the_step_that_an_interrupted_one_has_left(
         for command, count in (("upgrade", 0), ("downgrade", 1)):
             assert list(remaining_steps([], command, (HISTORY[-2],), context.get_context())) == []
             assert len(finished) == count
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "said"),
+    [
+        (None, "server closed the connection unexpectedly", "The connection to the database was lost; run the command"),
+        (
+            None,
+            "connection refused: too many clients",
+            "The connection to the database was lost (connection refused: too many clients); run the command again.",
+        ),
+        ("57P01", "terminating connection", "The connection to the database was lost; run the command again."),
+        ("55P03", "a lock timeout", "The upgrade stopped: a lock timeout (2 times in 3 seconds). The rest."),
+        ("42501", "permission denied", "The upgrade stopped: permission denied. The rest."),
+    ],
+)
+def test_an_error_of_the_server_is_a_sentence_and_what_has_become_of_the_database(
+    monkeypatch: pytest.MonkeyPatch, sqlstate: str | None, message: str, said: str
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 5.0)
+    environment: Any = SimpleNamespace(patience=Patience(failed=2, _started=2.0))
+    connection: Any = SimpleNamespace(engine=SimpleNamespace(url=sa.make_url("postgresql://me:s3cret@host/db")))
+    refusal = psycopg.OperationalError(message)
+    refusal.sqlstate = sqlstate
+    kind = MigrationError if said.startswith("The upgrade") else DatabaseUnreachableError
+    with (
+        pytest.raises(kind) as raised,
+        errors_explained(environment, connection, "The upgrade stopped", "The rest."),
+    ):
+        raise sa.exc.OperationalError("", {}, refusal)
+    assert str(raised.value).startswith(said)
+
+
+def test_only_a_downgrade_that_may_commit_drops_what_is_parked(url: sa.URL) -> None:
+    before = snapshot(url)
+    with pytest.raises(ConfigurationError, match=r"purge=yes drops .* is for downgrades only"):
+        alembic.command.upgrade(alembic_config(url, purge=True), "head")
+    with engine_of(url).connect() as connection:
+        connection.execute(sa.text("select 1"))
+        config = alembic_config("", purge=True)
+        config.attributes["connection"] = connection
+        with pytest.raises(ConfigurationError, match="purge=yes commits, but the connection was handed in"):
+            alembic.command.downgrade(config, "base")
+    assert snapshot(url) == before
+
+
+@pytest.mark.parametrize(("command", "waits"), [("upgrade", True), ("stamp", True), ("current", False)])
+def test_a_transaction_that_was_handed_in_does_not_wait_for_another_migration(
+    url: sa.URL, command: str, waits: bool
+) -> None:
+    with engine_of(url).begin() as holder, engine_of(url).connect() as connection:
+        locks.take_turn(holder)
+        connection.execute(sa.text("select 1"))
+        config = alembic_config("")
+        config.attributes["connection"] = connection
+        arguments = () if command == "current" else ("head",)
+        refused = pytest.raises(MigrationError, match=r"Another migration is running: .* holds the lock; let it finish")
+        with refused if waits else nullcontext():
+            getattr(alembic.command, command)(config, *arguments)
 
 
 def test_no_transaction_of_a_run_takes_the_lock_without_limits(
