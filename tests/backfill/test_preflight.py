@@ -1,6 +1,7 @@
 """A database that can't be filled is refused in one sentence, after a few statements, before anything has changed."""
 
 import contextlib
+import dataclasses
 import datetime
 import re
 import uuid
@@ -11,10 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Settings, run_backfill
-from momentum.backfill.preflight import Need, check_needs, compare_revision
+from momentum.backfill.preflight import Need, check_days, check_needs, check_triggers, compare_revision, needs_of
 from momentum.backfill.run import look_before
+from momentum.backfill.triggers import Trigger
 from momentum.connect.engine import create_engine
 from momentum.errors import ConfigurationError, MomentumError, NotMigratedError
+from momentum.scores import LAYOUTS, Layout, ScoreTable
 from momentum.testing import Server
 from tests.backfilling import (
     DAY,
@@ -191,6 +194,71 @@ def test_the_revision_of_a_database_is_compared_with_the_own_one(found: list[str
     assert compare_revision(found, ["aaa", "bbb", "ccc"]) == (
         said and f"{said}; it has everything that the backfill needs."
     )
+
+
+CALLS = Trigger("pushes", "after insert", "public.push", ("posts",), calls_out=True)
+CALLS_TOO = dataclasses.replace(CALLS, name="mails")
+INDEX = dataclasses.replace(CALLS, name="ix", kind="index")
+UNKNOWN = dataclasses.replace(CALLS, name="dark", unknown=("its function is in C", "too"))
+OTHERS = Trigger("theirs", "after insert", "public.f", (), calls_out=False, of_others=("public.f() of eve", "more"))
+QUIET = Trigger("notes", "after insert", "public.note", (), calls_out=False)
+
+
+@pytest.mark.parametrize(
+    ("triggers", "said"),
+    [
+        ([QUIET], None),
+        ([QUIET, CALLS], "The trigger pushes of t would call out of .*; disable it for the run, or give --allow-web"),
+        ([CALLS, CALLS_TOO], "The triggers pushes, mails of t would call out .*; disable them for the run"),
+        ([CALLS, CALLS_TOO, INDEX], "The triggers pushes, mails and the index ix of t would call out .* disable them"),
+        ([CALLS, INDEX, dataclasses.replace(INDEX, name="iy")], "The trigger pushes and the index ix, iy of t would"),
+        ([UNKNOWN, QUIET], "It can't be known whether the trigger dark of t .*, because its function is in C; disable"),
+        ([OTHERS], "The trigger theirs of t would run, with your rights, public.f\\(\\) of eve; look at it"),
+    ],
+)
+def test_what_runs_for_each_row_is_refused_unless_it_is_allowed(triggers: list[Trigger], said: str | None) -> None:
+    def check(*, webhooks: bool, owners: bool) -> None:
+        check_triggers(triggers, "t", allow_webhooks=webhooks, allow_other_owners=owners)
+
+    check(webhooks=True, owners=True)
+    if said is None:
+        check(webhooks=False, owners=False)
+    else:
+        with pytest.raises(ConfigurationError, match=f"^{said}"):
+            check(webhooks=OTHERS in triggers, owners=OTHERS not in triggers)
+        check(webhooks=OTHERS not in triggers, owners=OTHERS in triggers)
+
+
+def test_a_range_may_end_on_the_day_of_the_server() -> None:
+    now = datetime.datetime.combine(DAY, datetime.time(0, 1), datetime.UTC)
+    check_days(DayRange(DAY, DAY), now)
+    with pytest.raises(ConfigurationError, match=f"in the future; the server's UTC day is {DAY - DAY.resolution}"):
+        check_days(DayRange(DAY, DAY), now - DAY.resolution)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("audited", [False, True])
+@pytest.mark.parametrize("right", ["select", "insert", "delete"])
+def test_a_run_needs_the_rights_for_what_it_does(layout: Layout, audited: bool, right: str) -> None:
+    scores = ScoreTable("legacy.t", layout, True, None, True, True, audited)
+    needs = needs_of(scores, ["banned_until"], right, with_events=False)
+    read = {need.column for need in needs if need.relation == "legacy.t" and need.right == "select"}
+    assert {"user_id", *scores.default_row, *layout.columns} == read - {"created_at", "updated_at"}
+    assert ({"created_at", "updated_at"} <= read) is audited
+    written = [need for need in needs if need.relation == "legacy.t" and need.right != "select"]
+    assert (
+        written
+        == {
+            "select": [],
+            "insert": [Need("legacy.t", column, "insert") for column in ("user_id", *scores.default_row)],
+            "delete": [Need("legacy.t", "", "delete")],
+        }[right]
+    )
+    others = [need for need in needs if need.relation != "legacy.t"]
+    assert others == [Need("auth.users", "id", "select"), Need("auth.users", "banned_until", "select")]
+    with_events = needs_of(scores, ["banned_until"], right, with_events=True)
+    assert {need.relation for need in set(with_events) - set(needs)} == {"public.momentum_events"}
+    assert {need.right for need in set(with_events) - set(needs)} == {"select"}
 
 
 def unique_key(scores: Scores) -> str:

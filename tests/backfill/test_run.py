@@ -4,6 +4,7 @@ import datetime
 import itertools
 import math
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,10 +15,11 @@ import sqlalchemy as sa
 from momentum.backfill import DayRange, Observers, Report, Settings, fill, pace, run_backfill
 from momentum.backfill import run as run_module
 from momentum.backfill.discrepancies import Discrepancy
-from momentum.backfill.fill import Progress
+from momentum.backfill.fill import Failure, Progress
 from momentum.backfill.pages import Gaps, KeyRange, Pages
+from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
-from momentum.connect.pipeline import Answer
+from momentum.connect.pipeline import Answer, ready
 from momentum.errors import NotMigratedError
 from momentum.scores import LAYOUTS, Layout
 from momentum.testing import Server
@@ -59,6 +61,9 @@ where not exists (
 
 def utc(day: datetime.date, hour: int = 0, minute: int = 0) -> datetime.datetime:
     return datetime.datetime.combine(day, datetime.time(hour, minute), datetime.UTC)
+
+
+NOON = utc(LAST, 12)
 
 
 @pytest.fixture
@@ -357,6 +362,49 @@ def test_failures_beyond_the_first_are_counted_but_not_named(
     report = run_backfill(engine, Settings(DayRange(LAST, LAST)))
     assert (report.failed, report.inserted, report.error_rate) == (30, 0, 1.0)
     assert len(caplog.records) == 21
+
+
+def test_the_first_failures_are_named_and_all_are_counted_and_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    passed_on: list[Failure] = []
+    reasons: Counter[tuple[str, str]] = Counter()
+    on_failure = run_module.logged(passed_on.append, reasons)
+    failures = [Failure(uuid.UUID(int=number), FIRST, "", "no") for number in range(22)]
+    for failed in failures:
+        on_failure(failed)
+    assert passed_on == failures
+    assert reasons == {("", "no"): 22}
+    *named, last = caplog.messages
+    assert named == [f"failed: 2026-02-20 {failed.user_id}: no" for failed in failures[:20]]
+    assert last == "more rows failed; only the first 20 are listed"
+
+
+@pytest.mark.parametrize(
+    ("clock", "said"),
+    [
+        (NOON, []),
+        (NOON - datetime.timedelta(seconds=60), []),
+        (NOON + datetime.timedelta(seconds=60), []),
+        (
+            NOON - datetime.timedelta(seconds=61),
+            ["this machine's clock is 0:01:01 behind the server's, which says what day it is"],
+        ),
+        (
+            NOON + datetime.timedelta(days=1),
+            ["this machine's clock is 1 day, 0:00:00 ahead of the server's, which says what day it is"],
+        ),
+    ],
+)
+def test_a_clock_that_differs_is_worth_a_warning_and_decides_nothing(
+    engine: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    clock: datetime.datetime,
+    said: list[str],
+) -> None:
+    monkeypatch.setattr(run_module, "client_clock", lambda: clock)
+    monkeypatch.setattr(run_module, "read_clock", lambda _connection: ready(NOON))
+    assert run_module.read_today(engine, Limits()) == LAST
+    assert caplog.messages == said
 
 
 def test_a_row_that_is_silently_skipped_counts_as_failed(engine: sa.Engine) -> None:

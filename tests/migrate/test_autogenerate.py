@@ -178,6 +178,9 @@ def test_a_docstring_is_one_sentence_if_that_fits_or_a_summary_and_wrapped_lines
     lines = docstring(["one word after another"] * 20, "Change.").splitlines()
     assert lines[:2] == ["Change.", ""]
     assert 110 < max(map(len, lines)) <= 120
+    fills = f"aa{' a' * 57}"
+    assert docstring([f"{fills} b."], "Change.") == f"Change.\n\n    {fills}\n    b.\n    ", "120 columns are filled"
+    assert docstring(["One.", "Two."], "Change.") == "Change.\n\n    One. Two.\n    "
 
 
 def test_a_unique_key_is_made_and_dropped_in_a_revision_of_its_own(
