@@ -234,10 +234,13 @@ def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def after_database(done: subprocess.CompletedProcess[str], *, as_json: bool = False) -> str:
-    """Return what follows on standard error after its first line, which names the database."""
-    first, _, rest = done.stderr.partition("\n")
+    """Return what follows on standard error after its first line, which names the database.
+
+    Lines of progress are left out: on a slow machine a run says now and then how far it has come.
+    """
+    first, *rest = done.stderr.splitlines(keepends=True)
     assert (json.loads(first)["message"] if as_json else first).startswith("Database: ")
-    return rest
+    return "".join(line for line in rest if not line.startswith("committed "))
 
 
 def resumed(command: str) -> Sequence[str]:
