@@ -35,7 +35,6 @@ from momentum.testing import Server, running_server
 from momentum.testing.servers import migrate
 from tools import marked
 from tools.matrix import NotAvailableError, debian
-from tools.scaling import WATCH
 
 PROGRAM = Path(sys.executable).parent / "momentum-backfill"
 FIGURES = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -59,8 +58,18 @@ insert into {SCORES} (user_id, score_ts, score, pillar_breakdown, source)
 select u.id, d.day at time zone 'UTC', 0, '{{}}', 'backfill'
 from auth.users as u
 cross join {RANGE}
-where {MISSING}
+where u.deleted_at is null and {MISSING}
 on conflict (user_id, ({DAY})) do nothing
+"""
+
+# Runs a command and prints its peak memory in KiB. This is a process of its own, because the system counts the parent's
+# memory at the start as the child's, and ours is more than the command may use.
+WATCH = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss // (1024 if sys.platform == "darwin" else 1), file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
