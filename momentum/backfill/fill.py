@@ -265,6 +265,7 @@ class Filler:
         observers: The functions that are called meanwhile.
         should_stop: Asked after each page; once it returns true, finished pages are committed and the workers end.
         total: How many user-days there are to settle, if known.
+        signals: The signals of the server, if the run is gentle.
     """
 
     def __init__(
@@ -277,6 +278,7 @@ class Filler:
         observers: Observers,
         should_stop: Callable[[], bool],
         total: int | None,
+        signals: Signals | None,
     ) -> None:
         self._engine = engine
         self._statements = statements
@@ -286,7 +288,7 @@ class Filler:
         self._observers = observers
         self._keyed = observers.on_inserted is not None
         self._writes_ahead = not (settings.pause or settings.gentle)
-        self._signals = Signals() if settings.gentle else None
+        self._signals = signals
         self._should_stop = should_stop
         self._total = total
         self._changed = threading.Condition(threading.RLock())
@@ -370,7 +372,7 @@ class Filler:
     def _count_pause(self, signal: str, seconds: float) -> None:
         """Count a pause of a worker."""
         with self._changed:
-            self._report.paused[signal] = self._report.paused.get(signal, 0.0) + seconds
+            self._report.count_pause(signal, seconds)
 
     def _ended(self) -> bool:
         """Return whether no other transaction should begin."""

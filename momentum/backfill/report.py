@@ -145,6 +145,10 @@ class Report:
     interrupted: bool = False
     gave_up: bool = False
 
+    def count_pause(self, signal: str, seconds: float) -> None:
+        """Count a pause of a worker."""
+        self.paused[signal] = self.paused.get(signal, 0.0) + seconds
+
     @property
     def committed(self) -> int:
         """The rows that the run has committed."""

@@ -29,6 +29,7 @@ from momentum.backfill.recount import count_missing
 from momentum.backfill.report import NAMED_FAILURES, Report, add_reason
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits, Settings
+from momentum.backfill.throttle import Signals, Throttle
 from momentum.connect.engine import reason
 from momentum.connect.pipeline import Answer, ready
 from momentum.retries import Fault
@@ -91,26 +92,36 @@ def run_backfill(
     def chunks() -> Chunks:
         return Chunks(pages, database.scores, settings.days, gentle=settings.gentle)
 
+    signals = Signals() if settings.gentle else None
     with timed(report, "fill"):
         total = count_candidates(engine, settings, pages, should_stop)
         observers = observers._replace(on_failure=logged(observers.on_failure, report.reasons))
-        Filler(engine, Statements(pages, look), chunks(), settings, report, observers, should_stop, total).run()
+        statements = Statements(pages, look)
+        Filler(engine, statements, chunks(), settings, report, observers, should_stop, total, signals).run()
     report.interrupted = report.interrupted or should_stop()
     with reading_session(engine, settings.limits, should_stop) as session:
+        throttle = Throttle(
+            session,
+            settings,
+            signals,
+            lambda seconds: sleep_until(should_stop, seconds),
+            should_stop,
+            report.count_pause,
+        )
         if not (report.users or report.interrupted):
             report.passed_over = session.read(lambda connection: count_accounts(connection, settings.users))
         if not (settings.dry_run or report.interrupted or report.gave_up):
             with timed(report, "recount"):
-                report.left_over = recount(session, database, eligibility, chunks(), should_stop)
+                report.left_over = recount(session, database, eligibility, chunks(), throttle, should_stop)
         if settings.look_for_discrepancies and not (should_stop() or report.gave_up):
             with timed(report, "discrepancies"):
                 report.discrepancies = report_discrepancies(
-                    session, database, settings, chunks(), on_discrepancy, should_stop
+                    session, database, settings, chunks(), throttle, on_discrepancy, should_stop
                 )
         if settings.count_by_day:
             with timed(report, "count by day"):
                 try:
-                    report.present_by_day = count_present_by_day(session, pages, chunks())
+                    report.present_by_day = count_present_by_day(session, pages, chunks(), throttle)
                     report.present_by_day.subtract(report.inserted_by_day)
                 except DBAPIError as error:
                     # They are only for the chart.
@@ -237,7 +248,12 @@ def count_candidates(engine: Engine, settings: Settings, pages: Pages, should_st
 
 
 def recount(
-    session: Session, database: Database, eligibility: Eligibility, chunks: Chunks, should_stop: Callable[[], bool]
+    session: Session,
+    database: Database,
+    eligibility: Eligibility,
+    chunks: Chunks,
+    throttle: Throttle,
+    should_stop: Callable[[], bool],
 ) -> int | None:
     """Return the number of eligible user-days without a row; None if the run was stopped meanwhile."""
 
@@ -251,6 +267,7 @@ def recount(
             return None
         try:
             missing += chunks.step(session, read, always)
+            throttle.rest_after_reading()
         except DBAPIError:
             # A run that is to stop waits for no server, and still reports what it has committed.
             if should_stop():
@@ -277,11 +294,12 @@ def logged(on_failure: Callable[[Failure], None], reasons: Counter[tuple[str, st
     return log_and_pass_on
 
 
-def count_present_by_day(session: Session, pages: Pages, chunks: Chunks) -> Counter[datetime.date]:
+def count_present_by_day(session: Session, pages: Pages, chunks: Chunks, throttle: Throttle) -> Counter[datetime.date]:
     """Return the number of eligible user-days with a row, by day."""
     present: Counter[datetime.date] = Counter()
     while not chunks.is_done:
         present.update(chunks.step(session, pages.count_present_by_day, always))
+        throttle.rest_after_reading()
     return present
 
 
@@ -290,6 +308,7 @@ def report_discrepancies(
     database: Database,
     settings: Settings,
     chunks: Chunks,
+    throttle: Throttle,
     on_discrepancy: Callable[[Discrepancy], None],
     should_stop: Callable[[], bool],
 ) -> int | None:
@@ -300,7 +319,7 @@ def report_discrepancies(
     """
     largest = LargestDiscrepancies(LOGGED_ROWS)
     try:
-        for discrepancy in read_discrepancies(session, database, settings, chunks):
+        for discrepancy in read_discrepancies(session, database, settings, chunks, throttle):
             if should_stop():
                 return None
             largest.add(discrepancy)
@@ -320,7 +339,7 @@ def report_discrepancies(
 
 
 def read_discrepancies(
-    session: Session, database: Database, settings: Settings, chunks: Chunks
+    session: Session, database: Database, settings: Settings, chunks: Chunks, throttle: Throttle
 ) -> Iterator[Discrepancy]:
     """Yield the discrepancies by user and day, holding some thousands at once at most."""
 
@@ -341,3 +360,4 @@ def read_discrepancies(
 
     while not chunks.is_done:
         yield from chunks.step(session, read)
+        throttle.rest_after_reading()

@@ -127,6 +127,7 @@ def test_a_real_run_and_a_real_undo_are_refused_and_dry_ones_are_not(urls: tuple
         assert done.returncode == 3
         assert said_of(urls[0]).fullmatch(one_error_line(done))
         assert backfill(*options, "--dry-run", url=urls[0]).returncode == 0
+        assert backfill(*options, "--dry-run", "--gentle", url=urls[0]).returncode == 0
 
 
 HOLDS = {
