@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10
 
 INSUFFICIENT_PRIVILEGE = "42501"
+
+# The SQLSTATEs of an internal error and of input or output, under which a server that works through others, such as a
+# coordinator of Citus, reports that it has lost one of them; and its message, which is mostly the driver's own.
+FROM_ANOTHER_SERVER = ("XX000", "58030")
+LOST_ANOTHER_SERVER = re.compile(
+    r"server closed the connection|SSL SYSCALL error|connection has been closed|no connection to the server"
+    r"|connection (not open|pointer is NULL|to server |reset by peer|refused|timed out)|(send|receive) data (to|from) "
+    r"|failed to COPY to shard",
+    re.IGNORECASE,
+)
 
 
 def connect_arguments(url: "URL", application_name: str) -> dict[str, Any]:
@@ -169,13 +180,16 @@ def execute_script(connection: "Connection", sql: str) -> None:
 
 
 def lost_connection(error: DBAPIError) -> bool:
-    """Return whether an error means that there is no connection, or no longer one."""
+    """Return whether an error means that there is no connection, or no longer one, or none between servers."""
     code = getattr(error.orig, "sqlstate", None)
     if code is None:
         # The server didn't answer. Errors of other classes are the driver's own, such as for a date that Python lacks.
         operational = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
         return error.connection_invalidated or isinstance(error, operational)
-    return error.connection_invalidated or code.startswith(LOST_CONNECTION)
+    if error.connection_invalidated or code.startswith(LOST_CONNECTION):
+        return True
+    message = getattr(getattr(error.orig, "diag", None), "message_primary", None) or ""
+    return code in FROM_ANOTHER_SERVER and LOST_ANOTHER_SERVER.search(message) is not None
 
 
 def reason(error: DBAPIError, url: "URL") -> str:

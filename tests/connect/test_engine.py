@@ -62,6 +62,34 @@ def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
     assert "sslmod" in str(misspelt)
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "lost"),
+    [
+        ("XX000", "SSL SYSCALL error: EOF detected", True),
+        ("XX000", "SSL connection has been closed unexpectedly", True),
+        ("XX000", "server closed the connection unexpectedly", True),
+        ("XX000", "could not receive data from server: Connection reset by peer", True),
+        ("XX000", "no connection to the server", True),
+        ("XX000", "connection not open", True),
+        ("58030", "failed to COPY to shard 102008 on localhost:5433", True),
+        ("XX000", "cache lookup failed for relation 16384", False),
+        ("XX000", "tuple concurrently updated", False),
+        ("58030", "could not extend file: wrote only 4096 of 8192 bytes at block 3", False),
+        ("42501", "permission denied: server closed the connection unexpectedly", False),
+        ("P0001", "server closed the connection unexpectedly", False),
+    ],
+)
+def test_a_connection_that_is_lost_between_servers_is_lost(
+    supabase_url: sa.URL, code: str, message: str, lost: bool
+) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as raised, engine_of(supabase_url).connect() as connection:
+        connection.exec_driver_sql(
+            f"do $$ begin raise exception using errcode = '{code}', message = '{message}'; end $$"
+        )
+    assert lost_connection(raised.value) is lost
+    assert (classify(raised.value) is Fault.LOST) is lost
+
+
 @pytest.mark.parametrize("value", ["'infinity'::date", "'0044-03-15 BC'::timestamptz", "'10000-01-01'::date"])
 def test_a_value_that_python_lacks_is_no_lost_connection(supabase_url: sa.URL, value: str) -> None:
     engine = engine_of(supabase_url)
