@@ -37,13 +37,13 @@ def rows_of(gaps: Sequence[UserGap]) -> int:
 
 
 def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
-    """Take users from the front who lack at most a number of rows; some rows of the last one may be left there."""
+    """Take users of one shard from the front who lack at most a number of rows; of the last one some may be left."""
     taken: list[UserGap] = []
-    while gaps and rows > 0:
+    while gaps and rows > 0 and (not taken or gaps[0].shard == taken[0].shard):
         gap = gaps.popleft()
         if gap.missing > rows:
-            gaps.appendleft(UserGap(gap.user_id, gap.missing - rows))
-            gap = UserGap(gap.user_id, rows)
+            gaps.appendleft(gap._replace(missing=gap.missing - rows))
+            gap = gap._replace(missing=rows)
         taken.append(gap)
         rows -= gap.missing
     return taken
@@ -60,7 +60,7 @@ def cut(taken: Sequence[UserGap], rows: int) -> list[list[UserGap]]:
 
 def put_back(gaps: deque[UserGap], taken: Sequence[UserGap]) -> None:
     """Put back what was taken. The users stay in their order, which is the same in every transaction of every run."""
-    ordered = sorted([*taken, *gaps])
+    ordered = sorted([*taken, *gaps], key=lambda gap: (gap.shard, gap.user_id, gap.missing))
     gaps.clear()
     gaps.extend(ordered)
 

@@ -152,6 +152,33 @@ class Eligibility:
             found = found.where(active.c.recently_seen | self._had_event(active.c.id, day, self.active_within))
         return found
 
+    def days_by_event(self, *conditions: ColumnElement[bool]) -> Select[Any]:
+        """Return the query ``user_id, day`` of the days of the range on which an event makes a user eligible.
+
+        It is the same as ``days_of`` looks up day by day, for a server that can't.
+
+        Args:
+            conditions: The conditions of the users, on ``EVENTS``.
+        """
+        assert self.active_within is not None
+        day = cast(func.timezone("UTC", EVENTS.c.event_ts), Date)
+        moments = (
+            func.generate_series(
+                cast(func.greatest(day, literal(self.days.first, Date)), DateTime),
+                cast(func.least(day + literal(self.active_within - 1), literal(self.days.last, Date)), DateTime),
+                literal(ONE_DAY, Interval),
+            )
+            .table_valued(column("moment"))
+            .render_derived(name="covered")
+        )
+        covered = cast(moments.c.moment, Date)
+        return (
+            select(EVENTS.c.user_id, covered.label("day"))
+            .select_from(EVENTS.join(moments, true()))
+            .where(*conditions, EVENTS.c.created_at <= self.started_at, EVENTS.c.deleted_at.is_(None))
+            .group_by(EVENTS.c.user_id, covered)
+        )
+
     def _had_event(
         self, user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date], active_within: int
     ) -> Exists:

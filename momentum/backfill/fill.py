@@ -522,7 +522,12 @@ class Filler:
 
     def _may_write_ahead(self, worker: Worker) -> bool:
         """Return whether a worker may send its next transaction before it knows what became of the one before."""
-        return self._writes_ahead and not worker.waits_for and worker.session.writes_ahead and self._pages.may_pipeline
+        return (
+            self._writes_ahead
+            and not worker.waits_for
+            and worker.session.writes_ahead
+            and self._pages.rows_name_their_transaction
+        )
 
     def _send_pages(
         self, connection: Connection, pages: Sequence[Sequence[UserGap]], *, ahead: bool = False
@@ -536,10 +541,7 @@ class Filler:
         """
         statements = self._pages
         started = time.monotonic()
-        sent = [
-            statements.insert_page(connection, [gap.user_id for gap in page], rows_of(page), keyed=self._keyed)
-            for page in pages
-        ]
+        sent = [statements.insert_page(connection, page, keyed=self._keyed) for page in pages]
         clock = statements.read_clock(connection) if ahead or len(pages) > 1 else None
 
         def read(written: Sequence[Written]) -> Inserted:
@@ -563,7 +565,7 @@ class Filler:
             slowest: The seconds that the slowest page of the transaction before took, if there was one.
         """
         done = Inserted()
-        may_pipeline = self._pages.may_pipeline and pipelined(connection) is not None
+        may_pipeline = pipelined(connection) is not None
         while len(done.pages) < len(pages) and not (done.pages and self._ended()):
             at_once = pages_at_once(done.slowest or slowest) if may_pipeline else 1
             go = self._send_pages(connection, pages[len(done.pages) :][:at_once]).value

@@ -3,7 +3,7 @@
 import datetime
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -36,7 +36,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
-from sqlalchemy.sql.selectable import LateralFromClause
 
 from momentum.backfill.eligibility import ACCOUNTS, Eligibility
 from momentum.backfill.triggers import Fingerprint
@@ -71,10 +70,17 @@ class Written(NamedTuple):
 
 
 class UserGap(NamedTuple):
-    """A user and the number of eligible days without a row."""
+    """A user and the number of eligible days without a row.
+
+    Attributes:
+        user_id: The user.
+        missing: The number.
+        shard: Where the rows are, if the score table is distributed: a transaction writes to one shard only.
+    """
 
     user_id: uuid.UUID
     missing: int
+    shard: int = 0
 
 
 class KeyRange(NamedTuple):
@@ -85,6 +91,9 @@ class KeyRange(NamedTuple):
 
 
 EVERYBODY = KeyRange(None, None)
+
+# The conditions of users, on any column that holds their ids.
+Named = Callable[[ColumnElement[uuid.UUID]], list[ColumnElement[bool]]]
 
 
 class Gaps(NamedTuple):
@@ -132,8 +141,6 @@ class Pages:
     Args:
         scores: The score table.
         eligibility: The users who should have rows, and on which days.
-        distributed: Whether Citus has distributed the score table over several servers. It can't look up users one by
-            one, so each statement is a join.
         own_path: Whether code that isn't ours may run for a row, and so has to run under the session's own path.
         fingerprint: The state of everything that runs for a row: nothing is written once it has changed.
 
@@ -146,13 +153,11 @@ class Pages:
         scores: ScoreTable,
         eligibility: Eligibility,
         *,
-        distributed: bool = False,
         own_path: bool = True,
         fingerprint: Fingerprint | None = None,
     ) -> None:
-        # Citus fires no triggers of a distributed table, and doesn't run all of its statements inside of another.
-        self._own_path = own_path and not distributed
-        self._fingerprint = None if distributed else fingerprint
+        self._own_path = own_path
+        self._fingerprint = fingerprint
         self.relation = scores.relation
         schema, _, name = scores.relation.partition(".")
         self._layout = scores.layout
@@ -162,18 +167,22 @@ class Pages:
             first=eligibility.days.first, last=eligibility.days.last
         )
         self._table = Table(
-            name, MetaData(), Column("user_id", UUID), *(Column(name) for name in scores.default_row), schema=schema
+            name,
+            MetaData(),
+            Column("id", UUID),
+            Column("user_id", UUID),
+            *(Column(name) for name in scores.default_row),
+            schema=schema,
         )
         self._default_row = scores.default_row
         self._untouched: list[ColumnElement[bool]] = [
             literal_column(f"({condition})") for condition in scores.untouched("named.day")
         ]
         self._eligibility = eligibility
-        self._distributed = distributed
         self._day_by_day = eligibility.active_within is not None
-        self._insert_page = self._page_statement(self._missing_of("ids", limited=True))
+        self._insert_page = self._page_statement()
         self._insert_rows = self._written(self._insert_statement(self._named_rows()))
-        self._list = self._missing_of("ids", limited=False)
+        self._list = self._missing()
         self._look_again = self._look_again_statement()
         self._delete = self._delete_statement()
 
@@ -183,14 +192,14 @@ class Pages:
         return self._fingerprint.found if self._fingerprint else None
 
     @property
-    def may_scan(self) -> bool:
-        """Whether ``find_by_scan`` returns the same: it does if users are eligible on all days since they joined."""
-        return not self._day_by_day and not self._distributed
+    def rows_name_their_transaction(self) -> bool:
+        """Whether ``find_written`` finds the rows of a transaction."""
+        return True
 
     @property
-    def may_pipeline(self) -> bool:
-        """Whether pages may be sent together: a page says by itself when the server began with it."""
-        return not self._distributed
+    def may_scan(self) -> bool:
+        """Whether ``find_by_scan`` returns the same: it does if users are eligible on all days since they joined."""
+        return not self._day_by_day
 
     def next_key(self, connection: Connection, after: uuid.UUID | None, number: int) -> uuid.UUID | None:
         """Return the id that comes a number of users after another one; None if there are fewer left."""
@@ -212,24 +221,17 @@ class Pages:
 
     def find_by_user(self, connection: Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Answer[Gaps]:
         """Return the gaps of some users, looked up one by one; the cost grows with their rows in the range."""
-        wanted = (
-            self._in_range(ACCOUNTS.c.id, keys)
-            if isinstance(keys, KeyRange)
-            else [ACCOUNTS.c.id == func.any(literal(list(keys), ARRAY(UUID)))]
-        )
-        active = self._eligibility.active_users(*wanted)
-        if self._day_by_day:
-            counted = self._counted_day_by_day(active)
-        elif self._distributed:
-            counted = self._counted_in_one_join(active)
-        else:
-            counted = self._counted_by_lookup(active)
+
+        def named(key: ColumnElement[uuid.UUID]) -> list[ColumnElement[bool]]:
+            if isinstance(keys, KeyRange):
+                return self._in_range(key, keys)
+            return [key == func.any(literal(list(keys), ARRAY(UUID)))]
 
         def only_gaps(found: tuple[Gaps, list[uuid.UUID]] | None) -> Gaps:
             assert found is not None  # without a limit
             return found[0]
 
-        return self._read_gaps(connection, counted).then(only_gaps)
+        return self._read_gaps(connection, self._counted(named)).then(only_gaps)
 
     def find_by_scan(
         self, connection: Connection, keys: KeyRange, limit: int | None
@@ -261,21 +263,21 @@ class Pages:
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
         return self._read_gaps(connection, counted, limit)
 
-    def insert_page(
-        self, connection: Connection, ids: Sequence[uuid.UUID], limit: int, *, keyed: bool
-    ) -> Answer[Written]:
-        """Insert the first rows that some users lack, by user and day, up to a limit.
+    def insert_page(self, connection: Connection, gaps: Sequence[UserGap], *, keyed: bool) -> Answer[Written]:
+        """Insert the first rows that some users lack, by user and day, as many as are known.
 
         Args:
             connection: A connection.
-            ids: The users.
-            limit: How many rows are expected.
+            gaps: The users, with the number of rows that are expected of each.
             keyed: Whether the keys of the rows are wanted even if all of them are inserted.
         """
         self._prepare(connection)
-        parameters = {"ids": list(ids), "limit": limit, **({} if self._distributed else {"keyed": keyed})}
-        answer = ask(connection, self._insert_page, parameters)
-        return answer.then(read_rows if self._distributed else read_written)
+        parameters = {
+            "ids": [gap.user_id for gap in gaps],
+            "limit": sum(gap.missing for gap in gaps),
+            "keyed": keyed,
+        }
+        return ask(connection, self._insert_page, parameters).then(read_written)
 
     def read_clock(self, connection: Connection) -> Answer[float]:
         """Return the time by the server's clock, in seconds."""
@@ -293,7 +295,7 @@ class Pages:
 
     def list_active(self, connection: Connection, ids: Sequence[uuid.UUID]) -> Answer[set[uuid.UUID]]:
         """Return those of some users who are still active."""
-        active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam("ids", type_=ARRAY(UUID))))
+        active = self._eligibility.active_users(*in_parameter(ACCOUNTS.c.id))
         return ask(connection, select(active.c.id), {"ids": list(ids)}).then(lambda rows: {row.id for row in rows})
 
     def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
@@ -313,7 +315,7 @@ class Pages:
     def list_untouched(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Return the rows that ``delete_untouched`` would delete."""
         named = named_rows()
-        statement = select(named.c.user_id, named.c.day).where(*self._is_untouched(named))
+        statement = select(named.c.user_id, named.c.day).where(*self._is(named), *self._untouched)
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
 
     def find_written(self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int) -> Written | None:
@@ -327,11 +329,12 @@ class Pages:
             transaction: Its id.
         """
         own = select(self._table.c.user_id, self._day.label("day")).where(
-            self._table.c.user_id == func.any(bindparam("ids", type_=ARRAY(UUID))),
+            *in_parameter(self._table.c.user_id),
             self._day.between(literal(self._eligibility.days.first, Date), literal(self._eligibility.days.last, Date)),
             self._written_by(transaction),
         )
-        return ask(connection, own, {"ids": list(ids)}).then(lambda rows: read_rows(rows) if rows else None).value
+        rows = [(row.user_id, row.day) for row in ask(connection, own, {"ids": list(ids)}).value]
+        return Written(Counter(day for _, day in rows), rows, 0.0) if rows else None
 
     def is_kept(self, connection: Connection, rows: Iterable[Row], transaction: int) -> bool:
         """Return whether the rows that a transaction inserted are there and, where that can be known, are its own.
@@ -341,15 +344,9 @@ class Pages:
             rows: All rows that it inserted.
             transaction: Its id.
         """
-        expected = [UserDay(*row) for row in rows]
-        if self._distributed:
-            # Each server has ids of its own.
-            return all(row.present for row in self.look_again(connection, expected))
         named = named_rows()
-        own = select(literal(1)).where(
-            self._table.c.user_id == named.c.user_id, self._day == named.c.day, self._written_by(transaction)
-        )
-        return bool(connection.scalar(select(own.exists()), bind_rows(expected)))
+        own = select(literal(1)).where(*self._is(named), self._written_by(transaction))
+        return bool(connection.scalar(select(own.exists()), bind_rows([UserDay(*row) for row in rows])))
 
     def _written_by(self, transaction: int) -> ColumnElement[bool]:
         """Return the condition of a row that a transaction wrote; a row has only the last 32 bits of an id."""
@@ -360,15 +357,19 @@ class Pages:
     ) -> Answer[dict[datetime.date, int]]:
         """Return the number of eligible user-days of some users that have a row, by day."""
         del by_scan, divisible  # The session sets the planner, and the result has one number per day.
-        active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
+        counted = self._present_by_day(lambda key: self._in_range(key, keys))
+        return ask(connection, counted).then(dict)
+
+    def _present_by_day(self, named: Named) -> Select[datetime.date, int]:
+        """Return the query behind ``count_present_by_day``."""
+        active = self._eligibility.active_users(*named(ACCOUNTS.c.id))
         day = self._day.label("day")
         there = and_(*self._rows_of(active))
         source: FromClause = active.join(self._table, there)
         if self._day_by_day:
             days = self._eligibility.days_of(active).correlate(active).lateral("eligible")
             source = active.join(days, true()).join(self._table, and_(there, self._day == days.c.day))
-        counted = select(day, func.count().label("present")).select_from(source).group_by(day)
-        return ask(connection, counted).then(dict)
+        return select(day, func.count().label("present")).select_from(source).group_by(day)
 
     def _read_gaps(
         self, connection: Connection, counted: Select[Any], limit: int | None = None
@@ -394,8 +395,12 @@ class Pages:
             ).select_from(users),
         ).then(read_gaps)
 
-    def _counted_by_lookup(self, active: FromClause) -> Select[Any]:
-        """Count each user's rows by a search in the unique index; the aggregate keeps it from becoming a join."""
+    def _counted(self, named: Named) -> Select[Any]:
+        """Count each user's days, the eligible ones, and those of these without a row."""
+        active = self._eligibility.active_users(*named(ACCOUNTS.c.id))
+        if self._day_by_day:
+            return self._counted_day_by_day(active)
+        # By a search in the unique index; the aggregate keeps it from becoming a join.
         rows = (
             select((active.c.candidate_days - func.count()).label("missing"))
             .select_from(self._table)
@@ -406,19 +411,6 @@ class Pages:
         return select(
             active.c.id, active.c.candidate_days, active.c.candidate_days.label("eligible"), rows.c.missing
         ).select_from(active.join(rows, true()))
-
-    def _counted_in_one_join(self, active: FromClause) -> Select[Any]:
-        """Count each user's rows by a join, which every server can do for its own users."""
-        return (
-            select(
-                active.c.id,
-                active.c.candidate_days,
-                active.c.candidate_days.label("eligible"),
-                (active.c.candidate_days - func.count(self._table.c.user_id)).label("missing"),
-            )
-            .select_from(active.outerjoin(self._table, and_(*self._rows_of(active))))
-            .group_by(active.c.id, active.c.candidate_days)
-        )
 
     def _counted_day_by_day(self, active: FromClause) -> Select[Any]:
         """Count each user's eligible days, and those without a row."""
@@ -444,35 +436,22 @@ class Pages:
         last = literal(self._eligibility.days.last, Date)
         return [self._table.c.user_id == active.c.id, self._day.between(active.c.first_day, last)]
 
-    def _missing_of(self, name: str, *, limited: bool) -> Select[uuid.UUID, datetime.date]:
+    def _missing(self) -> Select[uuid.UUID, datetime.date]:
         """Return the anti-join: the user-days without a row of the users in the parameter, by user and day.
 
         The order is the same in every run, so that two runs at once wait for each other, but never in a circle.
         """
-        active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam(name, type_=ARRAY(UUID))))
+        active = self._eligibility.active_users(*in_parameter(ACCOUNTS.c.id))
         eligible = self._eligibility.days_of(active)
-        found: Select[uuid.UUID, datetime.date]
-        if self._distributed:
-            days = eligible.correlate(active).lateral("eligible")
-            there = and_(self._table.c.user_id == active.c.id, self._day == days.c.day)
-            found = (
-                select(active.c.id.label("user_id"), days.c.day)
-                .select_from(active.join(days, true()).outerjoin(self._table, there))
-                .where(self._table.c.user_id.is_(None))
-            )
-        else:
-            rows = select(self._day).select_from(self._table).where(*self._rows_of(active))
-            days = eligible.correlate(active).except_(rows.correlate(active)).lateral("eligible")
-            found = select(active.c.id.label("user_id"), days.c.day).select_from(active.join(days, true()))
-        found = found.order_by(active.c.id, days.c.day)
-        return found.limit(bindparam("limit", type_=Integer)) if limited else found
+        rows = select(self._day).select_from(self._table).where(*self._rows_of(active))
+        days = eligible.correlate(active).except_(rows.correlate(active)).lateral("eligible")
+        found = select(active.c.id.label("user_id"), days.c.day).select_from(active.join(days, true()))
+        return found.order_by(active.c.id, days.c.day)
 
-    def _page_statement(self, missing: Select[uuid.UUID, datetime.date]) -> Executable:
+    def _page_statement(self) -> Executable:
         """Return the statement behind ``insert_page``, whose result is one row, whatever it inserts."""
-        inserted = self._insert_statement(missing)
-        if self._distributed:
-            return self._written(inserted)
-        written = inserted.cte("written")
+        missing = self._missing().limit(bindparam("limit", type_=Integer))
+        written = self._insert_statement(missing).cte("written")
         conditions = self._conditions()
         seen = select(written).where(*conditions).cte("seen") if conditions else written
         number = select(func.count()).select_from(seen).scalar_subquery()
@@ -492,14 +471,18 @@ class Pages:
     def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> ReturningInsert[Any]:
         """Return the INSERT of the default rows of some user-days, which returns those that it inserted."""
         source = missing.subquery("missing")
-        row: dict[str, ColumnElement[object]] = {"user_id": source.c.user_id}
-        row |= {name: literal_column(expression) for name, expression in self._default_row.items()}
+        row = self._row_of(source)
         return (
             insert(self._table)
             .from_select(list(row), select(*row.values()).select_from(source), include_defaults=False)
             .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(self._layout.day)])
             .returning(self._table.c.user_id, self._day.label("day"))
         )
+
+    def _row_of(self, missing: FromClause) -> dict[str, ColumnElement[Any]]:
+        """Return the columns of the default row of a missing user-day, with their values."""
+        row: dict[str, ColumnElement[Any]] = {"user_id": missing.c.user_id}
+        return row | {name: literal_column(expression) for name, expression in self._default_row.items()}
 
     def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
         """Return the user-days in the parameters whose users exist, by user and day."""
@@ -513,27 +496,23 @@ class Pages:
     def _look_again_statement(self) -> Select[Any]:
         """Return the query behind ``look_again``."""
         rows = named_rows()
-        active = self._eligibility.active_users(ACCOUNTS.c.id == func.any(bindparam("user_ids", type_=ARRAY(UUID))))
-        present = self._present(rows.c.user_id, rows.c.day)
+        active = self._eligibility.active_users(*in_parameter(ACCOUNTS.c.id, "user_ids"))
+        found = select(literal(True).label("found")).select_from(self._table).where(*self._is(rows))
+        present = found.limit(1).lateral("present")
         return select(rows.c.user_id, rows.c.day, present.c.found.is_not(None), active.c.id.is_not(None)).select_from(
             rows.outerjoin(active, active.c.id == rows.c.user_id).outerjoin(present, true())
         )
 
-    def _present(self, user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) -> LateralFromClause:
-        """Return a lateral query with one row if a user has a score on a day."""
-        found = select(literal(True).label("found")).select_from(self._table)
-        return found.where(self._table.c.user_id == user_id, self._day == day).limit(1).lateral("present")
-
-    def _is_untouched(self, rows: TableValuedAlias) -> list[ColumnElement[bool]]:
-        """Return the conditions of a named row that is still as the backfill inserted it."""
-        return [self._table.c.user_id == rows.c.user_id, self._day == rows.c.day, *self._untouched]
+    def _is(self, rows: TableValuedAlias) -> list[ColumnElement[bool]]:
+        """Return the conditions of a named row."""
+        return [self._table.c.user_id == rows.c.user_id, self._day == rows.c.day]
 
     def _delete_statement(self) -> Executable:
         """Return the DELETE behind ``delete_untouched``."""
         rows = named_rows()
         return self._written(
             delete(self._table)
-            .where(*self._is_untouched(rows))
+            .where(*self._is(rows), *self._untouched)
             .returning(self._table.c.user_id, self._day.label("day"))
         )
 
@@ -573,6 +552,11 @@ class Pages:
         return conditions
 
 
+def in_parameter(key: ColumnElement[uuid.UUID], name: str = "ids") -> list[ColumnElement[bool]]:
+    """Return the condition of a user in a parameter."""
+    return [key == func.any(bindparam(name, type_=ARRAY(UUID)))]
+
+
 def named_rows() -> TableValuedAlias:
     """Return user-days as a table ``named (user_id, day)``, bound by ``bind_rows``."""
     return (
@@ -597,11 +581,6 @@ def read_written(rows: Rows) -> Written:
     days, numbers, user_ids, days_of_users, began = rows[0]
     keys = None if user_ids is None and days else list(zip(user_ids or (), days_of_users or (), strict=True))
     return Written(dict(zip(days or (), numbers or (), strict=True)), keys, began)
-
-
-def read_rows(rows: Rows) -> Written:
-    """Return what a page has inserted where the server can only return the rows themselves."""
-    return Written(Counter(day for _, day in rows), [(user, day) for user, day in rows], 0.0)
 
 
 def read_gaps(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:

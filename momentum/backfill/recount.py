@@ -12,8 +12,23 @@ from momentum.connect.pipeline import Answer, ask
 from momentum.scores import ScoreTable
 
 
-def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligibility, keys: KeyRange) -> Answer[int]:
-    """Return the number of eligible user-days without a row, of the active users in a range of ids."""
+def count_missing(
+    connection: Connection,
+    scores: ScoreTable,
+    eligibility: Eligibility,
+    keys: KeyRange,
+    *,
+    distributed: bool = False,
+) -> Answer[int]:
+    """Return the number of eligible user-days without a row, of the active users in a range of ids.
+
+    Args:
+        connection: A connection.
+        scores: The score table.
+        eligibility: The users who should have rows, and on which days.
+        keys: The range of ids.
+        distributed: Whether Citus has distributed the table: it can look up no event for each of a set of days.
+    """
     has = eligibility.columns
     day = scores.layout.day
     conditions = ["true"]
@@ -63,7 +78,33 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
         account = account.replace("select u.id,", f"select u.id, {seen} as seen,")
         parameters["since"] = eligibility.since
         parameters["active_within"] = eligibility.active_within
-        statement = f"""
+        statement = (
+            f"""
+            select count(*)
+            from (
+              select account.id, series.number
+              from ({account}) as account
+              inner join generate_series(0, :last - cast(:first as date)) as series (number)
+                on cast(:first as date) + series.number >= account.first_day
+              left join (
+                select e.user_id, cast(e.event_ts at time zone 'UTC' as date) as day
+                from public.momentum_events as e
+                where e.deleted_at is null and e.created_at <= :started_at
+              ) as event
+                on
+                  event.user_id = account.id
+                  and event.day between cast(:first as date) + series.number - :active_within + 1
+                    and cast(:first as date) + series.number
+              left join (
+                select s.user_id, {day} as day from {scores.relation} as s where {scores.layout.within_days}
+              ) as present
+                on present.user_id = account.id and present.day = cast(:first as date) + series.number
+              where (account.seen or event.user_id is not null) and present.user_id is null
+              group by account.id, series.number
+            ) as missing
+        """
+            if distributed
+            else f"""
             with account as materialized ({account})
             select count(*)
             from account
@@ -88,4 +129,5 @@ def count_missing(connection: Connection, scores: ScoreTable, eligibility: Eligi
                 where s.user_id = account.id and {day} = cast(:first as date) + series.number
               )
         """
+        )
     return ask(connection, text(statement), parameters).then(lambda rows: int(rows[0][0] or 0))

@@ -29,6 +29,7 @@ from momentum.backfill.recount import count_missing
 from momentum.backfill.report import NAMED_FAILURES, Report, add_reason
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Limits, Settings
+from momentum.backfill.shards import ShardedPages
 from momentum.backfill.throttle import Signals, Throttle
 from momentum.connect.engine import reason
 from momentum.connect.pipeline import Answer, ready
@@ -224,13 +225,9 @@ def look_at_rows(engine: Engine, settings: Settings, event: str, attempts: int |
 
 def pages_for(database: Database, eligibility: Eligibility) -> Pages:
     """Return the statements of a run."""
-    return Pages(
-        database.scores,
-        eligibility,
-        distributed=database.distributed,
-        own_path=database.own_path,
-        fingerprint=database.fingerprint,
-    )
+    if database.distributed:
+        return ShardedPages(database.scores, eligibility)
+    return Pages(database.scores, eligibility, own_path=database.own_path, fingerprint=database.fingerprint)
 
 
 def count_candidates(engine: Engine, settings: Settings, pages: Pages, should_stop: Callable[[], bool]) -> int | None:
@@ -259,7 +256,7 @@ def recount(
 
     def read(connection: Connection, /, *, keys: KeyRange, by_scan: bool, divisible: bool) -> Answer[int]:
         del by_scan, divisible  # The session sets the planner, and a number is never too large.
-        return count_missing(connection, database.scores, eligibility, keys)
+        return count_missing(connection, database.scores, eligibility, keys, distributed=database.distributed)
 
     missing = 0
     while not chunks.is_done:

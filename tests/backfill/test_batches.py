@@ -33,25 +33,34 @@ def gaps(*missing: int) -> deque[UserGap]:
 
 def test_a_transaction_takes_whole_users_and_a_part_of_the_last_one() -> None:
     queue = gaps(3, 4, 5)
-    assert take(queue, 5) == [(A, 3), (B, 2)]
-    assert list(queue) == [(B, 2), (C, 5)]
-    assert take(queue, 2) == [(B, 2)]
-    assert list(queue) == [(C, 5)]
-    assert take(queue, 100) == [(C, 5)]
+    assert take(queue, 5) == [UserGap(A, 3), UserGap(B, 2)]
+    assert list(queue) == [UserGap(B, 2), UserGap(C, 5)]
+    assert take(queue, 2) == [UserGap(B, 2)]
+    assert list(queue) == [UserGap(C, 5)]
+    assert take(queue, 100) == [UserGap(C, 5)]
     assert take(queue, 100) == []
 
 
 def test_a_transaction_of_no_rows_takes_nobody() -> None:
     queue = gaps(1)
     assert take(queue, 0) == []
-    assert list(queue) == [(A, 1)]
+    assert list(queue) == [UserGap(A, 1)]
+
+
+def test_users_of_two_shards_are_not_taken_together() -> None:
+    queue = deque([UserGap(B, 2, 1), UserGap(C, 3, 1), UserGap(A, 4, 2)])
+    assert take(queue, 100) == [UserGap(B, 2, 1), UserGap(C, 3, 1)]
+    assert list(queue) == [UserGap(A, 4, 2)]
+    assert take(queue, 3) == [UserGap(A, 3, 2)]
+    put_back(queue, [UserGap(C, 3, 1), UserGap(A, 3, 2), UserGap(B, 2, 1)])
+    assert list(queue) == [UserGap(B, 2, 1), UserGap(C, 3, 1), UserGap(A, 1, 2), UserGap(A, 3, 2)]
 
 
 def test_a_second_look_takes_the_rest_of_the_user_who_was_taken_last() -> None:
     queue = deque([UserGap(B, 2), UserGap(B, 1), UserGap(C, 5), UserGap(B, 9)])
     assert take_rest(queue, UserGap(A, 1)) == []
-    assert take_rest(queue, UserGap(B, 4)) == [(B, 2), (B, 1)]
-    assert list(queue) == [(C, 5), (B, 9)]
+    assert take_rest(queue, UserGap(B, 4)) == [UserGap(B, 2), UserGap(B, 1)]
+    assert list(queue) == [UserGap(C, 5), UserGap(B, 9)]
     assert take_rest(deque(), UserGap(B, 4)) == []
 
 
@@ -134,7 +143,7 @@ def test_a_transaction_is_cut_into_pages_of_a_number_of_rows() -> None:
 def test_what_is_put_back_is_in_the_order_of_the_users() -> None:
     queue = gaps(1, 2, 3)
     put_back(queue, [UserGap(B, 5), UserGap(A, 4)])
-    assert list(queue) == [(A, 1), (A, 4), (B, 2), (B, 5), (C, 3)]
+    assert list(queue) == [UserGap(A, 1), UserGap(A, 4), UserGap(B, 2), UserGap(B, 5), UserGap(C, 3)]
 
 
 def test_as_many_pages_are_sent_together_as_take_a_second() -> None:

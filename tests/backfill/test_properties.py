@@ -4,6 +4,7 @@
 """
 
 import collections
+import dataclasses
 import datetime
 import math
 import os
@@ -20,12 +21,16 @@ from hypothesis import strategies as st
 from momentum.backfill import DayRange, Observers, Report, Settings, fill, pace, run_backfill
 from momentum.backfill import run as run_module
 from momentum.backfill.fill import Failure
-from momentum.backfill.pages import Pages, Row
+from momentum.backfill.pages import Row
+from momentum.backfill.preflight import Database, look_at
 from momentum.backfill.settings import Limits
+from momentum.backfill.shards import ShardedPages
 from momentum.connect.engine import execute_script
 from momentum.retries import Backoff
 from momentum.testing import Server
 from tests.backfilling import BOTH, Scores, scores_in, sums_hold
+from tests.migrating import run
+from tests.scenarios.test_citus import SHARDS
 
 EXAMPLES = int(os.environ.get("MOMENTUM_EXAMPLES", "40"))
 FIRST = datetime.date(2026, 2, 1)
@@ -105,7 +110,10 @@ knobs = st.fixed_dictionaries(
 def both(server: Server) -> Iterator[dict[str, Scores]]:
     """A migrated database with each layout for all examples; each example empties it first."""
     with ExitStack() as stack:
-        yield {layout: stack.enter_context(scores_in(server, layout)) for layout in BOTH}
+        found = {layout: stack.enter_context(scores_in(server, layout)) for layout in BOTH}
+        for scores in found.values():
+            run(server.as_admin(scores.url), SHARDS)
+        yield found
 
 
 class Examples:
@@ -204,10 +212,15 @@ class Examples:
         return found
 
 
-class Joins(Pages):
+class Joins(ShardedPages):
     """The joins that a table needs which Citus has distributed, on one server, where the table's triggers fire."""
 
     _own_path = property(lambda _: True, lambda *_: None)
+
+
+def look_as_if_distributed(*arguments: Any, **options: Any) -> Database:
+    """Return the facts about a database, as if Citus had distributed its score table."""
+    return dataclasses.replace(look_at(*arguments, **options), distributed=True)
 
 
 def by_day(rows: set[Row]) -> dict[datetime.date, int]:
@@ -246,7 +259,8 @@ def test_a_run_fills_exactly_the_eligible_days_and_counts_every_one(
         patch.setattr(pace, "USERS", knobs["chunk"])
         patch.setattr(fill, "MOST_GAPS", knobs["most_gaps"])
         if knobs["distributed"]:
-            patch.setattr(run_module, "Pages", lambda table, rules, **_: Joins(table, rules, distributed=True))
+            patch.setattr(run_module, "ShardedPages", Joins)
+            patch.setattr(run_module, "look_at", look_as_if_distributed)
         database = Examples(scores, connection)
         database.prepare(people, faults)
         before = database.rows()

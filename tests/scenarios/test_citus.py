@@ -4,25 +4,30 @@ What only a cluster can show is tested if MOMENTUM_TEST_CITUS_URL names an empty
 created. Everywhere else, stand-ins for Citus' functions refuse what Citus refuses and lose what it loses.
 """
 
+import dataclasses
 import datetime
 import json
 import os
 import subprocess
 import sys
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from momentum import grants
+from momentum.backfill.batches import take
 from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
-from momentum.backfill.pages import EVERYBODY, KeyRange, Pages
+from momentum.backfill.pages import EVERYBODY, KeyRange, Pages, UserDay, UserGap
 from momentum.backfill.preflight import is_distributed, look_at
+from momentum.backfill.recount import count_missing
 from momentum.backfill.settings import Settings
+from momentum.backfill.shards import ShardedPages
 from momentum.backfill.undo import run_undo
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text, parse_url
@@ -52,8 +57,12 @@ DISTRIBUTED = {
 
 # Stand-ins for the functions that the scripts call, in pg_catalog as with Citus, where pg_dump ignores them. They move
 # no rows.
-STAND_IN = """
+SHARDS = """
 set local allow_system_table_mods = on;
+create function pg_catalog.get_shard_id_for_distribution_column(relation regclass, value uuid) returns bigint
+language sql immutable as $$ select 102008 + pg_catalog.abs(pg_catalog.hashtext(value::text) % 4) $$;
+"""
+STAND_IN = f"""{SHARDS}
 create table pg_catalog.pg_dist_partition (
   logicalrelid regclass primary key,
   partmethod "char" not null,
@@ -165,7 +174,12 @@ def dump(url: sa.URL) -> list[str]:
     done = subprocess.run(
         [find_program("pg_dump"), "--schema-only", as_text(url)], capture_output=True, text=True, check=True
     )
-    return [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+    # Debian's server keeps a version of each column of a distributed table among its options.
+    return [
+        line
+        for line in done.stdout.splitlines()
+        if not line.startswith(("\\restrict", "\\unrestrict")) and "SET (pg_attver=" not in line
+    ]
 
 
 def verify(url: sa.URL) -> None:
@@ -178,7 +192,7 @@ def verify(url: sa.URL) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def backfill(url: sa.URL, *options: str) -> dict[str, object]:
+def backfill(url: sa.URL, *options: str, code: int = 0) -> dict[str, object]:
     """Run the command over the range and return its report."""
     text = as_text(url)
     done = subprocess.run(
@@ -188,7 +202,7 @@ def backfill(url: sa.URL, *options: str) -> dict[str, object]:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     report: dict[str, object] = json.loads(done.stdout)
     return report
 
@@ -413,52 +427,131 @@ def test_an_undo_deletes_from_a_distributed_table_by_a_statement_of_its_own(
 
 
 @pytest.mark.parametrize("active_within", [None, 1, 3], ids=lambda days: f"active-within-{days}")
-def test_both_shapes_of_the_statements_find_and_insert_the_same(url: sa.URL, active_within: int | None) -> None:
-    run(url, LOAD)
-    engine = engine_of(url)
+def test_both_shapes_of_the_statements_find_and_insert_the_same(
+    stand_in_url: sa.URL, active_within: int | None
+) -> None:
+    run(stand_in_url, LOAD)
+    engine = engine_of(stand_in_url)
     with engine.connect() as connection:
         database = look_at(connection, "insert", dry_run=False, with_events=False)
         eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
         lookup = Pages(database.scores, eligibility)
-        join = Pages(database.scores, eligibility, distributed=True)
+        join = ShardedPages(database.scores, eligibility)
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         for keys in (EVERYBODY, KeyRange(users[20], users[50]), users[::3]):
-            assert join.find_by_user(connection, keys).value == lookup.find_by_user(connection, keys).value
-        found = join.find_by_user(connection, EVERYBODY).value
+            found = join.find_by_user(connection, keys).value
+            assert found.gaps == sorted(found.gaps, key=lambda gap: (gap.shard, gap.user_id))
+            assert len({gap.shard for gap in found.gaps}) > 1
+            plain = sorted(gap._replace(shard=0) for gap in found.gaps)
+            assert found._replace(gaps=plain) == lookup.find_by_user(connection, keys).value
+        for keys in (EVERYBODY, KeyRange(users[20], users[50])):
+            present = [
+                pages.count_present_by_day(connection, keys=keys, by_scan=False, divisible=True).value
+                for pages in (join, lookup)
+            ]
+            assert present[0] == present[1] != {}
+        found = lookup.find_by_user(connection, EVERYBODY).value
         assert found.missing > 5
         missing = join.list_missing(connection, users).value
         assert missing == lookup.list_missing(connection, users).value
         assert len(missing) == found.missing
         assert join.count_by_day(connection, users).value == lookup.count_by_day(connection, users).value
+        for keys in (EVERYBODY, KeyRange(users[20], users[50])):
+            counts = [
+                count_missing(connection, database.scores, eligibility, keys, distributed=distributed).value
+                for distributed in (True, False)
+            ]
+            assert counts[0] == counts[1] > 0
         assert not join.may_scan, "a scan of the score table is another server's work there"
-        for limit in (1, 7, 1000):
+        # The last user is to get fewer rows than are missing.
+        gaps = found.gaps[:3]
+        for page in ([gaps[0]._replace(missing=1)], [*gaps[:2], gaps[2]._replace(missing=1)], found.gaps):
             inserted = []
             for pages in (join, lookup):
-                written = pages.insert_page(connection, users, limit, keyed=True).value
+                written = pages.insert_page(connection, page, keyed=True).value
                 assert written.rows is not None
                 assert written.by_day == Counter(day for _, day in written.rows)
                 inserted.append(sorted(tuple(row) for row in written.rows))
                 connection.rollback()
             assert inserted[0] == inserted[1]
-            assert len(inserted[0]) == min(limit, found.missing)
+            assert len(inserted[0]) == sum(gap.missing for gap in page)
+
+
+def test_both_shapes_of_the_statements_look_and_delete_the_same(stand_in_url: sa.URL) -> None:
+    run(stand_in_url, LOAD)
+    with engine_of(stand_in_url).connect() as connection:
+        database = look_at(connection, "insert", dry_run=False, with_events=False)
+        eligibility = Eligibility(database.account_columns, DAYS, database.now)
+        lookup, join = Pages(database.scores, eligibility), ShardedPages(database.scores, eligibility)
+        users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
+        missing = join.list_missing(connection, users).value
+        by_name = missing[: len(missing) // 2]
+        rows = [UserDay(uuid.UUID(int=0), DAYS.first)]
+        rows += [UserDay(user, day) for user in users for day in (DAYS.first, DAYS.last)] + by_name
+        assert join.insert_rows(connection, by_name) == set(by_name)
+        outcomes = join.look_again(connection, rows)
+        assert sorted(outcomes) == sorted(lookup.look_again(connection, rows))
+        assert {(row.present, row.eligible) for row in outcomes} == {
+            (a, b) for a in (True, False) for b in (True, False)
+        }
+        assert join.list_untouched(connection, rows) == lookup.list_untouched(connection, rows) == set(by_name)
+        assert join.delete_untouched(connection, [*rows[:5], *by_name[:3]]) == {*by_name[:3], *rows[:5]} & set(by_name)
+
+
+def test_the_ids_of_a_page_are_random_and_those_of_two_pages_differ(stand_in_url: sa.URL) -> None:
+    run(stand_in_url, LOAD)
+    with engine_of(stand_in_url).connect() as connection:
+        database = look_at(connection, "insert", dry_run=False, with_events=False)
+        pages = ShardedPages(database.scores, Eligibility(database.account_columns, DAYS, database.now))
+        gaps = pages.find_by_user(connection, EVERYBODY).value.gaps
+        ids: list[uuid.UUID] = []
+        for _ in range(2):
+            assert pages.insert_page(connection, gaps, keyed=True).value.rows
+            ids += connection.scalars(
+                sa.text("select id from legacy.daily_engagement_scores where source = 'backfill'")
+            ).all()
+            connection.rollback()
+        assert len(set(ids)) == len(ids) > 100
+        assert {(one.version, one.variant) for one in ids} == {(4, uuid.RFC_4122)}
 
 
 @pytest.mark.parametrize("active_within", [None, 3], ids=lambda days: f"active-within-{days}")
-def test_a_distributed_table_is_asked_by_joins(connection: sa.Connection, active_within: int | None) -> None:
-    database = look_at(connection, "insert", dry_run=False, with_events=False)
-    eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
+def test_nothing_is_asked_that_citus_refuses_or_carries_through_the_coordinator(
+    stand_in_url: sa.URL, active_within: int | None
+) -> None:
+    engine = engine_of(stand_in_url)
     statements: list[str] = []
-    sa.event.listen(
-        connection.engine, "before_cursor_execute", lambda *arguments: statements.append(str(arguments[2]).lower())
-    )
-    for distributed in (True, False):
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(str(arguments[2]).lower()))
+    with engine.connect() as connection:
+        database = look_at(connection, "insert", dry_run=False, with_events=False)
+        eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
         statements.clear()
-        Pages(database.scores, eligibility, distributed=distributed).insert_page(
-            connection, [uuid.uuid4()], 1, keyed=True
-        )
-        (statement,) = statements
-        assert ("left outer join legacy.daily_engagement_scores" in statement) is distributed
-        assert ("except" in statement) is not distributed
+        pages = ShardedPages(database.scores, eligibility)
+        user = uuid.uuid4()
+        rows, users = [UserDay(user, DAYS.first)], [user]
+        _ = pages.find_by_user(connection, EVERYBODY).value
+        _ = pages.list_missing(connection, users).value
+        _ = pages.count_by_day(connection, users).value
+        _ = pages.count_present_by_day(connection, keys=EVERYBODY, by_scan=False, divisible=True).value
+        _ = pages.list_active(connection, users).value
+        _ = pages.insert_page(connection, [UserGap(user, 1)], keyed=True).value
+        pages.look_again(connection, rows)
+        pages.is_kept(connection, rows, 1)
+        pages.insert_rows(connection, rows)
+        pages.list_untouched(connection, rows)
+        pages.delete_untouched(connection, rows)
+    assert len(statements) > 10
+    for statement in statements:
+        assert "outer join lateral" not in statement, "Citus refuses a lateral outer join"
+        assert "exists" not in statement, "Citus refuses a correlated subquery next to a set-returning function"
+        assert "except" not in statement, "Citus refuses EXCEPT in a lateral query"
+        assert "limit" not in statement, "each row would be carried through the coordinator"
+        joined = statement.partition("select")[2]
+        if "left outer join (select legacy" in joined and "= any(" in joined:
+            # The server is chosen by the users that both sides name.
+            assert "legacy.daily_engagement_scores.user_id = any(" in joined, statement
+        if "insert into" in statement:
+            assert "insert into legacy.daily_engagement_scores (id, " in statement, "its default is volatile"
 
 
 @pytest.fixture
@@ -503,14 +596,79 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     verify(cluster_url)
 
 
+@pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
+def test_one_server_of_a_cluster_inserts_a_page(cluster_url: sa.URL) -> None:
+    run(cluster_url, LOAD)
+    apply(cluster_url, DISTRIBUTE)
+    engine = engine_of(cluster_url)
+    statements: list[tuple[str, Any]] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2:4]))
+    for active_within in (None, 3):
+        with engine.connect() as connection:
+            database = look_at(connection, "insert", dry_run=False, with_events=active_within is not None)
+            eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
+            pages = ShardedPages(database.scores, eligibility)
+            gaps = pages.find_by_user(connection, EVERYBODY).value.gaps
+            page = take(deque(gaps), 500)
+            assert 0 < len(page) < len(gaps)
+            statements.clear()
+            assert pages.insert_page(connection, page, keyed=True).value.by_day
+            connection.rollback()
+            [(statement, parameters)] = [one for one in statements if "INSERT INTO" in one[0]]
+            plan = "\n".join(connection.exec_driver_sql(f"explain {statement}", parameters).scalars())
+        assert "Task Count: 1" in plan
+        assert "->  Insert on daily_engagement_scores_" in plan, "the rows are carried through the coordinator"
+
+
+@pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
+def test_every_option_works_on_a_cluster(cluster_url: sa.URL, tmp_path: Path) -> None:
+    run(cluster_url, LOAD)
+    apply(cluster_url, DISTRIBUTE)
+    before = rows_of(cluster_url)
+    expected = missing(cluster_url)
+    user, day = sorted(expected)[len(expected) // 2]
+    run(
+        cluster_url,
+        "alter table legacy.daily_engagement_scores add constraint ck_refused "
+        f"check (user_id <> '{user}' or score_ts <> '{day} 00:00:00+00')",
+    )
+    manifest = tmp_path / "rows.jsonl"
+    within = backfill(cluster_url, "--active-within", "3", "--dry-run")
+    active = backfill(cluster_url, "--active-within", "3", "--manifest", str(manifest), "--max-error-rate", "1")
+    assert active["eligible"] == within["eligible"]
+    tried = int(str(active["inserted"])) + int(str(active["failed"]))
+    assert tried == within["inserted"]
+    assert 0 < tried < len(expected)
+    report = backfill(cluster_url, "--manifest", str(manifest), "--max-error-rate", "1", "--commit-every", "50")
+    assert report["failed"] == 1
+    assert missing(cluster_url) == {(user, day)}
+
+    listed = len(manifest.read_text(encoding="utf-8").splitlines())
+    assert listed == len(expected) - 1
+    engine = engine_of(cluster_url)
+    settings = Settings(days=DAYS, commit_every=50)
+    dry = run_undo(engine, manifest, dataclasses.replace(settings, dry_run=True))
+    assert (dry.listed, dry.deleted) == (listed, listed)
+    stop: list[bool] = []
+    first = run_undo(
+        engine, manifest, settings, on_progress=lambda _: stop.append(True), should_stop=lambda: len(stop) > 1
+    )
+    assert first.interrupted
+    assert 0 < first.deleted < listed
+    again = run_undo(engine, manifest, settings)
+    assert (again.deleted, again.absent, again.failed) == (listed - first.deleted, first.deleted, 0)
+    assert missing(cluster_url) == expected
+    assert rows_of(cluster_url) == before
+
+
 def test_rows_of_a_distributed_table_are_kept_if_all_are_there(url: sa.URL) -> None:
     run(url, LOAD)
     with engine_of(url).connect() as connection:
         database = look_at(connection, "insert", dry_run=False, with_events=False)
-        pages = Pages(database.scores, Eligibility(database.account_columns, DAYS, database.now), distributed=True)
+        pages = ShardedPages(database.scores, Eligibility(database.account_columns, DAYS, database.now))
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         missing = pages.list_missing(connection, users).value
-        inserted = pages.insert_page(connection, [missing[0].user_id], 1, keyed=True).value.rows
+        inserted = pages.insert_page(connection, [UserGap(missing[0].user_id, 1)], keyed=True).value.rows
         assert inserted is not None
         assert pages.is_kept(connection, inserted, 0)
         absent = next(row for row in missing if row not in inserted)
