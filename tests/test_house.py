@@ -31,7 +31,7 @@ LAYERS = [
     {"history", "retries", "streams", "wording"},
     {"errors"},
     {"connect"},
-    {"trust"},
+    {"distribution", "trust"},
     {"types"},
     {"base"},
     {"mixins"},

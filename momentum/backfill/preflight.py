@@ -19,6 +19,7 @@ from momentum.backfill.eligibility import ACCOUNTS, EVENTS, read_account_columns
 from momentum.backfill.triggers import Fingerprint, Trigger, find_triggers
 from momentum.connect.engine import check_server
 from momentum.connect.pipeline import Answer, Rows, ask
+from momentum.distribution import find_distributed
 from momentum.errors import ConfigurationError, NotMigratedError
 from momentum.history import read_history
 from momentum.scores import ScoreTable, find_interference, read_score_table
@@ -300,18 +301,7 @@ def listed(triggers: Sequence[Trigger]) -> str:
 
 def is_distributed(connection: Connection, scores: ScoreTable) -> Answer[bool]:
     """Return whether Citus has distributed the score table over several servers."""
-    statement = """
-        select exists (
-          select from pg_catalog.pg_dist_partition
-          where logicalrelid = to_regclass(:relation) and partmethod = 'h'
-        )
-    """
-
-    def is_hashed(rows: Rows) -> bool:
-        return rows[0][0] and bool(connection.scalar(text(statement), {"relation": scores.relation}))
-
-    there = "select pg_catalog.to_regclass('pg_catalog.pg_dist_partition') is not null"
-    return ask(connection, text(there)).then(is_hashed)
+    return find_distributed(connection).then(lambda found: found.get(scores.relation) is not None)
 
 
 def read_clock(connection: Connection) -> Answer[datetime.datetime]:

@@ -11,12 +11,15 @@ from typing import NoReturn
 
 from sqlalchemy import Connection, text
 
+from momentum.base import auth_users
+from momentum.distribution import find_distributed
 from momentum.errors import PreflightError
 from momentum.inventory import (
     FRESH_SCHEMA,
     FRESH_SCORES,
     PREDECESSORS,
     SUPERSEDED,
+    TABLES,
     VIEW,
     column_types,
     private,
@@ -55,6 +58,22 @@ FINGERPRINT = "momentum_fingerprint"
 DIFFERENCE = "momentum_difference"
 
 NOT_SUPABASE = "this is not a Supabase database; `python -m momentum.testing start` starts a local one for trials."
+
+
+def check_not_distributed(connection: Connection) -> None:
+    """Refuse a database whose tables Citus has distributed: revisions know one server.
+
+    Raises:
+        PreflightError: One of our tables is distributed, or the users are.
+    """
+    tables = (str(auth_users.fullname), *(f"public.{name}" for name in TABLES), *find_candidates(connection))
+    distributed = find_distributed(connection).value
+    if found := [name for name in tables if name in distributed]:
+        more = f" and {counted(len(found) - 1, 'more table')}" if len(found) > 1 else ""
+        raise PreflightError(
+            f"Citus has distributed {found[0]}{more}, and the migrations know one server only; bring everything back "
+            "to the coordinator with sql/citus/undistribute.sql, then try again."
+        )
 
 
 def without_other_layouts(connection: Connection, modules: Iterable[ModuleType]) -> list[ModuleType]:

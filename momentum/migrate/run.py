@@ -178,6 +178,8 @@ def check_before(
     rights.check_rights(connection, rights.TO_LOOK)
     rights.check_owners(connection)
     steps = planned_steps(environment, connection, command)
+    if steps or environment.options.purge:
+        preflight.check_not_distributed(connection)
     to_base = command == "downgrade" and not (steps[-1].to_revisions if steps else current_heads())
     if environment.options.purge and command != "downgrade":
         raise ConfigurationError("purge=yes drops parked tables and columns, and is for downgrades only.")

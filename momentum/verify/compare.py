@@ -25,6 +25,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.connect.settings import ENDING, PINNED, change_settings
+from momentum.distribution import find_distributed
 from momentum.errors import ConfigurationError, NotMigratedError, PreflightError, VerificationError
 from momentum.history import read_history
 from momentum.inventory import (
@@ -85,6 +86,10 @@ PART = ", "
 
 # A part has no comma of its own, unless in a quoted name or in a function's arguments.
 PARTS = re.compile(r'(?:"(?:[^"]|"")*"|\([^()]*\)|[^,"])+')
+
+# The columns of a primary key, and a call that a policy makes once per statement, as the server writes them.
+PRIMARY_KEY = re.compile(r"PRIMARY KEY \((.*)\)")
+SUBQUERY_OF_POLICY = re.compile(r"\( SELECT (auth\.\w+\(\)) AS \w+\)")
 
 # Differences that a warning before a migration names; it counts the rest.
 NAMED = 20
@@ -209,6 +214,7 @@ def compare_database(connection: "Connection") -> Comparison:
         name = fingerprint_name(compared, record)
         is_recorded = name in names and record.keys() >= set(RECORDED)
         found = read_facts(connection, record) if is_recorded else {}
+        distributed = find_distributed(connection).value
         kept = read_kept(connection)
         theirs = read_facts_of(
             connection, [private(f"{PREDECESSOR_PREFIX}{name}") for name in {each.name for each in kept}]
@@ -232,13 +238,36 @@ def compare_database(connection: "Connection") -> Comparison:
     if not has_predecessors:
         # The record of their rows is compared only as long as they are parked.
         expected = {k: v for k, v in expected.items() if object_of(k) != f"table {private(PREDECESSOR_ROWS)}"}
-    expected = expect_kept(kept, expected, found, theirs)
+    expected = expect_distributed(distributed, expect_kept(kept, expected, found, theirs))
     lines = compare(expected, found)
     if compared != revision:
         if not all(NOT_OURS.match(line.key) for line in lines):
             raise NotMigratedError(not_compared(revision, known))
         lines.insert(0, Difference(VERSION, revision, compared))
     return Comparison(compared, record, expected, found, kept, lines, warnings, session)
+
+
+def expect_distributed(distributed: Mapping[str, str | None], expected: Mapping[str, str]) -> dict[str, str]:
+    """Return the facts that are expected where Citus has distributed tables, which demands two things of each.
+
+    A unique key has the distribution column, so that a primary key without it is widened; and the rule of a policy has
+    no subquery.
+
+    Args:
+        distributed: The tables that Citus manages, with the column that each is distributed by.
+        expected: The facts that are expected of one server.
+    """
+    found = dict(expected)
+    for key, value in expected.items():
+        relation, _, part = key.removeprefix("table ").partition(PART)
+        if (column := distributed.get(relation)) is None:
+            continue
+        if part.startswith("constraint ") and (listed := PRIMARY_KEY.fullmatch(value)):
+            columns = listed[1].split(", ")
+            found[key] = f"PRIMARY KEY ({', '.join([column, *(name for name in columns if name != column)])})"
+        elif part.startswith("policy "):
+            found[key] = SUBQUERY_OF_POLICY.sub(r"\1", value)
+    return found
 
 
 def known_revisions() -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import pytest
 import sqlalchemy as sa
 
@@ -31,10 +32,13 @@ from momentum.backfill.shards import ShardedPages
 from momentum.backfill.undo import run_undo
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text, parse_url
+from momentum.errors import PreflightError
+from momentum.migrate.config import alembic_config
 from momentum.models import Base
 from momentum.testing import Server
 from momentum.testing.servers import apply_stand_in, migrate, prepare_roles
-from tests.migrating import execute, fetch, rows_of, run
+from momentum.verify.compare import differences
+from tests.migrating import HISTORY, execute, fetch, rows_of, run
 from tests.samples import add_user, write_rows
 from tests.server import engine_of, find_program
 from tools import citus_sql
@@ -68,6 +72,9 @@ create table pg_catalog.pg_dist_partition (
   partmethod "char" not null,
   partkey text
 );
+
+create function pg_catalog.column_to_column_name(relation regclass, "column" text) returns text
+language sql immutable as 'select "column"';
 
 create function pg_catalog.stand_in_distribute(relation regclass, kind "char", key text) returns void
 language plpgsql as $stand_in$
@@ -284,6 +291,30 @@ def test_the_way_back_restores_the_schema_and_the_rows(stand_in_url: sa.URL) -> 
     assert rows_of(stand_in_url) == rows
     assert not fetch(stand_in_url, "select logicalrelid from pg_catalog.pg_dist_partition")
     verify(stand_in_url)
+
+
+def test_a_distributed_database_is_as_it_should_be(stand_in_url: sa.URL) -> None:
+    apply(stand_in_url, DISTRIBUTE)
+    verify(stand_in_url)
+    run(stand_in_url, "alter table legacy.daily_engagement_scores disable row level security")
+    with engine_of(stand_in_url).connect() as connection:
+        [difference] = differences(connection)
+    assert "legacy.daily_engagement_scores, row level security" in difference
+
+
+@pytest.mark.parametrize("command", ["upgrade", "downgrade", "purge"])
+def test_a_distributed_database_is_not_migrated(stand_in_url: sa.URL, command: str) -> None:
+    apply(stand_in_url, DISTRIBUTE)
+    if command == "upgrade":
+        run(stand_in_url, f"update momentum_internal.alembic_version set version_num = '{HISTORY[-2]}'")
+    schema = dump(stand_in_url)
+    config = alembic_config(stand_in_url, purge=command == "purge")
+    change = alembic.command.upgrade if command == "upgrade" else alembic.command.downgrade
+    with pytest.raises(PreflightError) as refused:
+        change(config, "base" if command == "downgrade" else HISTORY[-1])
+    assert str(refused.value).startswith("Citus has distributed auth.users and 5 more tables")
+    assert "sql/citus/undistribute.sql" in str(refused.value)
+    assert dump(stand_in_url) == schema
 
 
 def test_distributed_it_has_the_same_keys_names_and_rules(stand_in_url: sa.URL) -> None:
@@ -579,6 +610,10 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     schema = dump(cluster_url)
     run(cluster_url, LOAD)
     apply(cluster_url, DISTRIBUTE)
+    verify(cluster_url)
+    with pytest.raises(PreflightError, match="undistribute"):
+        alembic.command.downgrade(alembic_config(cluster_url, purge=True), "base")
+    verify(cluster_url)
     engine = engine_of(cluster_url)
     with engine.connect() as connection:
         assert look_at(connection, "insert", dry_run=False, with_events=False).distributed
@@ -594,6 +629,9 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     assert rows_of(cluster_url) == rows
     assert dump(cluster_url) == schema
     verify(cluster_url)
+    # Nothing of a shard is left that a purge might take for somebody else's.
+    alembic.command.downgrade(alembic_config(cluster_url, purge=True), "base")
+    assert not fetch(cluster_url, "select nspname from pg_namespace where nspname = 'momentum_internal'")
 
 
 @pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
