@@ -80,7 +80,7 @@ def documents() -> dict[Path, str]:
     parts = {
         "names": listed((f"'{name}'" for name in names), 4),
         "regclasses": listed((f"'{name}'::regclass" for name in names), 8),
-        "regclasses_and_view": listed((f"'{name}'::regclass" for name in [*names, VIEW]), 4),
+        "regclasses_less_deep": listed((f"'{name}'::regclass" for name in names), 6),
         "owners": listed((f"('public.{table.name}'::regclass, '{owner}')" for table, owner in owners.items()), 8),
         "drop_foreign_keys": [
             alter(table, (f"drop constraint {key.name}" for key in keys[table])) for table in referring

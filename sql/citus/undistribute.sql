@@ -40,17 +40,132 @@ select set_config('citus.enable_unsafe_triggers', 'on', true);
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
 -- Citus recreates each table with its rows, keys, indexes, triggers and policies, but without its comments, and drops
--- the old one with everything that depends on it. So the view and all comments are saved, and restored at the end.
-create temporary table remembered on commit drop as
+-- the old one with everything that depends on it. It would recreate views too, for clients to read whatever their
+-- owners had revoked. So all views of these tables, ours and those of others, are saved with their owners, options,
+-- grants and comments, and made again at the end.
+create temporary table saved_views on commit drop as
+with recursive found as (
+  select
+    w.ev_class as relation,
+    1 as depth
+  from pg_catalog.pg_depend as d
+  inner join pg_catalog.pg_rewrite as w on d.objid = w.oid and d.classid = 'pg_catalog.pg_rewrite'::regclass
+  where
+    d.refclassid = 'pg_catalog.pg_class'::regclass
+    and d.refobjid in (
+      'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.habit_index'::regclass,
+      'public.momentum_events'::regclass, 'public.motivation_journal'::regclass,
+      'legacy.daily_engagement_scores'::regclass
+    )
+  union
+  select
+    w.ev_class as relation,
+    f.depth + 1 as depth
+  from found as f
+  inner join pg_catalog.pg_depend as d on f.relation = d.refobjid and d.refclassid = 'pg_catalog.pg_class'::regclass
+  inner join pg_catalog.pg_rewrite as w on d.objid = w.oid and d.classid = 'pg_catalog.pg_rewrite'::regclass
+  where w.ev_class <> f.relation
+)
+
+select
+  c.oid as relation,
+  format('%I.%I', c.relnamespace::regnamespace::text, c.relname) as name,
+  max(f.depth) as depth
+from found as f
+inner join pg_catalog.pg_class as c on f.relation = c.oid
+group by c.oid, c.relnamespace, c.relname;
+
+do $look_at_views$
+declare
+  other record;
+begin
+  for other in
+    select
+      v.name,
+      case
+        when c.relkind <> 'v' then 'is no plain view'
+        when exists (select from pg_catalog.pg_trigger as t where t.tgrelid = c.oid) then 'has a trigger'
+        when exists (
+          select from pg_catalog.pg_rewrite as w where w.ev_class = c.oid and w.rulename <> '_RETURN'
+        ) then 'has a rule'
+        else 'belongs to ' || pg_get_userbyid(c.relowner) || ', whom you can''t act as'
+      end as reason
+    from saved_views as v
+    inner join pg_catalog.pg_class as c on v.relation = c.oid
+    where
+      c.relkind <> 'v'
+      or not pg_has_role(c.relowner, 'member')
+      or exists (select from pg_catalog.pg_trigger as t where t.tgrelid = c.oid)
+      or exists (select from pg_catalog.pg_rewrite as w where w.ev_class = c.oid and w.rulename <> '_RETURN')
+    order by v.name
+  loop
+    raise exception '% shows a distributed table and %, so that it can''t be made again; drop it first',
+      other.name, other.reason;
+  end loop;
+end
+$look_at_views$;
+
+create temporary table saved on commit drop as
 select
   1 as turn,
+  v.depth,
+  0 as place,
   format(
-    'create view public.daily_momentum_scores with (security_invoker = true) as %s',
-    pg_get_viewdef('public.daily_momentum_scores'::regclass)
+    'create view %s%s as %s',
+    v.name,
+    ' with (' || array_to_string(c.reloptions, ', ') || ')',
+    pg_get_viewdef(c.oid)
   ) as command
+from saved_views as v
+inner join pg_catalog.pg_class as c on v.relation = c.oid
 union all
 select
   2 as turn,
+  v.depth,
+  0 as place,
+  format('alter view %s owner to %I', v.name, pg_get_userbyid(c.relowner)) as command
+from saved_views as v
+inner join pg_catalog.pg_class as c on v.relation = c.oid
+union all
+-- Turn 3 revokes what default privileges have granted: see below.
+select
+  4 as turn,
+  v.depth,
+  a.place,
+  format(
+    'grant %s on table %s to %s%s',
+    a.privilege_type,
+    v.name,
+    case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end,
+    case when a.is_grantable then ' with grant option' end
+  ) as command
+from saved_views as v
+inner join pg_catalog.pg_class as c on v.relation = c.oid
+cross join
+  aclexplode(coalesce(c.relacl, acldefault('r', c.relowner)))
+  with ordinality as a (grantor, grantee, privilege_type, is_grantable, place)
+union all
+select
+  4 as turn,
+  v.depth,
+  a.place,
+  format(
+    'grant %s (%I) on table %s to %s%s',
+    a.privilege_type,
+    t.attname,
+    v.name,
+    case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end,
+    case when a.is_grantable then ' with grant option' end
+  ) as command
+from saved_views as v
+inner join pg_catalog.pg_class as c on v.relation = c.oid
+inner join pg_catalog.pg_attribute as t on c.oid = t.attrelid
+cross join aclexplode(t.attacl) with ordinality as a (grantor, grantee, privilege_type, is_grantable, place)
+union all
+select
+  5 as turn,
+  0 as depth,
+  0 as place,
   format(
     'comment on %s %I.%I%s is %L',
     case
@@ -71,12 +186,24 @@ left join pg_catalog.pg_attribute as a
   on c.oid = a.attrelid and d.objsubid = a.attnum and d.objsubid > 0
 where
   d.classoid = 'pg_catalog.pg_class'::regclass
-  and coalesce(i.indrelid, c.oid) in (
-    'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.habit_index'::regclass,
-    'public.momentum_events'::regclass, 'public.motivation_journal'::regclass,
-    'legacy.daily_engagement_scores'::regclass, 'public.daily_momentum_scores'::regclass
+  and (
+    coalesce(i.indrelid, c.oid) in (
+      'auth.users'::regclass, 'public.momentum_pillars'::regclass, 'public.habit_index'::regclass,
+      'public.momentum_events'::regclass, 'public.motivation_journal'::regclass,
+      'legacy.daily_engagement_scores'::regclass
+    )
+    or c.oid in (select v.relation from saved_views as v)
   );
-drop view public.daily_momentum_scores;
+
+do $drop_views$
+declare
+  name text;
+begin
+  for name in select v.name from saved_views as v order by v.depth desc loop
+    execute 'drop view ' || name;
+  end loop;
+end
+$drop_views$;
 
 -- The foreign keys go first, as in distribute.sql.
 alter table public.habit_index
@@ -138,17 +265,33 @@ drop policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 create policy daily_engagement_scores_select_own on legacy.daily_engagement_scores
 for select to authenticated using ((select auth.uid()) = user_id);
 
--- On Supabase everything new in public is granted to clients, and these tables are new. So all is revoked before
--- anything is granted, as in the migrations.
 do $say_again$
 declare
-  command text;
+  saved record;
+  grantee text;
 begin
-  for command in select r.command from remembered as r order by r.turn loop
-    execute command;
+  for saved in select s.command from saved as s where s.turn < 3 order by s.turn, s.depth, s.place loop
+    execute saved.command;
+  end loop;
+  -- Whatever the owner has by default, and others have by default privileges, goes before the saved grants come back.
+  for saved in select v.name from saved_views as v loop
+    for grantee in
+      select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+      from pg_catalog.pg_class as c
+      cross join aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) as a
+      where c.oid = saved.name::regclass
+    loop
+      execute format('revoke all on table %s from %s', saved.name, grantee);
+    end loop;
+  end loop;
+  for saved in select s.command from saved as s where s.turn > 3 order by s.turn, s.depth, s.place loop
+    execute saved.command;
   end loop;
 end
 $say_again$;
+
+-- On Supabase everything new in public is granted to clients, and these tables are new. So all is revoked before
+-- anything is granted, as in the migrations.
 revoke all on table public.momentum_pillars from public, anon, authenticated, service_role;
 grant select, insert, update, delete on table public.momentum_pillars to authenticated;
 grant all on table public.momentum_pillars to service_role;

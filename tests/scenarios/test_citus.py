@@ -293,6 +293,76 @@ def test_the_way_back_restores_the_schema_and_the_rows(stand_in_url: sa.URL) -> 
     verify(stand_in_url)
 
 
+# Views of others: one that is closed to anon, with options, grants and comments, and another one on top of it and ours.
+VIEWS = """
+create role {owner};
+grant {owner} to current_user;
+create schema app;
+grant usage on schema app to public;
+grant create on schema app to {owner};
+alter default privileges in schema app grant all on tables to anon, service_role;
+create view app.recent with (security_barrier = true, check_option = local) as
+  select user_id, details from public.habit_index where created_at > '2026-01-01';
+comment on view app.recent is 'Recent habits.';
+comment on column app.recent.details is 'What they are.';
+create view app."Both" with (security_invoker = true) as
+  select r.user_id, s.score from app.recent as r inner join public.daily_momentum_scores as s using (user_id);
+revoke all on app.recent from anon, service_role;
+grant select (user_id) on app.recent to anon;
+grant select, update on app.recent to {owner} with grant option;
+grant select on app."Both" to public;
+revoke all on app."Both" from current_user;
+alter view app.recent owner to {owner};
+"""
+
+
+@pytest.fixture
+def views(stand_in_url: sa.URL) -> Iterator[sa.URL]:
+    """A database with the stand-in of Citus and views of others, owned by a role that is dropped after."""
+    owner = f"{stand_in_url.database}_owner"
+    run(stand_in_url, VIEWS.format(owner=owner))
+    yield stand_in_url
+    run(stand_in_url, f"drop owned by {owner} cascade; drop role {owner}")
+
+
+@pytest.mark.slow
+def test_views_of_others_come_back_with_owners_options_grants_and_comments(views: sa.URL) -> None:
+    schema = dump(views)
+    assert any("CREATE VIEW app.recent" in line for line in schema)
+    apply(views, DISTRIBUTE)
+    apply(views, UNDISTRIBUTE)
+    assert dump(views) == schema
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        ("create materialized view public.other as select id from auth.users", "is no plain view"),
+        (
+            "create view public.other as select id from public.habit_index; create rule r as on insert to public.other "
+            "do instead nothing",
+            "has a rule",
+        ),
+        (
+            "create view public.other as select id from public.habit_index; create function public.nothing() returns "
+            "trigger language plpgsql as 'begin return null; end'; create trigger t instead of insert on public.other "
+            "for each row execute function public.nothing()",
+            "has a trigger",
+        ),
+    ],
+)
+def test_a_view_that_cannot_come_back_keeps_the_tables_where_they_are(
+    stand_in_url: sa.URL, view: str, said: str
+) -> None:
+    apply(stand_in_url, DISTRIBUTE)
+    run(stand_in_url, view)
+    schema = dump(stand_in_url)
+    done = psql(stand_in_url, UNDISTRIBUTE)
+    assert done.returncode == 3
+    assert f"public.other shows a distributed table and {said}" in done.stderr
+    assert dump(stand_in_url) == schema
+
+
 def test_a_distributed_database_is_as_it_should_be(stand_in_url: sa.URL) -> None:
     apply(stand_in_url, DISTRIBUTE)
     verify(stand_in_url)
@@ -599,7 +669,7 @@ def cluster_url() -> Iterator[sa.URL]:
         for relation in (
             "view public.daily_momentum_scores",
             "table public.habit_index, public.motivation_journal, public.momentum_events, public.momentum_pillars",
-            "schema legacy, momentum_internal, auth, extensions",
+            "schema legacy, momentum_internal, auth, extensions, app",
         ):
             kind, _, names = relation.partition(" ")
             execute(url, f"drop {kind} if exists {names} cascade")
@@ -607,6 +677,8 @@ def cluster_url() -> Iterator[sa.URL]:
 
 @pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
 def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
+    owner = f"momentum_{uuid.uuid4().hex}"
+    run(cluster_url, VIEWS.format(owner=owner))
     schema = dump(cluster_url)
     run(cluster_url, LOAD)
     apply(cluster_url, DISTRIBUTE)
@@ -629,6 +701,7 @@ def test_a_cluster_is_filled_and_comes_back(cluster_url: sa.URL) -> None:
     assert rows_of(cluster_url) == rows
     assert dump(cluster_url) == schema
     verify(cluster_url)
+    run(cluster_url, f"drop schema app cascade; drop owned by {owner}; drop role {owner}")
     # Nothing of a shard is left that a purge might take for somebody else's.
     alembic.command.downgrade(alembic_config(cluster_url, purge=True), "base")
     assert not fetch(cluster_url, "select nspname from pg_namespace where nspname = 'momentum_internal'")
