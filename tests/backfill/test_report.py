@@ -245,6 +245,7 @@ EMPTY = {
     "retries": 0,
     "pages": 0,
     "commits": 0,
+    "paused_s": {},
     "slowest_page_s": 0.0,
     "elapsed_s": 0.0,
     "phases_s": {},
