@@ -76,6 +76,17 @@ def pages_at_once(slowest: float | None) -> int:
     return min(MOST_PAGES_AT_ONCE, int(LONGEST_GO / max(slowest, LONGEST_GO / MOST_PAGES_AT_ONCE)))
 
 
+def may_follow(pages: int, slowest: float | None, has_open: bool) -> bool:
+    """Return whether a transaction may be sent before the results of the one before are there.
+
+    Args:
+        pages: How many pages it has; the one before has about as many.
+        slowest: The seconds that the slowest page took so far; None if there was none yet.
+        has_open: Whether there is one before, whose results are not there yet.
+    """
+    return pages * (2 if has_open else 1) <= pages_at_once(slowest)
+
+
 def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:
     """Take what is left at the front of the user who was taken last."""
     rest: list[UserGap] = []

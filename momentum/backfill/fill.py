@@ -25,6 +25,7 @@ from momentum.backfill.batches import (
     cut,
     is_low,
     is_piece,
+    may_follow,
     pages_at_once,
     put_back,
     refill,
@@ -491,9 +492,7 @@ class Filler:
                 self._settle_commit(worker, done or Inserted([(batch, NOTHING)]))
 
         try:
-            # Pages of the transaction before may be on their way as well, as many.
-            on_their_way = len(pages) * (2 if session.has_open else 1)
-            if self._may_write_ahead(worker) and on_their_way <= pages_at_once(worker.slowest):
+            if self._may_write_ahead(worker) and may_follow(len(pages), worker.slowest, session.has_open):
                 session.write_ahead(
                     lambda connection: self._send_pages(connection, pages, ahead=True),
                     lambda connection, transaction: self._find_written(connection, batch, transaction),

@@ -12,6 +12,7 @@ from momentum.backfill.batches import (
     cut,
     is_low,
     is_piece,
+    may_follow,
     pages_at_once,
     put_back,
     refill,
@@ -138,6 +139,12 @@ def test_a_transaction_is_cut_into_pages_of_a_number_of_rows() -> None:
     assert cut([UserGap(A, 3), UserGap(B, 5)], 4) == [[UserGap(A, 3), UserGap(B, 1)], [UserGap(B, 4)]]
     assert cut([UserGap(A, 3)], 4) == [[UserGap(A, 3)]]
     assert cut([], 4) == []
+
+
+def test_the_pages_of_two_transactions_on_their_way_take_no_longer_than_those_of_one_go() -> None:
+    assert [may_follow(pages, None, False) for pages in (1, 2)] == [True, False], "the first is not known to be quick"
+    assert [may_follow(1, None, True), may_follow(2, 0.25, True), may_follow(2, 0.26, True)] == [False, True, False]
+    assert [may_follow(4, 0.25, False), may_follow(4, 0.26, False), may_follow(5, 0.0, True)] == [True, False, False]
 
 
 def test_what_is_put_back_is_in_the_order_of_the_users() -> None:
