@@ -36,10 +36,18 @@ def rows_of(gaps: Sequence[UserGap]) -> int:
     return sum(gap.missing for gap in gaps)
 
 
-def take(gaps: deque[UserGap], rows: int) -> list[UserGap]:
-    """Take users of one shard from the front who lack at most a number of rows; of the last one some may be left."""
+def take(gaps: deque[UserGap], rows: int, *, whole: bool = False) -> list[UserGap]:
+    """Take users of one shard from the front who lack at most a number of rows.
+
+    Args:
+        gaps: The users.
+        rows: The number.
+        whole: Whether part of a user is taken only if this one alone lacks more; otherwise that of the last one is.
+    """
     taken: list[UserGap] = []
     while gaps and rows > 0 and (not taken or gaps[0].shard == taken[0].shard):
+        if whole and taken and gaps[0].missing > rows:
+            break
         gap = gaps.popleft()
         if gap.missing > rows:
             gaps.appendleft(gap._replace(missing=gap.missing - rows))
@@ -76,15 +84,17 @@ def pages_at_once(slowest: float | None) -> int:
     return min(MOST_PAGES_AT_ONCE, int(LONGEST_GO / max(slowest, LONGEST_GO / MOST_PAGES_AT_ONCE)))
 
 
-def may_follow(pages: int, slowest: float | None, has_open: bool) -> bool:
-    """Return whether a transaction may be sent before the results of the one before are there.
+def may_go_ahead(pages: int, slowest: float | None, *, has_open: bool, is_part: bool) -> bool:
+    """Return whether a transaction may be sent before the results of the one before are there, and the next one then.
 
     Args:
         pages: How many pages it has; the one before has about as many.
         slowest: The seconds that the slowest page took so far; None if there was none yet.
         has_open: Whether there is one before, whose results are not there yet.
+        is_part: Whether it leaves rows of its last user to the next one. That one would insert the first rows that the
+            user lacks, and these are others if this one fails.
     """
-    return pages * (2 if has_open else 1) <= pages_at_once(slowest)
+    return not is_part and pages * (2 if has_open else 1) <= pages_at_once(slowest)
 
 
 def take_rest(gaps: deque[UserGap], gap: UserGap) -> list[UserGap]:

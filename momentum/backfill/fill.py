@@ -25,7 +25,7 @@ from momentum.backfill.batches import (
     cut,
     is_low,
     is_piece,
-    may_follow,
+    may_go_ahead,
     pages_at_once,
     put_back,
     refill,
@@ -478,7 +478,9 @@ class Filler:
     def _fill(self, worker: Worker) -> None:
         """Insert users' rows in one transaction, whose commit goes along with the next one if it can."""
         session, own = worker.session, worker.own
-        batch = take(own, worker.throttle.rows)
+        ahead = self._may_write_ahead(worker)
+        batch = take(own, worker.throttle.rows, whole=ahead)
+        is_part = bool(own) and own[0].user_id == batch[-1].user_id
         statements = self._pages
         pages = cut(batch, self._settings.page_size)
 
@@ -492,7 +494,7 @@ class Filler:
                 self._settle_commit(worker, done or Inserted([(batch, NOTHING)]))
 
         try:
-            if self._may_write_ahead(worker) and may_follow(len(pages), worker.slowest, session.has_open):
+            if ahead and may_go_ahead(len(pages), worker.slowest, has_open=session.has_open, is_part=is_part):
                 session.write_ahead(
                     lambda connection: self._send_pages(connection, pages, ahead=True),
                     lambda connection, transaction: self._find_written(connection, batch, transaction),

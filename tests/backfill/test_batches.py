@@ -12,7 +12,7 @@ from momentum.backfill.batches import (
     cut,
     is_low,
     is_piece,
-    may_follow,
+    may_go_ahead,
     pages_at_once,
     put_back,
     refill,
@@ -141,10 +141,32 @@ def test_a_transaction_is_cut_into_pages_of_a_number_of_rows() -> None:
     assert cut([], 4) == []
 
 
-def test_the_pages_of_two_transactions_on_their_way_take_no_longer_than_those_of_one_go() -> None:
-    assert [may_follow(pages, None, False) for pages in (1, 2)] == [True, False], "the first is not known to be quick"
-    assert [may_follow(1, None, True), may_follow(2, 0.25, True), may_follow(2, 0.26, True)] == [False, True, False]
-    assert [may_follow(4, 0.25, False), may_follow(4, 0.26, False), may_follow(5, 0.0, True)] == [True, False, False]
+@pytest.mark.parametrize(
+    ("pages", "slowest", "has_open", "is_part", "may"),
+    [
+        (1, None, False, False, True),
+        (2, None, False, False, False),
+        (1, None, True, False, False),
+        (2, 0.25, True, False, True),
+        (2, 0.26, True, False, False),
+        (4, 0.25, False, False, True),
+        (4, 0.26, False, False, False),
+        (5, 0.0, True, False, False),
+        (1, 0.0, False, True, False),
+    ],
+)
+def test_the_pages_of_two_transactions_on_their_way_take_no_longer_than_those_of_one_go(
+    pages: int, slowest: float | None, has_open: bool, is_part: bool, may: bool
+) -> None:
+    assert may_go_ahead(pages, slowest, has_open=has_open, is_part=is_part) is may
+
+
+def test_whole_users_are_taken_unless_the_first_one_alone_lacks_too_many_rows() -> None:
+    queue = gaps(3, 5, 2)
+    assert take(queue, 4, whole=True) == [UserGap(A, 3)]
+    assert take(queue, 4, whole=True) == [UserGap(B, 4)]
+    assert take(queue, 3, whole=True) == [UserGap(B, 1), UserGap(C, 2)]
+    assert not queue
 
 
 def test_what_is_put_back_is_in_the_order_of_the_users() -> None:

@@ -234,6 +234,18 @@ def test_the_progress_is_told_after_each_piece_of_a_page_with_a_bad_row(
     assert list(dict.fromkeys(told)) == inserted_failed_and_done
 
 
+@pytest.mark.parametrize("code", ["40P01", "57014", "23514"])
+@pytest.mark.parametrize("at", [15, 40, 89])
+def test_a_transaction_that_fails_once_leaves_the_next_one_its_own_users(scores: Scores, code: str, at: int) -> None:
+    """The next one is on its way by then, and inserts what its users lack, whatever became of the one before."""
+    users = add_users(scores.engine, 30)
+    scores.interfere(f"nextval('public.seen') = {at}", f"raise exception 'once' using errcode = '{code}';")
+    report, _, inserted = fill(scores.engine, Settings(THREE_DAYS, page_size=5, commit_every=10))
+    assert (report.inserted, report.raced, report.failed, report.left_over) == (90, 0, 0, 0)
+    assert len(inserted) == scores.count() == 3 * len(users)
+    assert sums_hold(report)
+
+
 @pytest.mark.parametrize("code", ["22003", "23503", "23514", "P0001"])
 def test_each_kind_of_data_error_costs_its_rows_alone(scores: Scores, code: str) -> None:
     users = sorted(add_users(scores.engine, 30), key=lambda user: user.hex)
