@@ -786,9 +786,9 @@ def test_the_progress_begins_with_no_user_day_settled_and_ends_with_all(engine: 
     seen: list[tuple[int, int | None]] = []
     observers = Observers(lambda progress: seen.append((progress.done, progress.total)))
     total = 4 * len(DAYS)
-    run_backfill(engine, Settings(DAYS, page_size=3, commit_every=3), observers=observers)
+    run_backfill(engine, Settings(DAYS, page_size=1, commit_every=1), observers=observers)
     assert seen[0] == (1, total), "the row that is there"
-    assert seen[1:-1] == [(done, total) for done in [*range(4, total, 3), total]]
+    assert seen[1:-1] == [(done, total) for done in range(2, total + 1)]
     assert seen[-1] == (total, total)
 
 
@@ -888,14 +888,14 @@ def test_a_count_for_the_display_may_be_missing_for_want_of_time_only(url: sa.UR
 
 @pytest.mark.parametrize("watched", [False, True], ids=["our own table", "with a trigger of the app's"])
 def test_a_commit_of_two_pages_takes_a_statement_for_each_and_one_to_begin(engine: sa.Engine, watched: bool) -> None:
-    add_users(engine, 100)
+    users = len(add_users(engine, 7 * len(DAYS)))
     if watched:
         # A trigger runs under the session's own path, and the path is pinned again before the next page.
         run(engine.url, WATCHER)
     statements = statements_of(engine)
-    report = run_backfill(engine, Settings(DAYS, page_size=50, commit_every=100))
+    report = run_backfill(engine, Settings(DAYS, page_size=49, commit_every=7 * len(DAYS)))
     inserts = [number for number, statement in enumerate(statements) if "INSERT INTO" in statement]
-    assert (report.inserted, report.commits) == (100 * len(DAYS), len(DAYS))
+    assert (report.inserted, report.commits) == (users * len(DAYS), len(DAYS)), "each is for whole users"
     assert len(inserts) == 2 * report.commits
     between = [statements[one + 1 : next_one] for one, next_one in itertools.pairwise(inserts)]
     assert [len(each) for each in between[::2]] == [int(watched)] * report.commits, "between the pages of a commit"
