@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from momentum.backfill import DayRange, Observers, Report, Settings, fill, pace, run_backfill
 from momentum.backfill import run as run_module
 from momentum.backfill.discrepancies import Discrepancy
+from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.fill import Failure, Progress
 from momentum.backfill.pages import Gaps, KeyRange, Pages
 from momentum.backfill.settings import Limits
@@ -309,6 +310,56 @@ def test_active_within_counts_sign_ins_and_events(engine: sa.Engine) -> None:
     assert days_of(engine, eventful) == {event_day + datetime.timedelta(days=n) for n in range(3)}
     assert (report.users, report.inserted) == (2, len(DAYS) + 3)
     assert report.left_over == 0
+
+
+def test_what_happened_by_the_moment_of_the_start_counts_and_a_day_begins_at_its_midnight(engine: sa.Engine) -> None:
+    start, later = NOON, NOON + datetime.timedelta(microseconds=1)
+    sign_in = utc(LAST - datetime.timedelta(days=2))
+    people = {
+        "just joined": add_users(engine, created_at=start, last_sign_in_at=start),
+        "joined later": add_users(engine, created_at=later, last_sign_in_at=start),
+        "just free": add_users(engine, banned_until=start, last_sign_in_at=start),
+        "free later": add_users(engine, banned_until=later, last_sign_in_at=start),
+        "just seen": add_users(engine, last_sign_in_at=sign_in),
+        "seen before": add_users(engine, last_sign_in_at=sign_in - datetime.timedelta(microseconds=1)),
+        "at midnight": add_users(engine),
+        "just recorded": add_users(engine),
+        "recorded later": add_users(engine),
+    }
+    events = [
+        {"user": people[name][0], "moment": moment, "recorded": recorded}
+        for name, moment, recorded in (
+            ("at midnight", utc(LAST), start),
+            ("just recorded", utc(LAST) - datetime.timedelta(microseconds=1), start),
+            ("recorded later", utc(LAST), later),
+        )
+    ]
+    days = DayRange(LAST - datetime.timedelta(days=1), LAST)
+    columns = frozenset({"created_at", "deleted_at", "banned_until", "last_sign_in_at"})
+    eligibility = Eligibility(columns, days, start, (), active_within=1)
+    active = eligibility.active_users()
+    day = eligibility.days_of(active).lateral("day")
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("""
+                insert into public.momentum_events (user_id, event_type, event_ts, created_at)
+                values (:user, 'x', :moment, :recorded)
+            """),
+            events,
+        )
+        rows = connection.execute(sa.select(active.c.id, day.c.day).select_from(active.join(day, sa.true()))).all()
+    found = {name: sorted(found for user, found in rows if user == users[0]) for name, users in people.items()}
+    assert found == {
+        "just joined": [LAST],
+        "joined later": [],
+        "just free": list(days),
+        "free later": [],
+        "just seen": list(days),
+        "seen before": [],
+        "at midnight": [LAST],
+        "just recorded": [days.first],
+        "recorded later": [],
+    }
 
 
 def test_an_adopted_table_in_the_seeds_layout_is_filled_where_it_stands(server: Server) -> None:
