@@ -194,28 +194,27 @@ class Counts:
         return cls({name: Executed(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()})
 
     def chosen(self, mutation: Mutation) -> list[str]:
-        """Return the tests that judge a mutation: those that execute its line, the quickest first.
+        """Return the tests that judge a mutation, the quickest first: those that execute its line, then others.
 
-        If none does, the line is executed by programs, and any test may notice that starts one. If it is executed on
-        import, so may one that executes the file, or a file in which the name is used that the line gives a value. The
-        tests of the file itself, by its name, come before others. After a number of tests come those of all kinds: one
-        case of each, then the next case of each.
+        Others may notice too if they start a program, whose lines are not counted, or if it is executed on import:
+        those that execute the file, or a file in which the name is used that the line gives a value. Among each, the
+        tests of the file itself, by its name, come first. After a number of tests come those of all kinds: one case of
+        each, then the next case of each.
         """
 
         def executing(*files: str) -> list[str]:
             return [name for name, executed in self.tests.items() if not executed.files.keys().isdisjoint(files)]
 
         def place(name: str) -> tuple[bool, bool, float]:
-            executed = self.tests[name]
-            return own not in name, mutation.file not in executed.files, executed.seconds
+            lines = self.tests[name].files.get(mutation.file, {})
+            return not (lines if mutation.on_import else line in lines), own not in name, self.tests[name].seconds
 
-        own = f"test_{Path(mutation.file).stem}.py::"
-        if mutation.on_import:
-            tests = executing(mutation.file, PROGRAMS, *users_of(mutation))
-        else:
-            of_file, line = executing(mutation.file), str(mutation.line)
-            tests = [name for name in of_file if line in self.tests[name].files[mutation.file]] or executing(PROGRAMS)
-        ordered = sorted((name for name in tests or self.tests if self.tests[name].seconds <= LONGEST), key=place)
+        own, line = f"test_{Path(mutation.file).stem}.py::", str(mutation.line)
+        of_file = executing(mutation.file)
+        of_line = [name for name in of_file if line in self.tests[name].files[mutation.file]]
+        others = executing(PROGRAMS, *([mutation.file, *users_of(mutation)] if mutation.on_import else []))
+        tests = {*of_line, *others} or self.tests
+        ordered = sorted((name for name in tests if self.tests[name].seconds <= LONGEST), key=place)
         first = ordered[: MOST_TESTS // 3]
         cases: dict[str, list[str]] = {}
         for name in ordered[len(first) :]:

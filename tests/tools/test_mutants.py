@@ -72,9 +72,9 @@ COUNTS = Counts(
 @pytest.mark.parametrize(
     ("file", "line", "tests"),
     [
-        ("a.py", 5, ["quick", "slow"]),
-        ("a.py", 1, ["slow"]),
-        # A line that is executed by programs.
+        # A program may execute any line.
+        ("a.py", 5, ["quick", "slow", "program"]),
+        ("a.py", 1, ["slow", "program"]),
         ("a.py", 9, ["program"]),
         ("c.py", 1, ["program"]),
     ],
