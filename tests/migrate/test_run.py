@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -288,6 +289,24 @@ def test_only_a_downgrade_that_may_commit_drops_what_is_parked(url: sa.URL) -> N
         with pytest.raises(ConfigurationError, match="purge=yes commits, but the connection was handed in"):
             alembic.command.downgrade(config, "base")
     assert snapshot(url) == before
+
+
+def test_a_run_ends_with_what_it_has_come_to(url: sa.URL, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "momentum.migrations")
+    alembic.command.downgrade(alembic_config(url), "-1")
+    assert caplog.messages == [], "there is nothing to say of a step back"
+    for options, said in (({"verify": False}, "not verified"), ({}, "verified")):
+        caplog.clear()
+        alembic.command.upgrade(alembic_config(url, **options), "head")
+        assert re.fullmatch(rf"At revision {HEAD}, {said}, after \d+\.\d seconds\.", caplog.messages[-1])
+    caplog.clear()
+    alembic.command.downgrade(alembic_config(url), "base")
+    parked, advice = caplog.messages
+    assert parked.startswith("Parked: momentum_internal.daily_engagement_scores (0 rows), ")
+    assert advice.startswith("The next upgrade takes them back;")
+    caplog.clear()
+    alembic.command.upgrade(alembic_config(url), "base")
+    assert re.fullmatch(r"At revision base, not verified, after \d+\.\d seconds\.", caplog.messages[-1])
 
 
 @pytest.mark.parametrize(("command", "waits"), [("upgrade", True), ("stamp", True), ("current", False)])
