@@ -58,7 +58,27 @@ begin
       other.referring, other.referred, other.conname;
   end loop;
 
-  -- A worker can't see whether a value is unique among the users of the others. Primary keys are widened below.
+  -- And one that is distributed can't refer to a table that stays.
+  for other in
+    select
+      conname,
+      conrelid::regclass as referring,
+      confrelid::regclass as referred
+    from pg_catalog.pg_constraint
+    where
+      contype = 'f'
+      and conrelid in (
+{regclasses}
+      )
+      and confrelid not in (
+{regclasses}
+      )
+  loop
+    raise exception '% refers to %, which is not distributed (%); drop that foreign key first',
+      other.referring, other.referred, other.conname;
+  end loop;
+
+  -- A worker can't see whether a value is unique among the users of the others. Our primary keys are widened below.
   for other in
     select
       i.indexrelid::regclass as key,
@@ -67,11 +87,34 @@ begin
       values
 {owners}
     ) as t (relation, owner)
-    inner join pg_catalog.pg_index as i on t.relation = i.indrelid and i.indisunique and not i.indisprimary
+    inner join pg_catalog.pg_index as i on t.relation = i.indrelid and (i.indisunique or i.indisexclusion)
     inner join pg_catalog.pg_attribute as a on t.relation = a.attrelid and t.owner = a.attname
-    where a.attnum <> all(i.indkey::smallint [])
+    inner join pg_catalog.pg_class as c on i.indexrelid = c.oid
+    where
+      a.attnum <> all(i.indkey::smallint [])
+      and not (i.indisprimary and t.relation <> 'auth.users'::regclass and starts_with(c.relname, 'pk_'))
   loop
-    raise exception '% of % does not contain the user, as Citus demands of a unique key', other.key, other.relation;
+    raise exception '% of % does not contain the user, as Citus demands of a unique key; drop it first',
+      other.key, other.relation;
+  end loop;
+
+  -- Citus refuses a policy with a subquery; those of our own are replaced below.
+  for other in
+    select
+      polname,
+      polrelid::regclass as relation
+    from pg_catalog.pg_policy
+    where
+      polrelid in (
+{regclasses}
+      )
+      and concat(polqual, polwithcheck) like '%{SUBLINK %'
+      and (polrelid::regclass::text, polname) not in (
+{policies_of_ours}
+      )
+  loop
+    raise exception 'the policy % of % has a subquery, which Citus refuses; drop it first, or write it without one',
+      other.polname, other.relation;
   end loop;
 end
 $look_first$;
@@ -111,5 +154,68 @@ select create_distributed_table('legacy.daily_engagement_scores', 'user_id', col
 alter table legacy.daily_engagement_scores
 add constraint fk_daily_engagement_scores_user_id_users
 foreign key (user_id) references auth.users (id) on delete cascade;
+
+-- What clients need on the workers. A query of a shard names the schema, so that its reader must have USAGE; and the
+-- coordinator logs in there as the client's role. It is the workers' roles alone that may log in afterwards.
+grant usage on schema legacy to authenticated;
+do $let_clients_in$
+declare
+  client record;
+begin
+  for client in
+    select
+      r.rolname as name,
+      me.rolsuper
+      or (me.rolcreaterole and (
+        current_setting('server_version_num')::int < 160000 or pg_has_role(r.oid, 'member with admin option')
+      )) as may_change
+    from pg_catalog.pg_roles as r
+    cross join pg_catalog.pg_roles as me
+    where r.rolname in ('anon', 'authenticated', 'service_role') and not r.rolcanlogin and me.rolname = current_user
+    order by r.rolname
+  loop
+    if client.may_change then
+      perform set_config('citus.enable_alter_role_propagation', 'on', true);
+      execute format('alter role %I login', client.name);
+      perform set_config('citus.enable_alter_role_propagation', 'off', true);
+      execute format('alter role %I nologin', client.name);
+    else
+      raise warning 'the workers have to let the role % log in, and you may not change it; run there: alter role % login',
+        client.name, client.name;
+    end if;
+  end loop;
+end
+$let_clients_in$;
+
+-- Policies are evaluated on the workers, which learn of a setting made by SET LOCAL, but not of one by set_config(), by
+-- which PostgREST sets the claims. So it has to call this before each request (db-pre-request).
+create or replace function public.share_claims_with_workers() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $share_claims$
+begin
+  set local citus.propagate_set_commands = 'local';
+  execute format('set local request.jwt.claims = %L', coalesce(current_setting('request.jwt.claims', true), ''));
+end
+$share_claims$;
+comment on function public.share_claims_with_workers() is
+'Makes the claims of a request known to the workers of the cluster, whose policies need them.';
+revoke all on function public.share_claims_with_workers() from public;
+grant execute on function public.share_claims_with_workers() to anon, authenticated, service_role;
+
+-- The rows are on the workers now, and the coordinator still has them on its disk, where nobody sees them.
+do $offer$
+declare
+  held text := (
+    select pg_size_pretty(sum(pg_total_relation_size(t.relation)))
+    from unnest(array[
+{regclasses_less_deep}
+    ]) as t (relation)
+  );
+begin
+  raise notice 'the coordinator still holds % of the rows that were distributed; free that with: %', held,
+    '{free}';
+end
+$offer$;
 
 commit;

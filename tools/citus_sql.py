@@ -76,12 +76,19 @@ def documents() -> dict[Path, str]:
     def listed(items: Iterable[str], indent: int) -> str:
         return textwrap.fill(", ".join(items), 118, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
+    everyone = {auth_users.fullname: "id", **{f"public.{table.name}": owner for table, owner in owners.items()}}
+    everyone[SCORES] = "user_id"
+    policies = [(f"public.{table}", name) for table, found in POLICIES.items() for name in found]
+    policies.append((SCORES, "daily_engagement_scores_select_own"))
+    frees = [*(f"public.{table.name}" for table in everywhere), auth_users.fullname]
     grants = [f"public.{table.name}" for table in tables]
     parts = {
         "names": listed((f"'{name}'" for name in names), 4),
         "regclasses": listed((f"'{name}'::regclass" for name in names), 8),
         "regclasses_less_deep": listed((f"'{name}'::regclass" for name in names), 6),
-        "owners": listed((f"('public.{table.name}'::regclass, '{owner}')" for table, owner in owners.items()), 8),
+        "owners": listed((f"('{name}'::regclass, '{owner}')" for name, owner in everyone.items()), 8),
+        "policies_of_ours": listed((f"('{table}', '{name}')" for table, name in policies), 8),
+        "free": " ".join(f"select truncate_local_data_after_distributing_table(''{name}'');" for name in frees),
         "drop_foreign_keys": [
             alter(table, (f"drop constraint {key.name}" for key in keys[table])) for table in referring
         ],

@@ -33,7 +33,7 @@ FROM_ANOTHER_SERVER = ("XX000", "58030")
 LOST_ANOTHER_SERVER = re.compile(
     r"server closed the connection|SSL SYSCALL error|connection has been closed|no connection to the server"
     r"|connection (not open|pointer is NULL|to server |reset by peer|refused|timed out)|(send|receive) data (to|from) "
-    r"|failed to COPY to shard",
+    r"|failed to COPY to shard|could not commit transaction (for shard|on any active node)",
     re.IGNORECASE,
 )
 

@@ -311,4 +311,32 @@ revoke all on table legacy.daily_engagement_scores from public, anon, authentica
 grant select on table legacy.daily_engagement_scores to authenticated;
 grant all on table legacy.daily_engagement_scores to service_role;
 
+-- What clients needed on the workers.
+revoke usage on schema legacy from authenticated;
+drop function if exists public.share_claims_with_workers();
+do $let_clients_out$
+declare
+  name text;
+begin
+  perform set_config('citus.enable_alter_role_propagation', 'on', true);
+  for name in
+    select r.rolname
+    from pg_catalog.pg_roles as r
+    cross join pg_catalog.pg_roles as me
+    where
+      r.rolname in ('anon', 'authenticated', 'service_role')
+      and not r.rolcanlogin
+      and me.rolname = current_user
+      and (
+        me.rolsuper
+        or (me.rolcreaterole and (
+          current_setting('server_version_num')::int < 160000 or pg_has_role(r.oid, 'member with admin option')
+        ))
+      )
+  loop
+    execute format('alter role %I nologin', name);
+  end loop;
+end
+$let_clients_out$;
+
 commit;

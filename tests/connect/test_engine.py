@@ -71,6 +71,7 @@ def test_the_drivers_errors_become_ours(supabase_url: sa.URL) -> None:
         ("XX000", "could not receive data from server: Connection reset by peer", True),
         ("XX000", "no connection to the server", True),
         ("XX000", "connection not open", True),
+        ("XX000", "could not commit transaction for shard 103265 on at least one active node", True),
         ("58030", "failed to COPY to shard 102008 on localhost:5433", True),
         ("XX000", "cache lookup failed for relation 16384", False),
         ("XX000", "tuple concurrently updated", False),

@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ import pytest
 import sqlalchemy as sa
 
 from momentum import grants
+from momentum.backfill import run_backfill
 from momentum.backfill.batches import take
 from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.pages import EVERYBODY, KeyRange, Pages, UserDay, UserGap
 from momentum.backfill.preflight import is_distributed, look_at
 from momentum.backfill.recount import count_missing
-from momentum.backfill.settings import Settings
+from momentum.backfill.settings import Limits, Settings
 from momentum.backfill.shards import ShardedPages
 from momentum.backfill.undo import run_undo
 from momentum.connect.environment import URL_VARIABLES
@@ -35,10 +37,11 @@ from momentum.connect.url import as_text, parse_url
 from momentum.errors import PreflightError
 from momentum.migrate.config import alembic_config
 from momentum.models import Base
+from momentum.retries import Backoff
 from momentum.testing import Server
 from momentum.testing.servers import apply_stand_in, migrate, prepare_roles
 from momentum.verify.compare import differences
-from tests.migrating import HISTORY, execute, fetch, rows_of, run
+from tests.migrating import HISTORY, execute, fetch, rows_of, run, until
 from tests.samples import add_user, write_rows
 from tests.server import engine_of, find_program
 from tools import citus_sql
@@ -407,6 +410,43 @@ def test_distributed_it_has_the_same_keys_names_and_rules(stand_in_url: sa.URL) 
     assert policy == ["(auth.uid() = user_id)"]
 
 
+def test_clients_reach_the_schema_of_shards_and_no_role_may_log_in_that_might_not_before(
+    server: Server, stand_in_url: sa.URL
+) -> None:
+    usage = "select has_schema_privilege('authenticated', 'legacy', 'usage')"
+    login = "select rolname from pg_roles where rolcanlogin order by 1"
+    before = fetch(stand_in_url, login)
+    done = psql(stand_in_url, DISTRIBUTE)
+    assert "the workers have to let the role authenticated log in" in done.stderr
+    apply(stand_in_url, UNDISTRIBUTE)
+    for script, may in ((DISTRIBUTE, True), (UNDISTRIBUTE, False)):
+        done = psql(server.as_admin(stand_in_url), script)
+        assert done.returncode == 0
+        assert "log in" not in done.stderr
+        assert fetch(stand_in_url, usage) == [may]
+        assert fetch(stand_in_url, login) == before
+
+
+def test_the_claims_of_a_request_are_set_again_for_the_workers(stand_in_url: sa.URL) -> None:
+    apply(stand_in_url, DISTRIBUTE)
+    claims = "select current_setting('request.jwt.claims')"
+    with engine_of(stand_in_url).connect() as connection:
+        for role in ("anon", "authenticated", "service_role"):
+            for sent in ('{"sub": "it\'s me"}', ""):
+                connection.execute(sa.text("select set_config('request.jwt.claims', :sent, true)"), {"sent": sent})
+                connection.exec_driver_sql(f"set local role {role}")
+                connection.exec_driver_sql("select public.share_claims_with_workers()")
+                assert connection.scalar(sa.text(claims)) == sent
+                assert connection.scalar(sa.text("select current_setting('citus.propagate_set_commands')")) == "local"
+                connection.rollback()
+
+
+def test_the_way_there_says_how_to_free_the_coordinators_disk(stand_in_url: sa.URL) -> None:
+    done = psql(stand_in_url, DISTRIBUTE)
+    assert "the coordinator still holds" in done.stderr
+    assert "select truncate_local_data_after_distributing_table('auth.users');" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("before", "said"),
     [
@@ -424,6 +464,28 @@ def test_distributed_it_has_the_same_keys_names_and_rules(stand_in_url: sa.URL) 
         (
             "create unique index one on public.habit_index (details)",
             "public.one of public.habit_index does not contain the user",
+        ),
+        (
+            "create unique index users_email_key on auth.users (email)",
+            "auth.users_email_key of auth.users does not contain the user",
+        ),
+        (
+            "create unique index two on legacy.daily_engagement_scores (score_ts)",
+            "legacy.two of legacy.daily_engagement_scores does not contain the user",
+        ),
+        (
+            "create policy readers on public.habit_index for select to authenticated "
+            "using (user_id in (select id from auth.users))",
+            "the policy readers of public.habit_index has a subquery",
+        ),
+        (
+            "create policy writers on auth.users for insert to authenticated with check ((select auth.uid()) = id)",
+            "the policy writers of auth.users has a subquery",
+        ),
+        (
+            "create table public.places (id int primary key); "
+            "alter table public.habit_index add place int constraint where_it_is references public.places (id)",
+            "public.habit_index refers to public.places, which is not distributed (where_it_is)",
         ),
     ],
 )
@@ -668,6 +730,7 @@ def cluster_url() -> Iterator[sa.URL]:
     finally:
         for relation in (
             "view public.daily_momentum_scores",
+            "function public.share_claims_with_workers()",
             "table public.habit_index, public.motivation_journal, public.momentum_events, public.momentum_pillars",
             "schema legacy, momentum_internal, auth, extensions, app",
         ):
@@ -770,6 +833,96 @@ def test_every_option_works_on_a_cluster(cluster_url: sa.URL, tmp_path: Path) ->
     assert (again.deleted, again.absent, again.failed) == (listed - first.deleted, first.deleted, 0)
     assert missing(cluster_url) == expected
     assert rows_of(cluster_url) == before
+
+
+@pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
+def test_clients_of_a_cluster_see_and_change_their_own_rows(cluster_url: sa.URL) -> None:
+    run(cluster_url, LOAD)
+    run(cluster_url, "create policy own on public.habit_index to authenticated using (auth.uid() = user_id)")
+    apply(cluster_url, DISTRIBUTE)
+    run(cluster_url, "select truncate_local_data_after_distributing_table('auth.users')")
+    held = "select count(*) from only pg_class where oid = 'auth.users'::regclass and pg_relation_size(oid) > 0"
+    assert fetch(cluster_url, held) == [0]
+    with engine_of(cluster_url).connect() as connection:
+        user, rows = connection.execute(
+            sa.text("select user_id, count(*) from legacy.daily_engagement_scores group by 1 order by 1 limit 1")
+        ).one()
+        connection.rollback()
+
+        def begin(role: str, *, shared: bool) -> None:
+            """Begin a transaction as PostgREST does."""
+            claims = json.dumps({"sub": str(user), "role": role})
+            connection.execute(
+                sa.text("select set_config('role', :role, true), set_config('request.jwt.claims', :claims, true)"),
+                {"role": role, "claims": claims},
+            )
+            if shared:
+                connection.exec_driver_sql("select public.share_claims_with_workers()")
+
+        seen = sa.text("select count(*) from public.daily_momentum_scores")
+        for role, shared, expected in (
+            ("authenticated", False, 0),
+            ("authenticated", True, rows),
+            ("service_role", False, len(fetch(cluster_url, "select id from legacy.daily_engagement_scores"))),
+        ):
+            begin(role, shared=shared)
+            assert connection.scalar(seen) == expected
+            connection.rollback()
+        begin("authenticated", shared=True)
+        upsert = """
+            with written as (
+              insert into public.habit_index (user_id, index_date, habit_score)
+              select r.user_id, r.index_date, r.habit_score
+              from json_to_recordset(:rows) as r (user_id uuid, index_date date, habit_score numeric)
+              on conflict (user_id, index_date) do update set habit_score = excluded.habit_score
+              returning public.habit_index.*
+            )
+            select count(*) from (select * from written) as seen
+        """
+        own = json.dumps([{"user_id": str(user), "index_date": "2026-03-01", "habit_score": 50}])
+        assert [connection.scalar(sa.text(upsert), {"rows": own}) for _ in range(2)] == [1, 1]
+        connection.commit()
+        begin("authenticated", shared=True)
+        with pytest.raises(sa.exc.ProgrammingError, match="row-level security"):
+            connection.execute(sa.text(upsert), {"rows": own.replace(str(user), str(uuid.uuid4()))})
+
+
+@pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_run_survives_that_a_worker_of_a_cluster_is_lost_in_the_midst_of_a_page(
+    cluster_url: sa.URL, times: int
+) -> None:
+    run(cluster_url, LOAD)
+    apply(cluster_url, DISTRIBUTE)
+    expected = missing(cluster_url)
+    user, day = sorted(expected)[len(expected) // 2]
+    engine = engine_of(cluster_url)
+
+    def end_waiting_page() -> int:
+        """End the session on a worker whose page waits for our lock, as a crash would; return how many were ended."""
+        with engine.connect() as connection:
+            ended = connection.exec_driver_sql(
+                "select sum(result::int) from run_command_on_workers($$ select count(pg_terminate_backend(pid)) "
+                "from pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT%%' $$) where success"
+            ).scalar()
+        return int(ended or 0)
+
+    settings = Settings(days=DAYS, limits=Limits(attempts=5, backoff=Backoff(0.001, 2, 0.01)))
+    with ThreadPoolExecutor() as pool, engine.connect() as client:
+        client.execute(
+            sa.text("insert into legacy.daily_engagement_scores (user_id, score_ts, score) values (:user, :day, 1)"),
+            {"user": user, "day": datetime.datetime.combine(day, datetime.time(), datetime.UTC)},
+        )
+        running = pool.submit(run_backfill, engine, settings)
+        try:
+            for _ in range(times):
+                until(end_waiting_page, "a page on a worker waits")
+        finally:
+            client.rollback()
+        report = running.result()
+    assert report.retries >= times
+    assert (report.inserted, report.raced, report.failed, report.left_over) == (len(expected), 0, 0, 0)
+    assert not missing(cluster_url)
 
 
 def test_rows_of_a_distributed_table_are_kept_if_all_are_there(url: sa.URL) -> None:
