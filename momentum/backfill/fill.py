@@ -483,6 +483,7 @@ class Filler:
         is_part = bool(own) and own[0].user_id == batch[-1].user_id
         statements = self._pages
         pages = cut(batch, self._settings.page_size)
+        token = uuid.uuid4()
 
         def settle(done: Inserted | None, end: End) -> None:
             if end is End.UNDONE:
@@ -496,14 +497,15 @@ class Filler:
         try:
             if ahead and may_go_ahead(len(pages), worker.slowest, has_open=session.has_open, is_part=is_part):
                 session.write_ahead(
-                    lambda connection: self._send_pages(connection, pages, ahead=True),
-                    lambda connection, transaction: self._find_written(connection, batch, transaction),
+                    lambda connection: self._send_pages(connection, pages, token, ahead=True),
+                    lambda connection, transaction: self._find_written(connection, batch, transaction, token),
                     settle,
                 )
             else:
                 worker.waits_for = max(worker.waits_for - 1, 0)
                 done = session.write(
-                    lambda connection: self._insert_pages(connection, pages, worker.slowest), self._is_kept
+                    lambda connection: self._insert_pages(connection, pages, token, worker.slowest),
+                    lambda connection, done, transaction: self._is_kept(connection, done, transaction, token),
                 )
                 put_back(own, [gap for page in pages[len(done.pages) :] for gap in page])
                 settle(done, End.COMMITTED)
@@ -531,18 +533,19 @@ class Filler:
         )
 
     def _send_pages(
-        self, connection: Connection, pages: Sequence[Sequence[UserGap]], *, ahead: bool = False
+        self, connection: Connection, pages: Sequence[Sequence[UserGap]], token: uuid.UUID, *, ahead: bool = False
     ) -> Answer[Inserted]:
         """Send pages together, and return what they insert.
 
         Args:
             connection: A connection.
             pages: The pages; more than one, or ahead, only in pipeline mode.
+            token: What their rows may be told by, if they don't record their transaction.
             ahead: Whether the server may still be at other statements, so that only it knows how long a page takes.
         """
         statements = self._pages
         started = time.monotonic()
-        sent = [statements.insert_page(connection, page, keyed=self._keyed) for page in pages]
+        sent = [statements.insert_page(connection, page, token, keyed=self._keyed) for page in pages]
         clock = statements.read_clock(connection) if ahead or len(pages) > 1 else None
 
         def read(written: Sequence[Written]) -> Inserted:
@@ -556,33 +559,36 @@ class Filler:
         return gather(sent).then(read)
 
     def _insert_pages(
-        self, connection: Connection, pages: Sequence[Sequence[UserGap]], slowest: float | None
+        self, connection: Connection, pages: Sequence[Sequence[UserGap]], token: uuid.UUID, slowest: float | None
     ) -> Inserted:
         """Insert a transaction's pages; after each one the run may be stopped, unless some are sent together.
 
         Args:
             connection: A connection.
             pages: The pages.
+            token: As for ``_send_pages``.
             slowest: The seconds that the slowest page of the transaction before took, if there was one.
         """
         done = Inserted()
         may_pipeline = pipelined(connection) is not None
         while len(done.pages) < len(pages) and not (done.pages and self._ended()):
             at_once = pages_at_once(done.slowest or slowest) if may_pipeline else 1
-            go = self._send_pages(connection, pages[len(done.pages) :][:at_once]).value
+            go = self._send_pages(connection, pages[len(done.pages) :][:at_once], token).value
             done.pages += go.pages
             done.slowest = max(done.slowest, go.slowest)
         return done
 
-    def _is_kept(self, connection: Connection, done: Inserted, transaction: int) -> bool:
+    def _is_kept(self, connection: Connection, done: Inserted, transaction: int, token: uuid.UUID) -> bool:
         """Return whether the database has what a transaction inserted."""
         if done.rows is not None:
             return self._pages.is_kept(connection, done.rows, transaction)
-        return self._find_written(connection, done.tried, transaction) is not None
+        return self._find_written(connection, done.tried, transaction, token) is not None
 
-    def _find_written(self, connection: Connection, tried: Sequence[UserGap], transaction: int) -> Inserted | None:
+    def _find_written(
+        self, connection: Connection, tried: Sequence[UserGap], transaction: int, token: uuid.UUID
+    ) -> Inserted | None:
         """Return what the database has of what a transaction inserted; None if that is nothing."""
-        written = self._pages.find_written(connection, [gap.user_id for gap in tried], transaction)
+        written = self._pages.find_written(connection, [gap.user_id for gap in tried], transaction, token)
         return None if written is None else Inserted([(tried, written)])
 
     def _settle_commit(self, worker: Worker, done: Inserted) -> None:

@@ -263,14 +263,18 @@ class Pages:
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
         return self._read_gaps(connection, counted, limit)
 
-    def insert_page(self, connection: Connection, gaps: Sequence[UserGap], *, keyed: bool) -> Answer[Written]:
+    def insert_page(
+        self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool
+    ) -> Answer[Written]:
         """Insert the first rows that some users lack, by user and day, as many as are known.
 
         Args:
             connection: A connection.
             gaps: The users, with the number of rows that are expected of each.
+            token: A random number of the transaction, for tables whose rows don't record which one wrote them.
             keyed: Whether the keys of the rows are wanted even if all of them are inserted.
         """
+        del token
         self._prepare(connection)
         parameters = {
             "ids": [gap.user_id for gap in gaps],
@@ -318,7 +322,9 @@ class Pages:
         statement = select(named.c.user_id, named.c.day).where(*self._is(named), *self._untouched)
         return {UserDay(*row) for row in connection.execute(statement, bind_rows(rows))}
 
-    def find_written(self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int) -> Written | None:
+    def find_written(
+        self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int, token: uuid.UUID
+    ) -> Written | None:
         """Return the rows of some users that a transaction wrote, and nobody since; None if there are none.
 
         A row records the transaction that wrote it last.
@@ -327,7 +333,9 @@ class Pages:
             connection: A connection.
             ids: The users.
             transaction: Its id.
+            token: Its token, as for ``insert_page``.
         """
+        del token
         own = select(self._table.c.user_id, self._day.label("day")).where(
             *in_parameter(self._table.c.user_id),
             self._day.between(literal(self._eligibility.days.first, Date), literal(self._eligibility.days.last, Date)),

@@ -69,8 +69,8 @@ class ShardedPages(Pages):
 
     @property
     def rows_name_their_transaction(self) -> bool:
-        """Whether ``find_written`` finds the rows of a transaction: each server has ids of its own."""
-        return False
+        """Whether ``find_written`` finds the rows of a transaction: each server numbers its own."""
+        return self._has_id
 
     @property
     def may_scan(self) -> bool:
@@ -93,7 +93,9 @@ class ShardedPages(Pages):
 
         return ask(connection, statement, parameters).then(by_shard)
 
-    def insert_page(self, connection: Connection, gaps: Sequence[UserGap], *, keyed: bool) -> Answer[Written]:
+    def insert_page(
+        self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool
+    ) -> Answer[Written]:
         """Insert the rows that some users of one shard lack; of the last one, as many as are known."""
         del keyed  # They are what the server returns.
         self._prepare(connection)
@@ -102,7 +104,7 @@ class ShardedPages(Pages):
             "ids": [gap.user_id for gap in gaps],
             "last": last,
             "most": sum(gap.missing for gap in gaps if gap.user_id == last),
-            **self._random(),
+            **self._token(token),
         }
         # Such a statement can't say when the server began with it.
         clock = self.read_clock(connection)
@@ -112,7 +114,7 @@ class ShardedPages(Pages):
     def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Insert the default rows of some user-days, and return those that were inserted."""
         self._prepare(connection)
-        parameters = {**bind_rows(rows), **self._random()}
+        parameters = {**bind_rows(rows), **self._token(uuid.uuid4())}
         return {UserDay(*row) for row in connection.execute(self._insert_rows, parameters)}
 
     def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
@@ -127,9 +129,19 @@ class ShardedPages(Pages):
         expected = {UserDay(*row) for row in rows}
         return expected <= self._present(connection, sorted(expected))
 
-    def _random(self) -> dict[str, uuid.UUID]:
-        """Return the parameters of the ids of a page's rows."""
-        return {"page": uuid.uuid4()} if self._has_id else {}
+    def find_written(
+        self, connection: Connection, ids: Sequence[uuid.UUID], transaction: int, token: uuid.UUID
+    ) -> Written | None:
+        """Return the rows of some users that the transaction of a token inserted; None if there are none."""
+        del transaction
+        rows = self._rows(in_parameter)
+        own = select(rows.c.user_id, rows.c.day).where(rows.c.id == id_of(rows.c.user_id, rows.c.day))
+        found = ask(connection, own, {"ids": list(ids), **self._token(token)}).value
+        return Written(*read_rows(found), 0.0) if found else None
+
+    def _token(self, token: uuid.UUID) -> dict[str, uuid.UUID]:
+        """Return the parameters of the ids of a transaction's rows."""
+        return {"token": token} if self._has_id else {}
 
     def _present(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Return those of some user-days that have a row."""
@@ -198,7 +210,7 @@ class ShardedPages(Pages):
     def _row_of(self, missing: FromClause) -> dict[str, ColumnElement[Any]]:
         """Return the columns of the default row of a missing user-day, with their values."""
         row = super()._row_of(missing)
-        return {"id": random_id(missing.c.user_id, missing.c.day), **row} if self._has_id else row
+        return {"id": id_of(missing.c.user_id, missing.c.day), **row} if self._has_id else row
 
     def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
         """Return the user-days in the parameters whose users exist, by user and day."""
@@ -220,10 +232,11 @@ class ShardedPages(Pages):
         return [*super()._is(rows), *in_parameter(self._table.c.user_id, "user_ids")]
 
     def _rows(self, named: Named) -> Subquery:
-        """Return the rows of some users in the range as a table ``rows (user_id, day)``."""
+        """Return the rows of some users in the range as a table ``rows (user_id, day)``, with ids if there are any."""
         last = literal(self._eligibility.days.last, Date)
         first = literal(self._eligibility.days.first, Date)
-        rows = select(self._table.c.user_id, self._day.label("day"))
+        more = [self._table.c.id] if self._has_id else []
+        rows = select(self._table.c.user_id, self._day.label("day"), *more)
         return rows.where(*named(self._table.c.user_id), self._day.between(first, last)).subquery("rows")
 
     def _with_days(
@@ -239,15 +252,16 @@ class ShardedPages(Pages):
         return source, days.c.day, active.c.recently_seen | by_event.c.user_id.is_not(None)
 
 
-def random_id(user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) -> ColumnElement[uuid.UUID]:
-    """Return a random id, made of a number that is random for each page, which Citus doesn't call volatile.
+def id_of(user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) -> ColumnElement[uuid.UUID]:
+    """Return the id of a user-day's row, made of the random token of its transaction.
 
-    It is of version 4, as those of the server's own function.
+    Citus calls the server's own function volatile. This one is of the same version 4, and tells the rows of a
+    transaction that may be lost from those of others.
     """
     server = func.pg_catalog
     number = server.int4send(day - literal(datetime.date(2000, 1, 1), Date))
-    page = server.uuid_send(bindparam("page", type_=UUID))
-    digits = server.encode(server.sha256(page.op("||")(server.uuid_send(user_id)).op("||")(number)), "hex")
+    token = server.uuid_send(bindparam("token", type_=UUID))
+    digits = server.encode(server.sha256(token.op("||")(server.uuid_send(user_id)).op("||")(number)), "hex")
     return cast(server.overlay(server.overlay(server.substr(digits, 1, 32), "4", 13), "a", 17), UUID)
 
 
