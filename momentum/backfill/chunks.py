@@ -1,5 +1,6 @@
 """A walk through all users in ranges of their ids, so that no statement reads too much or takes too long."""
 
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -38,14 +39,14 @@ class ReadUsers(Protocol[Result_co]):
         """
 
 
-def never(_: object) -> bool:
-    """Call no result small: reading it costs more than the scan."""
-    return False
+def none(_: object) -> float:
+    """Leave no room for a larger result: reading it costs more than the scan."""
+    return 0.0
 
 
-def always(_: object) -> bool:
-    """Call every result small: it is a few numbers for any number of users."""
-    return True
+def any_number(_: object) -> float:
+    """Leave room for any number of users: the result is a few numbers."""
+    return math.inf
 
 
 class Step(NamedTuple):
@@ -88,13 +89,13 @@ class Chunks:
         """The most users that a statement may look up one by one."""
         return self._pace.looked_up
 
-    def step(self, session: Session, read: ReadUsers[Result], is_small: Callable[[Result], bool] = never) -> Result:
+    def step(self, session: Session, read: ReadUsers[Result], room: Callable[[Result], float] = none) -> Result:
         """Read the next users and return the result; if that takes too long or is too much, read fewer of them.
 
         Args:
             session: Where to read.
             read: Reads them.
-            is_small: Returns whether a result is so small that the next scan may cover more users.
+            room: Returns how many times as many users the next scan may cover, by the result.
 
         Raises:
             sqlalchemy.exc.DBAPIError: The server refused.
@@ -121,8 +122,7 @@ class Chunks:
             if result is None:
                 self._pace = self._pace.after_too_many(ahead.number)
                 continue
-            if is_small(result):
-                self._pace = self._pace.after(time.monotonic() - started, limit)
+            self._pace = self._pace.after(ahead.number, time.monotonic() - started, limit, room(result))
             self._after = ahead.upto
             self.is_done = ahead.upto is None
             return result

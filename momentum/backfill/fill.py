@@ -36,7 +36,6 @@ from momentum.backfill.batches import (
 from momentum.backfill.chunks import Chunks
 from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.manifest import as_line
-from momentum.backfill.pace import GROWTH, USERS
 from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, Row, UserDay, UserGap, Written
 from momentum.backfill.report import NAMED_FAILURES, Report, is_too_many
 from momentum.backfill.session import End, Session, sleep_until
@@ -50,7 +49,7 @@ from momentum.retries import Fault
 from momentum.wording import counted
 
 # The most users with gaps, and the most users who must be looked up, that one scan may return.
-MOST_GAPS = USERS
+MOST_GAPS = 50_000
 
 # The attempts of a transaction for part of a page that failed as a whole.
 ATTEMPTS_OF_A_PIECE = 2
@@ -423,7 +422,7 @@ class Filler:
 
     def _find(self, session: Session) -> None:
         """Look at the next users and queue those with gaps."""
-        gaps = self._chunks.step(session, self._read_gaps, lambda gaps: len(gaps.gaps) < MOST_GAPS // (2 * GROWTH))
+        gaps = self._chunks.step(session, self._read_gaps, lambda gaps: MOST_GAPS / (2 * max(len(gaps.gaps), 1)))
         with self._changed:
             self._queue.extend(gaps.gaps)
             self._queued += gaps.missing

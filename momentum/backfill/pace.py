@@ -11,10 +11,11 @@ USERS = 20_000
 USER_DAYS = 1_500_000
 
 # The most users that one scan of the table may cover.
-SCANNED_USERS = 1_000_000
+SCANNED_USERS = 4_000_000
 # By how much less a statement looks up in a gentle run, which lasts some hundredths of a second then.
 GENTLER = 40
-# The factor by which a step may be larger than the one before, and by which a step that failed is made smaller.
+# The factor by which a step is at least larger than the one before, if it is, and by which one that failed is made
+# smaller.
 GROWTH = 4
 
 # The measured cost of reading, in microseconds: of a page when the whole table is scanned; of a user, and of a user's
@@ -62,16 +63,22 @@ class Pace:
         looked_up = max(1, min(USERS, USER_DAYS // days) // (GENTLER if gentle else 1))
         return cls(looked_up, looked_up, looked_up if gentle else SCANNED_USERS)
 
-    def after(self, seconds: float, limit: float) -> "Pace":
-        """Return the pace after a step with a small result: faster, unless a longer step might come near the limit.
+    def after(self, tried: int, seconds: float, limit: float, room: float) -> "Pace":
+        """Return the pace after a step: faster, unless the next one might find too much or come near the limit.
+
+        A scan costs the same for any number of users. So there are to be few, and the first step shows how few.
 
         Args:
-            seconds: How long the step took.
+            tried: The users that it read.
+            seconds: How long it took.
             limit: The statement timeout in seconds.
+            room: How many times as many users might be read without finding too much.
         """
-        if seconds * GROWTH >= limit / 2:
+        if seconds * GROWTH >= limit / 2 or room < GROWTH:
             return self
-        return replace(self, number=min(self.number * GROWTH, self.most))
+        factor = min(room, limit / 2 / seconds) if seconds else room
+        number = self.most if tried * factor >= self.most else int(tried * factor)
+        return replace(self, number=max(self.number, number))
 
     def after_too_many(self, tried: int) -> "Pace":
         """Return the pace after a step that took too long or found too much: slower, and never that fast again."""

@@ -34,7 +34,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from momentum.backfill.eligibility import ACCOUNTS, Eligibility
@@ -383,7 +383,8 @@ class Pages:
         self, connection: Connection, counted: Select[Any], limit: int | None = None
     ) -> Answer[tuple[Gaps, list[uuid.UUID]] | None]:
         """Return the sums over counted users, those with gaps and those in doubt; None if there are too many."""
-        users = counted.subquery("counted")
+        # A fence, so that the server computes each column once per user, and not in each sum.
+        users = counted.offset(literal_column("0")).subquery("counted")
         sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
         lacking = sure & (users.c.missing > 0)
         unsure = func.array_agg(users.c.id).filter(~sure) if "sure" in users.c else literal(None)
@@ -396,8 +397,8 @@ class Pages:
                 func.count().filter(sure & (users.c.eligible > 0)),
                 func.coalesce(func.sum(users.c.candidate_days).filter(sure), 0),
                 func.coalesce(func.sum(users.c.eligible).filter(sure), 0),
-                case((fits, func.array_agg(aggregate_order_by(users.c.id, users.c.id)).filter(lacking))),
-                case((fits, func.array_agg(aggregate_order_by(users.c.missing, users.c.id)).filter(lacking))),
+                case((fits, func.array_agg(users.c.id).filter(lacking))),
+                case((fits, func.array_agg(users.c.missing).filter(lacking))),
                 case((fits, unsure)),
                 fits,
             ).select_from(users),
@@ -596,5 +597,6 @@ def read_gaps(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:
     users, candidates, eligible, ids, missing, unsure, fits = rows[0]
     if not fits:
         return None
-    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True)]
+    # Here, because the server would sort all users, and not only those with gaps.
+    gaps = sorted(UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True))
     return Gaps(int(users), int(candidates), int(eligible), gaps), list(unsure or ())

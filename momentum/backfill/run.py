@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from momentum.backfill.chunks import Chunks, always
+from momentum.backfill.chunks import Chunks, any_number
 from momentum.backfill.discrepancies import Discrepancy, LargestDiscrepancies, as_lines, find_discrepancies
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.faults import classify
@@ -263,7 +263,7 @@ def recount(
         if should_stop():
             return None
         try:
-            missing += chunks.step(session, read, always)
+            missing += chunks.step(session, read, any_number)
             throttle.rest_after_reading()
         except DBAPIError:
             # A run that is to stop waits for no server, and still reports what it has committed.
@@ -295,7 +295,7 @@ def count_present_by_day(session: Session, pages: Pages, chunks: Chunks, throttl
     """Return the number of eligible user-days with a row, by day."""
     present: Counter[datetime.date] = Counter()
     while not chunks.is_done:
-        present.update(chunks.step(session, pages.count_present_by_day, always))
+        present.update(chunks.step(session, pages.count_present_by_day, any_number))
         throttle.rest_after_reading()
     return present
 

@@ -1,5 +1,7 @@
 """How the walk through all users grows and shrinks; no database."""
 
+import math
+
 import pytest
 
 from momentum.backfill.pace import SCANNED_USERS, USERS, Pace, TableSize, is_divisible, is_scan_cheaper
@@ -17,28 +19,34 @@ def test_a_walk_begins_with_as_many_users_as_a_statement_may_look_up(days: int, 
 @pytest.mark.parametrize(("days", "looked_up"), [(1, 500), (75, 500), (150, 250), (1_500_000, 1)])
 def test_a_gentle_walk_looks_up_a_fortieth_and_grows_no_further(days: int, looked_up: int) -> None:
     pace = Pace.at_first(days, gentle=True)
-    assert pace == pace.after(seconds=0.0, limit=LIMIT) == Pace(looked_up, looked_up, looked_up)
+    assert pace == pace.after(looked_up, 0.0, LIMIT, math.inf) == Pace(looked_up, looked_up, looked_up)
 
 
-def test_a_walk_whose_steps_are_quick_reads_four_times_as_many_users_in_each_up_to_a_limit() -> None:
-    pace = Pace.at_first(30)
-    numbers = []
-    for _ in range(5):
-        pace = pace.after(seconds=0.1, limit=LIMIT)
-        numbers.append(pace.number)
-    assert numbers == [80_000, 320_000, 1_000_000, 1_000_000, 1_000_000]
-    assert (pace.looked_up, pace.most) == (20_000, 1_000_000)
+@pytest.mark.parametrize(
+    ("room", "number"),
+    [(0.0, 20_000), (3.99, 20_000), (4.0, 80_000), (83.3, 1_666_000), (200.0, 4_000_000), (math.inf, 4_000_000)],
+)
+def test_a_walk_goes_on_with_as_many_users_as_there_is_room_for_by_what_was_found(room: float, number: int) -> None:
+    assert Pace.at_first(30).after(20_000, 0.1, LIMIT, room) == Pace(20_000, number, SCANNED_USERS)
 
 
-@pytest.mark.parametrize(("seconds", "number"), [(0.0, 80_000), (7.49, 80_000), (7.5, 20_000), (59.0, 20_000)])
+@pytest.mark.parametrize(
+    ("seconds", "number"), [(0.0, 4_000_000), (0.5, 1_200_000), (7.49, 80_106), (7.5, 20_000), (59.0, 20_000)]
+)
 def test_a_walk_does_not_grow_where_the_next_step_could_take_half_of_the_limit(seconds: float, number: int) -> None:
-    assert Pace.at_first(30).after(seconds, LIMIT).number == number
+    assert Pace.at_first(30).after(20_000, seconds, LIMIT, math.inf).number == number
+
+
+def test_a_step_that_read_fewer_users_makes_a_walk_no_slower() -> None:
+    pace = Pace(20_000, 500_000, SCANNED_USERS)
+    assert pace.after(20_000, 0.1, LIMIT, 10.0) == pace
+    assert pace.after(20_000, 0.1, LIMIT, 30.0).number == 600_000
 
 
 def test_a_scan_that_was_too_much_is_for_a_fourth_of_the_users_and_never_for_more_again() -> None:
     pace = Pace(USERS, 320_000, SCANNED_USERS).after_too_many(320_000)
     assert pace == Pace(USERS, 80_000, 80_000)
-    assert pace.after(0.0, LIMIT) == pace
+    assert pace.after(80_000, 0.0, LIMIT, math.inf) == pace
     assert pace.after_too_many(80_000) == Pace(USERS, USERS, USERS)
     assert pace.after_too_many(50_000).number == USERS, "never fewer than can be looked up"
 
@@ -51,7 +59,7 @@ def test_a_look_up_that_was_too_much_is_for_half_of_the_users_down_to_one() -> N
         tried.append(pace.number)
     assert tried == [10_000, 5_000, 2_500, 1_250, 625, 312, 156, 78, 39, 19, 9, 4, 2, 1]
     assert pace.after_too_many(1) == Pace(USERS, 1, 1)
-    assert pace.after(0.0, LIMIT).number == 1
+    assert pace.after(1, 0.0, LIMIT, math.inf).number == 1
 
 
 def test_one_user_is_the_least_that_is_read() -> None:
