@@ -5,7 +5,6 @@ the command. Latencies count from the moment at which a transaction was due. The
 """
 
 import argparse
-import datetime
 import json
 import os
 import signal
@@ -13,11 +12,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 
 from momentum.connect.environment import URL_VARIABLES
@@ -55,6 +57,16 @@ WAYS: dict[str, tuple[str, ...] | None] = {
     "2 workers": ("--workers", "2"),
     GENTLE: ("--gentle",),
 }
+
+# Seconds after which clients have prepared their statements, and the server has what they read in its buffers.
+WARM_UP = 1
+
+IS_WRITING = """
+    select exists (
+      select from pg_catalog.pg_stat_activity
+      where datname = current_database() and application_name = 'momentum-backfill' and backend_xid is not null
+    )
+"""
 
 # A client's p99 next to a gentle backfill, by its p99 alone; and the rate of that, by the rate of one at full speed.
 MOST_P99 = 1.5
@@ -106,40 +118,47 @@ def most_transactions(url: sa.URL, seconds: float) -> float:
 
 
 def measure(url: sa.URL, rate: float, seconds: float, options: Sequence[str] | None) -> Measured:
-    """Let the clients work, next to the command with some options if there are any."""
+    """Let the clients work, next to the command with some options if there are any, once that has begun to fill."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with pgbench(url, folder, seconds, "-l", "-R", str(round(rate))) as clients:
-            report = None if options is None else backfill_until(url, options, clients)
+        with (
+            nullcontext() if options is None else filling(url, options) as report,
+            pgbench(url, folder, WARM_UP + seconds, "-l", "-R", str(round(rate))) as clients,
+        ):
             _, complaint = clients.communicate()
         if clients.returncode:
             raise RuntimeError(complaint)
         lines = [line.split() for path in folder.glob("pgbench_log*") for line in path.read_text().splitlines()]
-    begin, end = (0.0, float("inf")) if report is None else filling(report)
-    waited = [int(words[2]) / 1e6 for words in lines if begin <= float(f"{words[4]}.{int(words[5]):06}") <= end]
-    return Measured(Latencies.of(waited), 0.0 if report is None else report["rows_per_s"])
+    # Of each: when it ended, in seconds and microseconds, and how long it took from when it was due.
+    ended = [(int(words[4]) + int(words[5]) / 1e6, int(words[2]) / 1e6) for words in lines]
+    begin = min(end for end, _ in ended) + WARM_UP
+    return Measured(
+        Latencies.of([took for end, took in ended if end >= begin]), report["rows_per_s"] if report else 0.0
+    )
 
 
-def backfill_until(url: sa.URL, options: Sequence[str], clients: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Run the command until the clients end, and return its report."""
+@contextmanager
+def filling(url: sa.URL, options: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Run the command during the block, from when it inserts rows; yield its report, complete at the end."""
     words = [str(PROGRAM), "--from", str(FIRST), "--to", str(LAST), "--no-discrepancies", "--json", "--quiet", *options]
-    environ = {**os.environ, URL_VARIABLES[0]: as_text(url)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, env=environ, stdout=pipe, stderr=pipe, text=True) as command:
-        clients.wait()
+    report: dict[str, Any] = {}
+    with (
+        psycopg.connect(as_text(url), autocommit=True) as connection,
+        subprocess.Popen(
+            words, env={**os.environ, URL_VARIABLES[0]: as_text(url)}, stdout=pipe, stderr=pipe, text=True
+        ) as command,
+    ):
+        while command.poll() is None and connection.execute(IS_WRITING).fetchone() != (True,):
+            time.sleep(0.05)
+        yield report
         command.send_signal(signal.SIGTERM)
         said, complaint = command.communicate()
-    if not said:
-        raise RuntimeError(complaint)
-    report: dict[str, Any] = json.loads(said)
-    return report
-
-
-def filling(report: dict[str, Any]) -> tuple[float, float]:
-    """Return when a run began and ended to fill, in seconds since 1970."""
-    phases = report["phases_s"]
-    end = datetime.datetime.fromisoformat(report["finished_at"]).timestamp() - phases.get("recount", 0.0)
-    return end - phases["fill"], end
+        if not said:
+            raise RuntimeError(complaint)
+        report |= json.loads(said)
+        if not report["interrupted"]:
+            raise RuntimeError("the backfill ended before the clients did: there were too few gaps")
 
 
 def table_of(rounds: Sequence[Mapping[str, Measured]]) -> list[str]:

@@ -1,8 +1,9 @@
 """How a gentle run makes room for others: decisions that need no database.
 
 After each commit it looks at signals of the server. Where somebody can't keep up with its writes, it pauses until that
-is over. Where somebody only has to wait, it takes smaller pages and rests for longer than it works. Both grow back, and
-on a server that is otherwise idle it doesn't rest at all.
+is over. Next to others at work it halves its transactions, because clients queue for as long as one lasts, and rests
+for as long as it works; for longer where somebody has to wait. Both grow back, and on a server that is otherwise idle
+it doesn't rest at all.
 """
 
 import enum
@@ -21,13 +22,13 @@ GOOD_AGAIN = 0.5
 
 # The factor by which a transaction may take longer than the best of the run, and what one costs apart from its rows,
 # in rows, so that those of different sizes can be compared.
-SLOWER = 2.0
+SLOWER = 3.0
 COST_OF_A_TRANSACTION = 50
 # The sessions that must wait for the log, of all that are at work, before it counts: a few always do.
 FEWEST_WAITING_FOR_WAL = 3
 
 # The smallest transaction, as a part of the largest, and the part by which it grows again.
-SMALLEST = 4
+SMALLEST = 3
 GROWTH = 8
 # Seconds of rest for each second of work: next to others at work, and where somebody has to wait.
 REST = 1.0
@@ -185,8 +186,9 @@ class Gait:
 
     def after(self, load: Load) -> "Gait":
         """Return the gait after a commit under some load."""
-        if load is Load.STRAINED:
-            return replace(self, rows=max(self.rows // 2, self.most // SMALLEST, 1), rest=LONGEST_REST)
-        rows = min(self.rows + max(self.most // GROWTH, 1), self.most)
-        rest = self.rest - LESS_REST
-        return replace(self, rows=rows, rest=max(rest, 0.0 if load is Load.IDLE else REST))
+        less_rest = self.rest - LESS_REST
+        if load is Load.IDLE:
+            rows = min(self.rows + max(self.most // GROWTH, 1), self.most)
+            return replace(self, rows=rows, rest=max(less_rest, 0.0))
+        rows = max(self.rows // 2, self.most // SMALLEST, 1)
+        return replace(self, rows=rows, rest=LONGEST_REST if load is Load.STRAINED else max(less_rest, REST))

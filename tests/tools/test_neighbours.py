@@ -1,10 +1,8 @@
 """The figures of `make neighbours`, and the bounds by which it ends; no database."""
 
-import datetime
-
 import pytest
 
-from tools.neighbours import ALONE, FULL_SPEED, GENTLE, WAYS, Latencies, Measured, filling, judge, table_of
+from tools.neighbours import ALONE, FULL_SPEED, GENTLE, WAYS, Latencies, Measured, judge, table_of
 
 
 def a_round(p99: float, rate: float) -> dict[str, Measured]:
@@ -35,9 +33,3 @@ def test_the_table_has_a_line_for_each_way_and_the_shares_of_the_same_round() ->
         "| 2 workers | 1.0 ms | 30.0 ms | 90 ms | 3.00 | 1,000 | 1.00 |",
         f"| {GENTLE} | 1.0 ms | 12.0 ms | 50 ms | 1.20 | 400 | 0.40 |",
     ]
-
-
-def test_a_run_fills_until_it_counts_again() -> None:
-    finished = datetime.datetime(2026, 3, 5, 12, 0, 10, tzinfo=datetime.UTC)
-    report = {"finished_at": finished.isoformat(), "phases_s": {"preflight": 1.0, "fill": 4.0, "recount": 2.0}}
-    assert filling(report) == (finished.timestamp() - 6, finished.timestamp() - 2)
