@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import io
 import json
+import logging
 import os
 import shlex
 import socket
@@ -135,6 +136,28 @@ def scores_in(server: Server, layout: str) -> Iterator[Scores]:
         yield Scores(url, layout, relation, day)
     finally:
         server.drop_database(url)
+
+
+@contextlib.contextmanager
+def at_a_pause(act: Callable[[], None]) -> Iterator[list[str]]:
+    """Yield what a run in this process logs, and call a function where it says that it pauses."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            if said[-1].startswith("pausing"):
+                act()
+
+    listener, logger = Listener(), logging.getLogger("momentum.backfill")
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
 
 
 def statements_of(engine: sa.Engine) -> list[str]:

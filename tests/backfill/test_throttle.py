@@ -1,7 +1,7 @@
 """The signals of a real server, and a run that goes by them; a replica is in tests/scenarios/test_standby.py."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +14,7 @@ from momentum.backfill.settings import Limits
 from momentum.backfill.throttle import SIGNALS, Signals
 from momentum.connect.engine import create_engine
 from momentum.testing import Server
-from tests.backfilling import ONE_DAY, Scores
+from tests.backfilling import ONE_DAY, Scores, at_a_pause
 from tests.migrating import execute, run, wait_until
 from tests.samples import add_users
 from tests.server import engine_of
@@ -28,28 +28,6 @@ def session_of(url: sa.URL) -> Iterator[Session]:
     engine = create_engine(url, application_name="momentum-backfill")
     with Session(engine, Limits(), read_only=True, sleep=lambda _: None) as session:
         yield session
-
-
-@contextmanager
-def at_a_pause(act: Callable[[], None]) -> Iterator[list[str]]:
-    """Yield what a run in this process logs, and call a function where it says that it pauses."""
-    said: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-            if said[-1].startswith("pausing"):
-                act()
-
-    listener, logger = Listener(), logging.getLogger(LOGGER)
-    level = logger.level
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)
 
 
 def test_a_reading_says_how_much_is_written_and_that_nobody_waits(url: sa.URL) -> None:

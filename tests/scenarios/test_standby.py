@@ -16,13 +16,18 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
+from momentum.backfill import Settings, gentle, run_backfill
+from momentum.backfill.session import Session
+from momentum.backfill.settings import Limits
+from momentum.backfill.throttle import Signals
+from momentum.connect.engine import create_engine
 from momentum.connect.url import as_text
 from momentum.errors import DatabaseUnreachableError
 from momentum.migrate.config import alembic_config
 from momentum.testing import Server
 from momentum.testing.servers import place_in_memory
 from tests.alembic_program import error_of, program, text_of
-from tests.backfilling import backfill, one_error_line, started
+from tests.backfilling import ONE_DAY, at_a_pause, backfill, one_error_line, started
 from tests.migrating import execute, wait_until
 from tests.processes import Process
 from tests.samples import add_users
@@ -33,9 +38,15 @@ pytestmark = pytest.mark.slow
 DAY = "2026-03-05"
 
 
-@pytest.fixture(scope="module")
-def urls(server: Server) -> Iterator[tuple[sa.URL, sa.URL]]:
-    """A migrated database and one that isn't, on a standby."""
+@contextmanager
+def running_copy(server: Server, *options: str, settings: str = "") -> Iterator[Path]:
+    """Yield the folder of the socket of a copy of the whole server, which runs.
+
+    Args:
+        server: The server.
+        options: Options of pg_basebackup.
+        settings: Lines for the copy's configuration.
+    """
     with engine_of(server.admin_url).connect() as connection:
         data = Path(connection.exec_driver_sql("show data_directory").scalar_one())
         # A standby needs as much room for connections as its primary has.
@@ -44,30 +55,39 @@ def urls(server: Server) -> Iterator[tuple[sa.URL, sa.URL]]:
         programs = Path(f"/proc/{(data / 'postmaster.pid').read_text().split()[0]}/exe").readlink().parent
     except OSError:
         pytest.skip("the server's programs are not on this machine")
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    as_owner: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     if os.geteuid() == 0:
         owner = data.stat()
-        options |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
+        as_owner |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
 
     def call(program: str, *arguments: str) -> None:
-        done = subprocess.run([programs / program, *arguments], cwd=folder, **options)
+        done = subprocess.run([programs / program, *arguments], cwd=folder, **as_owner)
         assert done.returncode == 0, done.stderr
 
     place = place_in_memory()
     folder = Path(tempfile.mkdtemp(prefix="momentum-standby-", dir=place))
     if os.geteuid() == 0:
         os.chown(folder, owner.st_uid, owner.st_gid)
+    control = ("-D", "data", "-w", "-l", "log", "-s")
+    with wal_kept(server):
+        call("pg_basebackup", "-D", "data", "-c", "fast", "-d", as_text(server.admin_url), *options)
+    with (folder / "data" / "postgresql.auto.conf").open("a", encoding="utf-8") as configuration:
+        configuration.write(settings)
+    call("pg_ctl", *control, "-o", f"-p 5432 -k {folder} -c listen_addresses= -c max_connections={most}", "start")
+    try:
+        yield folder
+    finally:
+        call("pg_ctl", *control, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def urls(server: Server) -> Iterator[tuple[sa.URL, sa.URL]]:
+    """A migrated database and one that isn't, on a standby."""
     with server.database() as migrated, server.database(migrated=False) as empty:
         add_users(engine_of(migrated), 5)
-        control = ("-D", "data", "-w", "-l", "log", "-s")
-        with wal_kept(server):
-            call("pg_basebackup", "-D", "data", "-R", "-c", "fast", "-d", as_text(server.admin_url))
-        call("pg_ctl", *control, "-o", f"-p 5432 -k {folder} -c listen_addresses= -c max_connections={most}", "start")
-        try:
+        with running_copy(server, "-R") as folder:
             yield on_standby(migrated, folder), on_standby(empty, folder)
-        finally:
-            call("pg_ctl", *control, "-m", "immediate", "stop")
-            shutil.rmtree(folder)
 
 
 @contextmanager
@@ -85,7 +105,7 @@ def wal_kept(server: Server) -> Iterator[None]:
 
 
 def on_standby(url: sa.URL, folder: Path) -> sa.URL:
-    """Return the URL of a database on the standby whose socket is in a folder."""
+    """Return the URL of a database on the copy whose socket is in a folder."""
     return sa.URL.create(url.drivername, url.username, url.password, database=url.database, query={"host": str(folder)})
 
 
@@ -205,6 +225,46 @@ def test_a_gentle_run_that_pauses_can_be_stopped(server: Server, urls: tuple[sa.
         report = json.loads(stdout)
         assert (process.wait(), report["inserted"], report["interrupted"]) == (143, rows, True)
         assert " --gentle " in report["resume"]
+
+
+def test_a_gentle_run_waits_for_the_archive(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gentle, "MOST_UNARCHIVED", 1 << 20)
+    # It keeps nothing, and fails while there is a certain file.
+    archive = "archive_mode = on\narchive_command = 'test ! -e ../full'\n"
+    with server.database() as original:
+        add_users(engine_of(original), 200)
+        with running_copy(server, settings=archive) as folder:
+            url = on_standby(original, folder)
+            admin = on_standby(server.as_admin(original), folder)
+            full = folder / "full"
+
+            def finish_a_file() -> str:
+                execute(admin, "create table public.something (n int)")
+                execute(admin, "drop table public.something")
+                return str(execute(admin, "select pg_walfile_name(pg_switch_wal())"))
+
+            def let_go() -> None:
+                full.unlink()
+                finish_a_file()
+
+            def unarchived() -> int:
+                with Session(create_engine(url, "tests"), Limits(), read_only=True, sleep=lambda _: None) as session:
+                    waiting = Signals().read(session).unarchived
+                assert waiting is not None
+                return waiting
+
+            last = finish_a_file()
+            wait_until(admin, "(select last_archived_wal >= :last from pg_stat_archiver)", last=last)
+            assert unarchived() <= 0
+            full.touch()
+            last = [finish_a_file() for _ in range(3)][-1]
+            size = execute(admin, "select pg_size_bytes(current_setting('wal_segment_size'))")
+            assert 2 * size <= unarchived() <= 3 * size
+            with at_a_pause(let_go) as said:
+                report = run_backfill(create_engine(url, "tests"), Settings(ONE_DAY, commit_every=20, gentle=True))
+            assert (report.inserted, report.left_over, list(report.paused)) == (200, 0, ["archiving"])
+            assert any(re.fullmatch(r"pausing: \d+ MiB of WAL wait to be archived", line) for line in said)
+            assert execute(admin, "select last_archived_wal >= :last from pg_stat_archiver", last=last)
 
 
 def test_a_standby_is_compared_and_looked_at(urls: tuple[sa.URL, sa.URL], home: Path) -> None:
