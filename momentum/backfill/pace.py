@@ -9,6 +9,8 @@ from typing import NamedTuple
 # The most that a statement looks up: a second or two, where a server's limit may be two minutes.
 USERS = 20_000
 USER_DAYS = 1_500_000
+# The users of the first step, which shows how much is missing.
+SAMPLE = 5_000
 
 # The most users that one scan of the table may cover.
 SCANNED_USERS = 4_000_000
@@ -61,7 +63,7 @@ class Pace:
             gentle: Whether each statement is to be a short one, next to which others hardly wait.
         """
         looked_up = max(1, min(USERS, USER_DAYS // days) // (GENTLER if gentle else 1))
-        return cls(looked_up, looked_up, looked_up if gentle else SCANNED_USERS)
+        return cls(looked_up, min(looked_up, SAMPLE), looked_up if gentle else SCANNED_USERS)
 
     def after(self, tried: int, seconds: float, limit: float, room: float) -> "Pace":
         """Return the pace after a step: faster, unless the next one might find too much or come near the limit.

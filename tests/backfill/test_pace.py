@@ -4,16 +4,33 @@ import math
 
 import pytest
 
-from momentum.backfill.pace import SCANNED_USERS, USERS, Pace, TableSize, is_divisible, is_scan_cheaper
+from momentum.backfill.fill import MOST_GAPS
+from momentum.backfill.pace import SAMPLE, SCANNED_USERS, USERS, Pace, TableSize, is_divisible, is_scan_cheaper
 
 LIMIT = 60.0
 
 
 @pytest.mark.parametrize(
-    ("days", "looked_up"), [(1, 20_000), (75, 20_000), (76, 19_736), (150, 10_000), (1_500_000, 1), (9_999_999, 1)]
+    ("days", "looked_up", "number"),
+    [
+        (1, 20_000, 5_000),
+        (75, 20_000, 5_000),
+        (76, 19_736, 5_000),
+        (150, 10_000, 5_000),
+        (500, 3_000, 3_000),
+        (1_500_000, 1, 1),
+        (9_999_999, 1, 1),
+    ],
 )
-def test_a_walk_begins_with_as_many_users_as_a_statement_may_look_up(days: int, looked_up: int) -> None:
-    assert Pace.at_first(days) == Pace(looked_up=looked_up, number=looked_up, most=SCANNED_USERS)
+def test_a_walk_begins_with_a_sample_no_larger_than_what_a_statement_may_look_up(
+    days: int, looked_up: int, number: int
+) -> None:
+    assert Pace.at_first(days) == Pace(looked_up=looked_up, number=number, most=SCANNED_USERS)
+
+
+def test_where_everybody_in_the_sample_has_a_gap_a_walk_goes_on_with_as_many_as_can_be_looked_up() -> None:
+    room = MOST_GAPS / (2 * SAMPLE)
+    assert Pace.at_first(30).after(SAMPLE, 0.1, LIMIT, room).number == USERS
 
 
 @pytest.mark.parametrize(("days", "looked_up"), [(1, 500), (75, 500), (150, 250), (1_500_000, 1)])
@@ -24,17 +41,18 @@ def test_a_gentle_walk_looks_up_a_fortieth_and_grows_no_further(days: int, looke
 
 @pytest.mark.parametrize(
     ("room", "number"),
-    [(0.0, 20_000), (3.99, 20_000), (4.0, 80_000), (83.3, 1_666_000), (200.0, 4_000_000), (math.inf, 4_000_000)],
+    [(0.0, 5_000), (3.99, 5_000), (4.0, 20_000), (299, 1_495_000), (math.inf, 1_500_000)],
 )
 def test_a_walk_goes_on_with_as_many_users_as_there_is_room_for_by_what_was_found(room: float, number: int) -> None:
-    assert Pace.at_first(30).after(20_000, 0.1, LIMIT, room) == Pace(20_000, number, SCANNED_USERS)
+    assert Pace.at_first(30).after(5_000, 0.1, LIMIT, room) == Pace(20_000, number, SCANNED_USERS)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "number"), [(0.0, 4_000_000), (0.5, 1_200_000), (7.49, 80_106), (7.5, 20_000), (59.0, 20_000)]
+    ("seconds", "number"),
+    [(0.0, 4_000_000), (0.03, 4_000_000), (0.5, 300_000), (7.49, 20_026), (7.5, 5_000), (59.0, 5_000)],
 )
 def test_a_walk_does_not_grow_where_the_next_step_could_take_half_of_the_limit(seconds: float, number: int) -> None:
-    assert Pace.at_first(30).after(20_000, seconds, LIMIT, math.inf).number == number
+    assert Pace.at_first(30).after(5_000, seconds, LIMIT, math.inf).number == number
 
 
 def test_a_step_that_read_fewer_users_makes_a_walk_no_slower() -> None:
@@ -52,7 +70,7 @@ def test_a_scan_that_was_too_much_is_for_a_fourth_of_the_users_and_never_for_mor
 
 
 def test_a_look_up_that_was_too_much_is_for_half_of_the_users_down_to_one() -> None:
-    pace = Pace.at_first(30)
+    pace = Pace(USERS, USERS, SCANNED_USERS)
     tried = []
     while pace.number > 1:
         pace = pace.after_too_many(pace.number)
