@@ -347,12 +347,14 @@ def main() -> int:
             folders.put(copy_repository(Path(directory) / str(number)))
         kept = asked.counts or Path(directory) / "counts.json"
         if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
             print("Counting the lines that each test executes ...", flush=True)
             tests = {
                 name for folder in FOLDERS if folder.startswith(asked.only[: len(folder)]) for name in FOLDERS[folder]
             }
             code, output = run_tests(Path(directory) / "0", "--count-lines", kept.absolute(), *tests, url=url)
             if code:
+                kept.unlink(missing_ok=True)
                 print(output)
                 print("The tests fail without any mistake; make them pass first.")
                 return 1

@@ -152,7 +152,7 @@ def log_parked(connection: Connection, parkable: Parkable, patience: Patience) -
 
 
 def find_dependents(
-    connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool = True
+    connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool
 ) -> list[str]:
     """Return the objects of others that keep a purge from dropping something, each with what it depends on.
 
@@ -201,9 +201,7 @@ def check_downgrade(connection: Connection, created: Collection[str], *, drops_k
         )
 
 
-def check_purge(
-    connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool = True
-) -> None:
+def check_purge(connection: Connection, parkable: Parkable, created: Collection[str] = (), *, at_base: bool) -> None:
     """Refuse a purge that would stop halfway, with some tables dropped, because other objects depend on the rest.
 
     Args:

@@ -409,7 +409,7 @@ def test_purge_finds_what_the_server_would_refuse_and_nothing_else(url: sa.URL) 
         code = None
         with connection.begin() as transaction:
             execute_script(connection, setup.format(**names))
-            found = parking.find_dependents(connection, parkable)
+            found = parking.find_dependents(connection, parkable, at_base=True)
             try:
                 for statement in statements:
                     connection.exec_driver_sql(statement)
