@@ -348,6 +348,7 @@ class Filler:
                 sleep=self._sleep,
                 is_aborted=lambda: self._aborted,
                 is_stopping=self._ended,
+                is_spread=self._pages.is_spread,
             ) as session:
                 with self._changed:
                     self._sessions.append(session)

@@ -192,6 +192,11 @@ class Pages:
         return self._fingerprint.found if self._fingerprint else None
 
     @property
+    def is_spread(self) -> bool:
+        """Whether other servers write the rows, each in a transaction of its own."""
+        return False
+
+    @property
     def rows_name_their_transaction(self) -> bool:
         """Whether ``find_written`` finds the rows of a transaction."""
         return True

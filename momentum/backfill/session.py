@@ -118,6 +118,16 @@ class Open(NamedTuple):
 class Session:
     """A connection of its own, made on first use and again after it was lost.
 
+    Args:
+        engine: Connects to the database.
+        limits: The limits of each transaction.
+        read_only: Whether its transactions only read.
+        sleep: Pauses for some seconds between two attempts.
+        isolation: The isolation level of its transactions.
+        is_aborted: Returns whether all is to end at once.
+        is_stopping: Returns whether no other transaction should begin.
+        is_spread: Whether other servers write the rows, each in a transaction that it may commit before this one.
+
     Attributes:
         limits: The limits of each transaction.
         retried: How often a transaction was tried again.
@@ -133,8 +143,10 @@ class Session:
         isolation: str = "read committed",
         is_aborted: Callable[[], bool] = lambda: False,
         is_stopping: Callable[[], bool] = lambda: False,
+        is_spread: bool = False,
     ) -> None:
         self.retried = 0
+        self._is_spread = is_spread
         # It begins and ends its transactions itself, so that this may go along with other statements.
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         # Whatever the role's own is, a page must see what the lock of its table has waited for.
@@ -564,7 +576,7 @@ class Session:
             return False, None  # The server has assigned no such id: the transaction that had it before is lost.
         if row.status == "in progress":
             return None  # The server hasn't noticed yet that its client is gone.
-        if row.status == "aborted":
+        if row.status == "aborted" and not self._is_spread:
             return False, None
         found = find(connection)
         # In another life of the server the id is perhaps somebody else's; or it is so old that it is forgotten.

@@ -68,6 +68,11 @@ class ShardedPages(Pages):
         super().__init__(scores, eligibility, own_path=False)
 
     @property
+    def is_spread(self) -> bool:
+        """Whether other servers write the rows, each in a transaction of its own."""
+        return True
+
+    @property
     def rows_name_their_transaction(self) -> bool:
         """Whether ``find_written`` finds the rows of a transaction: each server numbers its own."""
         return self._has_id

@@ -170,15 +170,16 @@ Ends = tuple[Session, Settled, Callable[[str | None], None]]
 
 
 @contextlib.contextmanager
-def writing(engine: sa.Engine, found: str = "found") -> Iterator[Ends]:
+def writing(engine: sa.Engine, found: str = "found", **options: Any) -> Iterator[Ends]:
     """Yield a session, what has become of its transactions, and a function that writes a note in one ahead.
 
     Args:
         engine: Connects to the database.
         found: What is found of a note that is there, if its transaction's result was lost.
+        options: Other options of the session.
     """
     settled: Settled = []
-    with Session(engine, Limits(attempts=2), read_only=False, sleep=lambda _: None) as session:
+    with Session(engine, Limits(attempts=2), read_only=False, sleep=lambda _: None, **options) as session:
 
         def write(note: str | None) -> None:
             def work(connection: sa.Connection) -> Answer[str]:
@@ -265,6 +266,26 @@ def test_a_transaction_whose_session_ends_before_its_commit_is_lost(server: Serv
     session.settle()
     assert (settled, notes_in(url)) == ([("a", None, End.UNDONE)], [])
     assert session.retried == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_rows_that_another_server_has_committed_are_there_although_the_coordinators_transaction_is_not(
+    server: Server, url: sa.URL, is_there: bool
+) -> None:
+    run(url, str(NOTES))
+    with writing(create_engine(url, "momentum-tests"), is_spread=True) as (session, settled, write):
+        write("a")
+        run(
+            server.as_admin(url),
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%notes%'"
+            " and pid <> pg_backend_pid() and datname = current_database()",
+        )
+        if is_there:
+            run(url, "insert into public.notes values ('a')")
+        session.settle()
+        end = End.COMMITTED if is_there else End.UNDONE
+        assert [settled[0][0], settled[0][2]] == ["a", end]
+        assert notes_in(url) == ["a"] * is_there
 
 
 def fail_for(url: sa.URL, note: str, code: str) -> None:
