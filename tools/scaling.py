@@ -317,7 +317,13 @@ def main(arguments: Sequence[str]) -> None:
         says = environment(server, sizes)
         if given.night:
             for size in given.sizes:
-                print(f"{size:g} M: {measure_look(server, round(size * 1e6) // DAYS)}", flush=True)
+                looked = measure_look(server, round(size * 1e6) // DAYS)
+                seconds, buffers = looked.night["phases_s"]["fill"], looked.buffers
+                print(
+                    f"{size:g} M: {seconds:.2f} s, {looked.seconds:.2f} by one anti-join"
+                    + ("" if buffers is None else f"; its buffers {buffers:.2f}"),
+                    flush=True,
+                )
             return
         print(f"{says}\n\n{HEADER}", flush=True)
         for size in given.sizes:
