@@ -505,6 +505,16 @@ def test_a_row_that_the_server_will_not_delete_costs_that_row_alone(
     undo(scores, manifest, "--quiet", "--max-error-rate", "0", exit_code=1)
 
 
+def test_a_gentle_undo_deletes_what_a_gentle_run_has_inserted(scores: Scores, manifest: Path) -> None:
+    users = add_users(scores.engine, 40)
+    scores.add(users[0], DAY, 42)
+    fill(scores, manifest, "--gentle", "--commit-every", "30")
+    assert keys_of(manifest) == [key for key in scores.filled() if key != (users[0], DAY)]
+    report = undo(scores, manifest, "--gentle", "--commit-every", "30", "--quiet")
+    assert (report["deleted"], report["kept"]) == (40 * DAYS - 1, 0)
+    assert scores.filled() == [(users[0], DAY)]
+
+
 def test_an_undo_stops_early_where_too_many_rows_fail(url: sa.URL, manifest: Path) -> None:
     scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
     add_users(scores.engine, 300)
