@@ -86,12 +86,10 @@ def test_a_mutant_is_judged_by_the_tests_that_execute_its_line_the_quickest_firs
 
 
 def test_a_mistake_in_a_constant_is_judged_by_tests_of_the_files_that_use_it() -> None:
-    line = "COMMAND = 2"
-    counts = Counts({"a": Executed(0.1, {"momentum/backfill/pace.py": {"1": 1}}), "b": Executed(0.1, {"x.py": {}})})
-    constant = "GROWTH = 4"
-    mutation = Mutation("momentum/backfill/pace.py", 1000, constant, line, on_import=True)
+    counts = Counts({"a": Executed(0.1, {"momentum/backfill/undo.py": {"1": 1}}), "b": Executed(0.1, {"x.py": {}})})
+    mutation = Mutation("momentum/backfill/report.py", 1000, "NAMED_FAILURES = 20", "", on_import=True)
     assert counts.chosen(mutation) == ["a"]
-    assert "momentum/backfill/fill.py" in users_of(Mutation("momentum/backfill/pace.py", 1, constant, line))
+    assert {"momentum/backfill/undo.py", "momentum/backfill/run.py"} <= set(users_of(mutation))
 
 
 def test_after_the_quickest_tests_cases_of_one_test_take_turns_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
