@@ -34,10 +34,12 @@ class LineCounts:
 
     Attributes:
         tests: For each test the seconds that it took, and by file and line how often that was executed.
+        failed: The tests that failed.
     """
 
     def __init__(self, limits: dict[str, int]) -> None:
         self.tests: dict[str, dict[str, Any]] = {}
+        self.failed: set[str] = set()
         self._limits = limits
         self._left = sys.maxsize
         self._counts: Counter[tuple[str, int]] = Counter()
@@ -74,6 +76,15 @@ class LineCounts:
                 files.setdefault(str(Path(name).relative_to(ROOT)), {})[line] = count
             self.tests[item.nodeid] = {"seconds": time.perf_counter() - started, "files": files}
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember a failure."""
+        if report.failed:
+            self.failed.add(report.nodeid)
+
+    def as_json(self) -> str:
+        """Return the counts of the tests that passed, because a test that fails by itself can't judge anything."""
+        return json.dumps({name: counts for name, counts in self.tests.items() if name not in self.failed})
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--count-lines", type=Path)
@@ -85,4 +96,4 @@ def pytest_configure(config: pytest.Config) -> None:
     counts = LineCounts(json.loads(limit.read_text(encoding="utf-8")) if limit else {})
     config.pluginmanager.register(counts)
     if path := config.getoption("--count-lines"):
-        config.add_cleanup(lambda: path.write_text(json.dumps(counts.tests), encoding="utf-8"))
+        config.add_cleanup(lambda: path.write_text(counts.as_json(), encoding="utf-8"))

@@ -290,6 +290,11 @@ def run_tests(folder: Path, *arguments: str | Path, url: str) -> tuple[int, str]
     return done.returncode, done.stdout
 
 
+def failures_in(output: str) -> list[str]:
+    """Return the lines of pytest's output that name a test that failed."""
+    return [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+
+
 def judge(mutation: Mutation, counts: Counts, folder: Path, url: str) -> str:
     """Return how a mutant was noticed; empty if it has survived."""
     path = folder / mutation.file
@@ -311,8 +316,7 @@ def judge(mutation: Mutation, counts: Counts, folder: Path, url: str) -> str:
             if code == ENDLESS:
                 return "an endless loop"
             if code:
-                failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                return failed[0] if failed else f"exit code {code}"
+                return next(iter(failures_in(output)), f"exit code {code}")
         return ""
     finally:
         path.write_text(source, encoding="utf-8")
@@ -353,11 +357,13 @@ def main() -> int:
                 name for folder in FOLDERS if folder.startswith(asked.only[: len(folder)]) for name in FOLDERS[folder]
             }
             code, output = run_tests(Path(directory) / "0", "--count-lines", kept.absolute(), *tests, url=url)
-            if code:
+            failed = failures_in(output)
+            if code and not failed:
                 kept.unlink(missing_ok=True)
                 print(output)
-                print("The tests fail without any mistake; make them pass first.")
                 return 1
+            for line in failed:
+                print(f"It fails without any mistake, so it judges nothing: {line}")
         counts = Counts.read(kept)
 
         def judged(mutation: Mutation) -> tuple[Mutation, str]:

@@ -1,10 +1,25 @@
 """The mistakes that `make mutants` makes, the sample that it draws, and the list of those that change nothing."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tools import mutants
 from tools.line_counts import ROOT
-from tools.mutants import Counts, Executed, Mutation, mutations_of, read_equivalent, reason_of, sample, users_of
+from tools.mutants import (
+    Counts,
+    Executed,
+    Mutation,
+    failures_in,
+    mutations_of,
+    read_equivalent,
+    reason_of,
+    sample,
+    users_of,
+)
 
 
 def mistakes(line: str) -> set[str]:
@@ -115,6 +130,18 @@ def test_what_is_executed_on_import_is_outside_of_functions() -> None:
         3: True,
         5: False,
     }
+
+
+def test_a_test_that_fails_by_itself_judges_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_two.py").write_text("def test_one(): pass\ndef test_other(): assert False\n", encoding="utf-8")
+    counts = tmp_path / "counts.json"
+    alone = ("-p", "tools.line_counts", "-c", os.devnull, "--rootdir", tmp_path, "--count-lines", counts, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *alone], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    [failed] = failures_in(done.stdout)
+    assert failed.rpartition("::")[2].startswith("test_other")
+    assert list(Counts.read(counts).tests) == ["test_two.py::test_one"]
 
 
 def test_a_test_may_execute_some_times_as_many_lines_as_without_a_mistake() -> None:
