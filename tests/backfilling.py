@@ -139,14 +139,14 @@ def scores_in(server: Server, layout: str) -> Iterator[Scores]:
 
 
 @contextlib.contextmanager
-def at_a_pause(act: Callable[[], None]) -> Iterator[list[str]]:
-    """Yield what a run in this process logs, and call a function where it says that it pauses."""
+def at_a_pause(act: Callable[[], None], why: str = "") -> Iterator[list[str]]:
+    """Yield what a run in this process logs, and call a function where it says that it pauses, and how that begins."""
     said: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             said.append(record.getMessage())
-            if said[-1].startswith("pausing"):
+            if said[-1].startswith(f"pausing: {why}"):
                 act()
 
     listener, logger = Listener(), logging.getLogger("momentum.backfill")

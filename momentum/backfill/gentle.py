@@ -48,10 +48,12 @@ class Obstacle(NamedTuple):
 
     Attributes:
         kind: The signal.
+        name: Whose it is; empty if that is the server.
         detail: A clause for people.
     """
 
     kind: str
+    name: str
     detail: str
 
 
@@ -136,13 +138,15 @@ def find_obstacle(reading: Reading, memory: Memory, *, paused: bool) -> Obstacle
     share = GOOD_AGAIN if paused else 1.0
     for replica, position in (reading.replayed or {}).items():
         if (lag := memory.lag(position, reading.at)) > LONGEST_LAG * share:
-            return Obstacle("replication lag", f"the replica {replica} is {lag:.1f} s behind")
+            return Obstacle("replication lag", replica, f"the replica {replica} is {lag:.1f} s behind")
     for slot, position in (reading.kept or {}).items():
         more = (reading.flushed or 0) - position - memory.kept.get(slot, 0)
         if more > MOST_KEPT * share:
-            return Obstacle("replication slots", f"the slot {slot} keeps {mebibytes(more)} more WAL than at first")
+            return Obstacle(
+                "replication slots", slot, f"the slot {slot} keeps {mebibytes(more)} more WAL than at first"
+            )
     if (reading.unarchived or 0) > MOST_UNARCHIVED * share:
-        return Obstacle("archiving", f"{mebibytes(reading.unarchived or 0)} of WAL wait to be archived")
+        return Obstacle("archiving", "", f"{mebibytes(reading.unarchived or 0)} of WAL wait to be archived")
     return None
 
 

@@ -227,7 +227,7 @@ class Throttle:
             obstacle = find_obstacle(reading, self._memory, paused=paused is not None)
             if obstacle is None or self._is_over():
                 break
-            if paused is None or paused.kind != obstacle.kind:
+            if paused is None or paused[:2] != obstacle[:2]:
                 logger.info("pausing: %s", obstacle.detail)
             paused = obstacle
             started = time.monotonic()

@@ -55,7 +55,7 @@ def test_a_replica_that_is_a_second_behind_is_waited_for_until_it_is_half_as_far
     assert read(memory, Reading(0.0, 200, {"one": 100, "two": 200})) is None
     assert read(memory, Reading(LONGEST_LAG, 300, {"one": 100, "two": 200})) is None
     found = read(memory, Reading(LONGEST_LAG + 0.1, 300, {"one": 100, "two": 200}))
-    assert found == Obstacle("replication lag", "the replica one is 1.1 s behind")
+    assert found == Obstacle("replication lag", "one", "the replica one is 1.1 s behind")
     # Then it has replayed what was written before the second reading.
     behind = Reading(LONGEST_LAG + 0.6, 300, {"one": 250, "two": 300})
     assert read(memory, behind, paused=True) is not None
@@ -68,7 +68,7 @@ def test_a_slot_is_waited_for_if_it_keeps_much_more_than_when_it_was_first_seen(
     assert read(memory, Reading(0.0, 9 * MOST_KEPT, kept={"old": 0})) is None, "how it came to that is not our doing"
     assert read(memory, Reading(1.0, 10 * MOST_KEPT, kept={"old": 0, "new": 10 * MOST_KEPT})) is None
     found = read(memory, Reading(2.0, 10 * MOST_KEPT + 1, kept={"old": 0, "new": 10 * MOST_KEPT}))
-    assert found == Obstacle("replication slots", "the slot old keeps 1,024 MiB more WAL than at first")
+    assert found == Obstacle("replication slots", "old", "the slot old keeps 1,024 MiB more WAL than at first")
     half = Reading(3.0, 10 * MOST_KEPT + 1, kept={"old": MOST_KEPT // 2, "new": 10 * MOST_KEPT})
     assert read(memory, half, paused=True) is not None
     gone = Reading(4.0, 10 * MOST_KEPT + 1, kept={"new": 10 * MOST_KEPT})

@@ -1,6 +1,7 @@
 """The signals of a real server, and a run that goes by them; a replica is in tests/scenarios/test_standby.py."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -94,7 +95,7 @@ def test_a_signal_that_the_server_refuses_is_named_once_and_the_others_are_read(
 def test_a_gentle_run_fills_everything(scores: Scores, workers: int) -> None:
     add_users(scores.engine, 100)
     report = run_backfill(scores.engine, Settings(ONE_DAY, commit_every=20, workers=workers, gentle=True))
-    assert (report.inserted, report.left_over, report.paused) == (100, 0, {})
+    assert (report.inserted, report.left_over) == (100, 0)
     assert report.commits >= 100 // 20
 
 
@@ -114,10 +115,12 @@ def test_a_gentle_run_waits_for_a_slot_that_keeps_what_it_writes(
         assert (held, 0 < scores.count() < 200) == (0, True), "no transaction is open during a pause"
         execute(server.admin_url, "select pg_drop_replication_slot(:slot)", slot=slot)
 
-    with at_a_pause(let_go) as said:
+    # The server may be shared with other tests, which have slots of their own.
+    own = f"the slot {slot} keeps "
+    with at_a_pause(let_go, own) as said:
         report = run_backfill(scores.engine, Settings(ONE_DAY, commit_every=20, gentle=True))
-    assert (report.inserted, report.left_over, list(report.paused)) == (200, 0, ["replication slots"])
-    assert [line for line in said if "WAL" in line or "going" in line] == [
-        f"pausing: the slot {slot} keeps 0 MiB more WAL than at first",
-        "going on",
-    ]
+    assert (report.inserted, report.left_over) == (200, 0)
+    assert report.paused["replication slots"] > 0
+    [line] = [line for line in said if own in line]
+    assert re.fullmatch(r"pausing: .* \d+ MiB more WAL than at first", line)
+    assert "going on" in said

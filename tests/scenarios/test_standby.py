@@ -164,7 +164,8 @@ GENTLE = ("--to", DAY, "--days", "50", "--no-discrepancies", "--json", "--commit
 @contextmanager
 def held_back(server: Server, standby: sa.URL, how: str) -> Iterator[Callable[[], None]]:
     """Hold back the replay of a standby; yield a function that lets it go on."""
-    with engine_of(server.as_admin(standby).set(query=standby.query)).connect() as connection:
+    admin = on_standby(server.as_admin(standby), Path(str(standby.query["host"])))
+    with engine_of(admin).connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
 
         def call(statements: Sequence[str]) -> None:
