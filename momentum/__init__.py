@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from momentum.models import MomentumPillar as MomentumPillar
     from momentum.models import MotivationJournal as MotivationJournal
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # The modules of the names that are not in momentum.models.
 _MODULES = {
