@@ -1,6 +1,6 @@
 """What `make mutants` does: change single lines of the backfill and the migrations, and see whether a test notices.
 
-Every test runs once while the lines that it executes are counted. Then each line of a seeded sample gets a small
+Every quick test runs once while the lines that it executes are counted. Then each line of a seeded sample gets a small
 mistake, in a copy of the repository, and the tests that execute the line run, the quickest first. The score is the
 share of mistakes that a test noticed, of those that can be noticed at all: tools/equivalent_mutants.toml lists the
 others, each with the reason.
@@ -343,6 +343,7 @@ def main() -> int:
     parser.add_argument("--only", default="momentum/", help="how the names of the files begin")
     parser.add_argument("--jobs", type=int, default=2, help="mutants that are judged at the same time; default 2")
     parser.add_argument("--counts", type=Path, help="the file that keeps the counts of lines for another run")
+    parser.add_argument("--slow", action="store_true", help="count slow tests too: a few more lines, half an hour more")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="momentum-mutants-") as directory, running_server() as server:
         url = as_text(server.admin_url)
@@ -356,7 +357,8 @@ def main() -> int:
             tests = {
                 name for folder in FOLDERS if folder.startswith(asked.only[: len(folder)]) for name in FOLDERS[folder]
             }
-            code, output = run_tests(Path(directory) / "0", "--count-lines", kept.absolute(), *tests, url=url)
+            which = [*tests] if asked.slow else ["-m", "not slow", *tests]
+            code, output = run_tests(Path(directory) / "0", "--count-lines", kept.absolute(), *which, url=url)
             failed = failures_in(output)
             if code and not failed:
                 kept.unlink(missing_ok=True)
