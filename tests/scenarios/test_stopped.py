@@ -72,7 +72,8 @@ def test_a_backfill_that_is_stopped_with_locks_lets_clients_through_and_resumes(
     users = add_users(scores.engine, 5)
     with engine_of(scores.url).connect() as holder:
         holder.execute(sa.text("select from auth.users where id = :user for update"), {"user": max(users)})
-        with started(scores.url, *FILL, "--lock-timeout", "600") as process:
+        # With a pause it waits for the page before it sends the commit.
+        with started(scores.url, *FILL, "--lock-timeout", "600", "--pause-ms", "1") as process:
             wait_until(
                 scores.url,
                 "exists (select from pg_stat_activity where datname = current_database() "
