@@ -49,7 +49,7 @@ from momentum.retries import Fault
 from momentum.wording import counted
 
 # The most users with gaps, and the most users who must be looked up, that one scan may return.
-MOST_GAPS = 30_000
+MOST_GAPS = 40_000
 
 # The attempts of a transaction for part of a page that failed as a whole.
 ATTEMPTS_OF_A_PIECE = 2
