@@ -152,6 +152,7 @@ def become(arguments: list[str], environ: dict[str, str], cwd: str, stdout: Conn
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(cwd)
+    earlier = sys.stdout
     for number, name, connection in ((1, "stdout", stdout), (2, "stderr", stderr)):
         os.dup2(connection.fileno(), number)
         connection.close()
@@ -160,5 +161,10 @@ def become(arguments: list[str], environ: dict[str, str], cwd: str, stdout: Conn
     # As in a terminal, although the tests may have been started where interrupts are ignored, as in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = arguments
-    with contextlib.closing(sys.stdout):
-        sys.exit(resolve_name(PROGRAMS[arguments[0]])())
+    try:
+        with contextlib.closing(sys.stdout):
+            sys.exit(resolve_name(PROGRAMS[arguments[0]])())
+    finally:
+        # What was imported before, such as Alembic's commands, writes there; a forked process doesn't flush it.
+        with contextlib.suppress(OSError):
+            earlier.flush()
