@@ -36,6 +36,7 @@ from momentum.backfill.batches import (
 from momentum.backfill.chunks import Chunks
 from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.manifest import as_line
+from momentum.backfill.pace import USERS
 from momentum.backfill.pages import Gaps, KeyRange, Outcome, Pages, Row, UserDay, UserGap, Written
 from momentum.backfill.report import NAMED_FAILURES, Report, is_too_many
 from momentum.backfill.session import End, Session, sleep_until
@@ -48,8 +49,9 @@ from momentum.errors import ConfigurationError
 from momentum.retries import Fault
 from momentum.wording import counted
 
-# The most users with gaps, and the most users who must be looked up, that one scan may return.
-MOST_GAPS = 40_000
+# The most users with gaps, and the most users who must be looked up, that one scan may return. Half of them is what a
+# walk aims at, so where everybody has a gap it goes on by as many as can be looked up.
+MOST_GAPS = 2 * USERS
 
 # The attempts of a transaction for part of a page that failed as a whole.
 ATTEMPTS_OF_A_PIECE = 2
