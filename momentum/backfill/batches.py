@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
-from momentum.backfill.pages import UserDay, UserGap
+from momentum.backfill.pages import BY_ID, UserDay, UserGap
 from momentum.retries import Fault
 
 # A worker looks for more users with gaps while there are fewer rows in the queue than this many transactions hold.
@@ -68,7 +68,7 @@ def cut(taken: Sequence[UserGap], rows: int) -> list[list[UserGap]]:
 
 def put_back(gaps: deque[UserGap], taken: Sequence[UserGap]) -> None:
     """Put back what was taken. The users stay in their order, which is the same in every transaction of every run."""
-    ordered = sorted([*taken, *gaps], key=lambda gap: (gap.shard, gap.user_id, gap.missing))
+    ordered = sorted([*taken, *gaps], key=lambda gap: (gap.shard, BY_ID(gap), gap.missing))
     gaps.clear()
     gaps.extend(ordered)
 

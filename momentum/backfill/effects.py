@@ -19,6 +19,8 @@ from momentum.connect.pipeline import Answer, ask
 
 CATALOG = Path(__file__).with_name("effects.sql").read_text(encoding="utf-8")
 FINGERPRINT = Path(__file__).with_name("fingerprint.sql").read_text(encoding="utf-8")
+# The end of its facts.
+NOT_KEPT = re.compile(r"(?ms)union all\s+-- What follows is not kept by the lock of a table.*?(?=^\))")
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 EVENTS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
@@ -137,8 +139,29 @@ class Catalog:
             "called": self.called,
             **{f"{kind}s": names for kind, names in self.sought.items()},
         }
-        parameters = (bindparam(name, sorted(value), ARRAY(String), unique=True) for name, value in values.items())
-        return text(FINGERPRINT).bindparams(*parameters).columns(column("fingerprint", String)).scalar_subquery()
+        query = NOT_KEPT.sub("", FINGERPRINT) if self.is_kept_by_lock else FINGERPRINT
+        parameters = (
+            bindparam(name, sorted(value), ARRAY(String), unique=True)
+            for name, value in values.items()
+            if f":{name} " in query
+        )
+        return text(query).bindparams(*parameters).columns(column("fingerprint", String)).scalar_subquery()
+
+    @property
+    def is_kept_by_lock(self) -> bool:
+        """Whether the lock of a statement that writes keeps all that has been followed or looked up as it is.
+
+        It does if that is only one relation, with what is attached to it, and nothing of that has a type or a function
+        that isn't the server's own.
+        """
+        sought = {kind for kind, names in self.sought.items() if names}
+        return (
+            len(self.followed) == 1
+            and not self.called
+            and sought <= {"relation"}
+            and self.sought["relation"] <= {self.relations[oid]["name"] for oid in self.followed}
+            and not any(self.relations[oid]["own types"] for oid in self.followed)
+        )
 
     def relation(self, name: str) -> str | None:
         """Return the oid of a relation whose name is written with its schema."""

@@ -167,7 +167,11 @@ facts (fact) as (
   union all
   select
     pg_catalog.jsonb_build_object(
-      'is', 'relation', 'oid', c.oid, 'schema', s.name, 'name', c.relname, 'kind', c.relkind
+      'is', 'relation', 'oid', c.oid, 'schema', s.name, 'name', c.relname, 'kind', c.relkind,
+      'own types', exists (
+        select from pg_catalog.pg_attribute as a
+        where a.attrelid = c.oid and a.attnum > 0 and a.atttypid >= 16384
+      )
     )
   from pg_catalog.pg_class as c
   inner join schemas as s on c.relnamespace = s.oid

@@ -535,7 +535,13 @@ class Filler:
         )
 
     def _send_pages(
-        self, connection: Connection, pages: Sequence[Sequence[UserGap]], token: uuid.UUID, *, ahead: bool = False
+        self,
+        connection: Connection,
+        pages: Sequence[Sequence[UserGap]],
+        token: uuid.UUID,
+        *,
+        ahead: bool = False,
+        earlier: int = 0,
     ) -> Answer[Inserted]:
         """Send pages together, and return what they insert.
 
@@ -544,10 +550,14 @@ class Filler:
             pages: The pages; more than one, or ahead, only in pipeline mode.
             token: What their rows may be told by, if they don't record their transaction.
             ahead: Whether the server may still be at other statements, so that only it knows how long a page takes.
+            earlier: How many pages of the transaction it has executed before.
         """
         statements = self._pages
         started = time.monotonic()
-        sent = [statements.insert_page(connection, page, token, keyed=self._keyed) for page in pages]
+        sent = [
+            statements.insert_page(connection, page, token, keyed=self._keyed, is_first=number == 0)
+            for number, page in enumerate(pages, start=earlier)
+        ]
         clock = statements.read_clock(connection) if ahead or len(pages) > 1 else None
 
         def read(written: Sequence[Written]) -> Inserted:
@@ -575,7 +585,8 @@ class Filler:
         may_pipeline = pipelined(connection) is not None
         while len(done.pages) < len(pages) and not (done.pages and self._ended()):
             at_once = pages_at_once(done.slowest or slowest) if may_pipeline else 1
-            go = self._send_pages(connection, pages[len(done.pages) :][:at_once], token).value
+            earlier = len(done.pages)
+            go = self._send_pages(connection, pages[earlier:][:at_once], token, earlier=earlier).value
             done.pages += go.pages
             done.slowest = max(done.slowest, go.slowest)
         return done

@@ -32,10 +32,6 @@ facts (fact) as (
   from pg_catalog.pg_constraint as c
   where c.conrelid = any(cast(:followed as oid[]))
   union all
-  select pg_catalog.concat_ws(' ', c.oid, c.conbin)
-  from pg_catalog.pg_constraint as c
-  where c.contypid = any(cast((select t.oids from types as t) as oid[]))
-  union all
   select pg_catalog.concat_ws(' ', i.indexrelid, i.indexprs, i.indpred)
   from pg_catalog.pg_index as i
   where i.indrelid = any(cast(:followed as oid[]))
@@ -47,6 +43,15 @@ facts (fact) as (
   select pg_catalog.concat_ws(' ', i.inhrelid)
   from pg_catalog.pg_inherits as i
   where i.inhparent = any(cast(:followed as oid[]))
+  union all
+  select pg_catalog.concat_ws(' ', c.oid, c.relnamespace)
+  from pg_catalog.pg_class as c
+  where c.relname = any(cast(:relations as name[])) and c.oid >= 16384
+  union all
+  -- What follows is not kept by the lock of a table.
+  select pg_catalog.concat_ws(' ', c.oid, c.conbin)
+  from pg_catalog.pg_constraint as c
+  where c.contypid = any(cast((select t.oids from types as t) as oid[]))
   union all
   select
     pg_catalog.concat_ws(
@@ -74,10 +79,6 @@ facts (fact) as (
       c.castsource = any(cast((select t.oids from types as t) as oid[]))
       or c.casttarget = any(cast((select t.oids from types as t) as oid[]))
     )
-  union all
-  select pg_catalog.concat_ws(' ', c.oid, c.relnamespace)
-  from pg_catalog.pg_class as c
-  where c.relname = any(cast(:relations as name[])) and c.oid >= 16384
 )
 
 select

@@ -4,6 +4,7 @@ import datetime
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -92,6 +93,9 @@ class KeyRange(NamedTuple):
 
 EVERYBODY = KeyRange(None, None)
 
+# The key by which gaps are sorted by user: ten times as fast as comparing UUIDs.
+BY_ID = attrgetter("user_id.int")
+
 # The conditions of users, on any column that holds their ids.
 Named = Callable[[ColumnElement[uuid.UUID]], list[ColumnElement[bool]]]
 
@@ -122,7 +126,7 @@ class Gaps(NamedTuple):
             self.users + others.users,
             self.candidates + others.candidates,
             self.eligible + others.eligible,
-            sorted(self.gaps + others.gaps),
+            sorted(self.gaps + others.gaps, key=BY_ID),
         )
 
 
@@ -180,7 +184,9 @@ class Pages:
         ]
         self._eligibility = eligibility
         self._day_by_day = eligibility.active_within is not None
-        self._insert_page = self._page_statement()
+        self._insert_page = self._insert_next = self._page_statement(self._conditions())
+        if fingerprint and fingerprint.is_kept_by_lock:
+            self._insert_next = self._page_statement(self._conditions(is_first=False))
         self._insert_rows = self._written(self._insert_statement(self._named_rows()))
         self._list = self._missing()
         self._look_again = self._look_again_statement()
@@ -269,7 +275,7 @@ class Pages:
         return self._read_gaps(connection, counted, limit)
 
     def insert_page(
-        self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool
+        self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool, is_first: bool
     ) -> Answer[Written]:
         """Insert the first rows that some users lack, by user and day, as many as are known.
 
@@ -278,6 +284,7 @@ class Pages:
             gaps: The users, with the number of rows that are expected of each.
             token: A random number of the transaction, for tables whose rows don't record which one wrote them.
             keyed: Whether the keys of the rows are wanted even if all of them are inserted.
+            is_first: Whether it is the first page of its transaction.
         """
         del token
         self._prepare(connection)
@@ -286,7 +293,8 @@ class Pages:
             "limit": sum(gap.missing for gap in gaps),
             "keyed": keyed,
         }
-        return ask(connection, self._insert_page, parameters).then(read_written)
+        statement = self._insert_page if is_first else self._insert_next
+        return ask(connection, statement, parameters).then(read_written)
 
     def read_clock(self, connection: Connection) -> Answer[float]:
         """Return the time by the server's clock, in seconds."""
@@ -462,21 +470,27 @@ class Pages:
         found = select(active.c.id.label("user_id"), days.c.day).select_from(active.join(days, true()))
         return found.order_by(active.c.id, days.c.day)
 
-    def _page_statement(self) -> Executable:
+    def _page_statement(self, conditions: Sequence[ColumnElement[bool]]) -> Executable:
         """Return the statement behind ``insert_page``, whose result is one row, whatever it inserts."""
         missing = self._missing().limit(bindparam("limit", type_=Integer))
         written = self._insert_statement(missing).cte("written")
-        conditions = self._conditions()
-        seen = select(written).where(*conditions).cte("seen") if conditions else written
-        number = select(func.count()).select_from(seen).scalar_subquery()
-        per_day = select(seen.c.day, func.count().label("number")).group_by(seen.c.day).subquery("per_day")
+        # Here alone, because this is what the server evaluates first.
+        per_day = (
+            select(written.c.day, func.count().label("number"))
+            .where(*conditions)
+            .group_by(written.c.day)
+            .subquery("per_day")
+        )
         days = select(
-            func.array_agg(per_day.c.day).label("days"), func.array_agg(per_day.c.number).label("numbers")
+            func.array_agg(per_day.c.day).label("days"),
+            func.array_agg(per_day.c.number).label("numbers"),
+            func.coalesce(func.sum(per_day.c.number), 0).label("number"),
         ).subquery("days")
         keys = (
-            select(func.array_agg(seen.c.user_id).label("user_ids"), func.array_agg(seen.c.day).label("days"))
-            .where(bindparam("keyed", type_=Boolean) | (number != bindparam("limit", type_=Integer)))
-            .subquery("keys")
+            select(func.array_agg(written.c.user_id).label("user_ids"), func.array_agg(written.c.day).label("days"))
+            .where(bindparam("keyed", type_=Boolean) | (days.c.number != bindparam("limit", type_=Integer)))
+            .correlate(days)
+            .lateral("keys")
         )
         return select(
             days.c.days, days.c.numbers, keys.c.user_ids, keys.c.days, seconds_of("statement_timestamp")
@@ -538,9 +552,13 @@ class Pages:
         conditions = self._conditions()
         return select(statement.cte("written")).where(*conditions) if conditions else statement
 
-    def _conditions(self) -> list[ColumnElement[bool]]:
-        """Return the conditions of every statement that changes rows."""
-        conditions = [self._fingerprint.is_unchanged()] if self._fingerprint else []
+    def _conditions(self, *, is_first: bool = True) -> list[ColumnElement[bool]]:
+        """Return the conditions of every statement that changes rows.
+
+        Args:
+            is_first: Whether no other one of its transaction has found that what runs for a row hasn't changed.
+        """
+        conditions = [self._fingerprint.is_unchanged()] if self._fingerprint and is_first else []
         return [*conditions, own_path()] if self._own_path else conditions
 
     def _prepare(self, connection: Connection) -> None:
@@ -603,5 +621,6 @@ def read_gaps(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:
     if not fits:
         return None
     # Here, because the server would sort all users, and not only those with gaps.
-    gaps = sorted(UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True))
+    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True)]
+    gaps.sort(key=BY_ID)
     return Gaps(int(users), int(candidates), int(eligible), gaps), list(unsure or ())

@@ -5,6 +5,7 @@ not wait for an answer is sent together, so that a distant server costs one roun
 """
 
 import enum
+import functools
 import itertools
 import logging
 import random
@@ -14,7 +15,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, overload
 
 import psycopg
-from sqlalchemy import URL, ColumnElement, Connection, Engine, func, literal_column, null, select, text
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Select, func, literal_column, null, select, text
 from sqlalchemy.exc import DBAPIError
 
 from momentum.backfill.faults import classify, sqlstate
@@ -476,16 +477,7 @@ class Session:
         """Begin a transaction and set its limits; if it writes, the last two columns are those of ``Begun``."""
         connection.info.pop(OWN_PATH, None)
         ask(connection, self._begins)
-        # A trigger of the score table must find every other setting as a client does.
-        pinned = {"search_path": SEARCH_PATH, **ONCE} if writes else PINNED
-        settings = {**pinned, **ENDING, **self.limits.for_transaction(BY_USER)}
-        columns: list[ColumnElement[Any]] = [keep_own_path()] if writes else []
-        columns += [*changes(settings), *corrections()]
-        if writes:
-            # As text, because the driver doesn't know the type xid8.
-            columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))
-            columns.append(literal_column(LIFE) if self._can_read_life else null())
-        return ask(connection, select(*columns))
+        return ask(connection, beginning(self.limits, writes=writes, reads_life=writes and self._can_read_life))
 
     def _read_once(self, connection: Connection, work: Callable[[Connection], Any]) -> Any:
         """Run a function that reads, and end its transaction."""
@@ -585,3 +577,26 @@ class Session:
         # In another life of the server the id is perhaps somebody else's; or it is so old that it is forgotten.
         is_certain = row.status == "committed" and begun.life == row.life is not None
         return is_certain or found is not None, found
+
+
+@functools.cache
+def beginning(limits: Limits, *, writes: bool, reads_life: bool) -> Select[Any]:
+    """Return the query with which a transaction begins: it sets the limits and, if it writes, returns ``Begun``.
+
+    It is made once: to make it takes longer than to execute it.
+
+    Args:
+        limits: The limits of the transaction.
+        writes: Whether it writes.
+        reads_life: Whether it reads the server's life.
+    """
+    # A trigger of the score table must find every other setting as a client does.
+    pinned = {"search_path": SEARCH_PATH, **ONCE} if writes else PINNED
+    settings = {**pinned, **ENDING, **limits.for_transaction(BY_USER)}
+    columns: list[ColumnElement[Any]] = [keep_own_path()] if writes else []
+    columns += [*changes(settings), *corrections()]
+    if writes:
+        # As text, because the driver doesn't know the type xid8.
+        columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))
+        columns.append(literal_column(LIFE) if reads_life else null())
+    return select(*columns)

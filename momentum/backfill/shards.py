@@ -36,6 +36,7 @@ from sqlalchemy import (
 
 from momentum.backfill.eligibility import ACCOUNTS, EVENTS, Eligibility
 from momentum.backfill.pages import (
+    BY_ID,
     Gaps,
     KeyRange,
     Named,
@@ -94,15 +95,15 @@ class ShardedPages(Pages):
         def by_shard(rows: Rows) -> Gaps:
             shards = {row.id: row.shard for row in rows}
             gaps = [gap._replace(shard=shards[gap.user_id]) for gap in found.gaps]
-            return found._replace(gaps=sorted(gaps, key=lambda gap: (gap.shard, gap.user_id)))
+            return found._replace(gaps=sorted(gaps, key=lambda gap: (gap.shard, BY_ID(gap))))
 
         return ask(connection, statement, parameters).then(by_shard)
 
     def insert_page(
-        self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool
+        self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool, is_first: bool
     ) -> Answer[Written]:
         """Insert the rows that some users of one shard lack; of the last one, as many as are known."""
-        del keyed  # They are what the server returns.
+        del keyed, is_first  # The server returns the keys, and looks at no triggers.
         self._prepare(connection)
         last = gaps[-1].user_id
         parameters = {
@@ -201,8 +202,9 @@ class ShardedPages(Pages):
             .order_by(active.c.id, day)
         )
 
-    def _page_statement(self) -> Executable:
+    def _page_statement(self, conditions: Sequence[ColumnElement[bool]]) -> Executable:
         """Return the statement behind ``insert_page``, which returns the rows that it inserts."""
+        assert not conditions  # Citus takes no such statement in a query that could have them.
         found = self._missing().order_by(None).subquery("found")
         number = func.row_number().over(partition_by=found.c.user_id, order_by=found.c.day).label("number")
         numbered = select(found.c.user_id, found.c.day, number).subquery("numbered")
@@ -210,7 +212,7 @@ class ShardedPages(Pages):
             numbered.c.number <= bindparam("most", type_=Integer)
         )
         missing = select(numbered.c.user_id, numbered.c.day).where(is_known)
-        return self._written(self._insert_statement(missing.order_by(numbered.c.user_id, numbered.c.day)))
+        return self._insert_statement(missing.order_by(numbered.c.user_id, numbered.c.day))
 
     def _row_of(self, missing: FromClause) -> dict[str, ColumnElement[Any]]:
         """Return the columns of the default row of a missing user-day, with their values."""

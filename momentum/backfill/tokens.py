@@ -1,5 +1,6 @@
 """The tokens of SQL and PL/pgSQL, so that comments and strings can be told apart from what is executed."""
 
+import functools
 import re
 import sys
 from typing import NamedTuple
@@ -14,12 +15,15 @@ LONGEST_NAME = 63
 GAP = r"'(?:[ \t\f\v]|--[^\n\r]*)*+[\n\r](?:\s|--[^\n\r]*[\n\r])*+'"
 
 
-def pattern(prefix: str) -> re.Pattern[str]:
-    """Return the pattern of a token.
+@functools.cache
+def pattern(*, conforming: bool) -> re.Pattern[str]:
+    """Return the pattern of a token, compiled once there is something to read: that takes as long as a query.
 
     Args:
-        prefix: The pattern of what is before a string in which a backslash begins an escape.
+        conforming: As for ``tokens_of``.
     """
+    # What is before a string in which a backslash begins an escape.
+    prefix = "e" if conforming else "[en]?"
     # As in the server's lexer: https://www.postgresql.org/docs/current/sql-syntax-lexical.html
     return re.compile(
         rf"""
@@ -38,9 +42,6 @@ def pattern(prefix: str) -> re.Pattern[str]:
         re.VERBOSE | re.DOTALL | re.IGNORECASE | re.ASCII,
     )
 
-
-# With standard_conforming_strings, and without.
-CONFORMING, NOT_CONFORMING = pattern("e"), pattern("[en]?")
 
 QUOTE = re.compile(rf"{GAP}|''")
 ESCAPE = re.compile(
@@ -83,7 +84,7 @@ def tokens_of(sql: str, *, conforming: bool = True, single_byte: bool = False) -
         conforming: Whether a backslash is itself in a string without a prefix: standard_conforming_strings.
         single_byte: Whether each character is a byte in the database's encoding.
     """
-    scanned = scan(sql, CONFORMING if conforming else NOT_CONFORMING)
+    scanned = scan(sql, pattern(conforming=conforming))
     tokens = []
     number = 0
     while number < len(scanned):

@@ -58,10 +58,12 @@ class Fingerprint:
     Attributes:
         query: The query for it.
         found: The state that was looked at.
+        is_kept_by_lock: Whether it stays the same until the end of a transaction that has found it unchanged.
     """
 
     query: ScalarSelect[str]
     found: str
+    is_kept_by_lock: bool
 
     @classmethod
     def read(cls, connection: Connection, catalog: Catalog) -> "Answer[Fingerprint]":
@@ -69,8 +71,8 @@ class Fingerprint:
 
         The transaction has to see the same state as when the catalog was read.
         """
-        query = catalog.fingerprint()
-        return ask(connection, select(query)).then(lambda rows: cls(query, rows[0][0]))
+        query, is_kept_by_lock = catalog.fingerprint(), catalog.is_kept_by_lock
+        return ask(connection, select(query)).then(lambda rows: cls(query, rows[0][0], is_kept_by_lock))
 
     def is_unchanged(self) -> ColumnElement[bool]:
         """Return a condition of a query that writes rows, which fails with ``CHANGED`` before it has written any.

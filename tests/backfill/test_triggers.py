@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from momentum.backfill import DayRange, Report, Settings, fill, run_backfill
+from momentum.backfill.effects import Catalog
 from momentum.backfill.fill import NOBODY
 from momentum.backfill.settings import Limits
-from momentum.backfill.triggers import when
+from momentum.backfill.triggers import Fingerprint, find_triggers, when
 from momentum.backfill.undo import UndoReport, run_undo
 from momentum.errors import ConfigurationError
 from momentum.testing import Server
@@ -307,7 +309,7 @@ BORROWED = {
         "planted.valid(integer)",
     ),
     "an index": (
-        "create index valid_ones on {table} (planted.valid(events_count))",
+        "create index valid_ones on {table} (planted.valid(pg_catalog.hashtext(cast(user_id as text))))",
         "index valid_ones",
         "planted.valid(integer)",
     ),
@@ -489,6 +491,83 @@ def test_a_function_by_a_name_that_a_trigger_calls_is_looked_at_once_it_is_there
         with pytest.raises(ConfigurationError, match=r"public\.told\(integer\), which belongs to"):
             planting.run()
         assert not was_executed(scores)
+
+
+# Changes of a table after which something else runs for its rows, or a row of it means something else.
+OF_THE_TABLE = {
+    "a trigger": "create trigger push before insert on {table} for each row execute function planted.push()",
+    "whether triggers fire": "alter table {table} disable trigger user",
+    "a rule": "create rule none as on insert to {table} do instead nothing",
+    "a default": "alter table {table} alter score set default 1",
+    "a column": "alter table {table} add more boolean default planted.valid(1)",
+    "a check": "alter table {table} add constraint valid check (planted.valid(1)) not valid",
+    "a foreign key": "alter table {table} add foreign key (user_id) references auth.users (id)",
+    "an index": "create index valid_ones on {table} (planted.valid(1))",
+    "a policy": "create policy valid on {table} using (planted.valid(1))",
+    "row security": "alter table {table} force row level security",
+    "its name": "alter table {table} rename to other",
+    "its schema": "alter table {table} set schema planted",
+}
+
+
+@pytest.mark.parametrize("change", OF_THE_TABLE)
+def test_nothing_about_a_table_changes_between_two_pages_of_a_transaction(
+    server: Server, planter: str, change: str
+) -> None:
+    """Only the first page of a transaction compares what runs for a row, if all that is the table's own."""
+    with planted_in(server, "fresh", planter) as (scores, plant), scores.engine.connect() as filling:
+        filling.exec_driver_sql(f"lock table {scores.relation} in row exclusive mode")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            plant("set lock_timeout = '10ms'; " + OF_THE_TABLE[change])
+
+
+KEPT = {
+    "a table of our own": ("fresh", "", True),
+    "the app's table": ("legacy.seed", "", True),
+    **{f"with {case}": ("legacy.seed", sql, False) for case, (sql, _, _) in BORROWED.items()},
+    "with a type of its own": (
+        "legacy.seed",
+        "create domain public.points as integer; alter table {table} add points public.points",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_the_lock_of_a_table_keeps_what_runs_for_a_row_unless_that_has_parts_elsewhere(
+    server: Server, planter: str, case: str
+) -> None:
+    layout, sql, is_kept = KEPT[case]
+    with planted_in(server, layout, planter) as (scores, plant), scores.engine.connect() as connection:
+        if sql:
+            plant(sql)
+        catalog = Catalog.read(connection).value
+        find_triggers(connection, catalog, scores.relation, "insert", ("user_id",))
+        assert catalog.is_kept_by_lock == is_kept
+        assert Fingerprint.read(connection, catalog).value.is_kept_by_lock == is_kept
+
+
+@pytest.mark.parametrize("calls", [False, True], ids=["table", "function"])
+def test_what_runs_for_a_row_is_compared_once_per_transaction_or_with_each_page(server: Server, calls: bool) -> None:
+    with scores_in(server, "legacy.seed") as scores:
+        engine = scores.engine
+        add_users(engine, 3)
+        if calls:
+            run(
+                scores.url,
+                "create function public.same() returns trigger language plpgsql as 'begin return new; end'; "
+                f"create trigger same before insert on {scores.relation} for each row execute function public.same()",
+            )
+        pages: list[bool] = []
+
+        @sa.event.listens_for(engine, "before_cursor_execute")
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if "INSERT INTO" in statement:
+                pages.append("pg_catalog.md5" in statement)
+
+        report = run_backfill(engine, Settings(DayRange(DAY, DAY), page_size=1, commit_every=3))
+        assert (report.inserted, report.commits) == (3, 1)
+        assert pages == [True, calls, calls]
 
 
 @pytest.mark.parametrize("after", [1, 9], ids=["at first", "once statements are prepared"])

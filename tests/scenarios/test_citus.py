@@ -632,7 +632,7 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(
         for page in ([gaps[0]._replace(missing=1)], [*gaps[:2], gaps[2]._replace(missing=1)], found.gaps):
             inserted = []
             for pages in (join, lookup):
-                written = pages.insert_page(connection, page, uuid.uuid4(), keyed=True).value
+                written = pages.insert_page(connection, page, uuid.uuid4(), keyed=True, is_first=True).value
                 assert written.rows is not None
                 assert written.by_day == Counter(day for _, day in written.rows)
                 inserted.append(sorted(tuple(row) for row in written.rows))
@@ -670,7 +670,7 @@ def test_the_ids_of_a_page_are_random_and_those_of_two_pages_differ(stand_in_url
         gaps = pages.find_by_user(connection, EVERYBODY).value.gaps
         ids: list[uuid.UUID] = []
         for _ in range(2):
-            assert pages.insert_page(connection, gaps, uuid.uuid4(), keyed=True).value.rows
+            assert pages.insert_page(connection, gaps, uuid.uuid4(), keyed=True, is_first=True).value.rows
             ids += connection.scalars(
                 sa.text("select id from legacy.daily_engagement_scores where source = 'backfill'")
             ).all()
@@ -698,7 +698,7 @@ def test_nothing_is_asked_that_citus_refuses_or_carries_through_the_coordinator(
         _ = pages.count_by_day(connection, users).value
         _ = pages.count_present_by_day(connection, keys=EVERYBODY, by_scan=False, divisible=True).value
         _ = pages.list_active(connection, users).value
-        _ = pages.insert_page(connection, [UserGap(user, 1)], user, keyed=True).value
+        _ = pages.insert_page(connection, [UserGap(user, 1)], user, keyed=True, is_first=True).value
         pages.look_again(connection, rows)
         pages.is_kept(connection, rows, 1)
         pages.insert_rows(connection, rows)
@@ -789,7 +789,7 @@ def test_one_server_of_a_cluster_inserts_a_page(cluster_url: sa.URL) -> None:
             page = take(deque(gaps), 500)
             assert 0 < len(page) < len(gaps)
             statements.clear()
-            assert pages.insert_page(connection, page, uuid.uuid4(), keyed=True).value.by_day
+            assert pages.insert_page(connection, page, uuid.uuid4(), keyed=True, is_first=True).value.by_day
             connection.rollback()
             [(statement, parameters)] = [one for one in statements if "INSERT INTO" in one[0]]
             plan = "\n".join(connection.exec_driver_sql(f"explain {statement}", parameters).scalars())
@@ -936,7 +936,9 @@ def test_rows_of_a_distributed_table_are_kept_if_all_are_there(url: sa.URL) -> N
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         missing = pages.list_missing(connection, users).value
         token = uuid.uuid4()
-        inserted = pages.insert_page(connection, [UserGap(missing[0].user_id, 1)], token, keyed=True).value.rows
+        inserted = pages.insert_page(
+            connection, [UserGap(missing[0].user_id, 1)], token, keyed=True, is_first=True
+        ).value.rows
         assert inserted is not None
         assert pages.is_kept(connection, inserted, 0)
         found = pages.find_written(connection, users, 0, token)
