@@ -269,7 +269,7 @@ def test_a_pool_with_a_time_limit_is_refused_for_a_table_of_more_than_a_megabyte
         f"alter role {supabase_url.username} in database {supabase_url.database} set statement_timeout = '{limit}'",
     )
     # A page has room for one of these texts, and a table of pages for nothing else.
-    run(supabase_url, "create table public.t (a text storage plain)")
+    run(supabase_url, "create table public.t (a text); alter table public.t alter a set storage plain")
     execute(supabase_url, "insert into public.t select repeat('x', 8000) from generate_series(1, :pages)", pages=pages)
     monkeypatch.setattr(operations, "keeps_session", lambda *_: keeps)
     monkeypatch.setattr(operations, "SIZE", sa.text(operations.SIZE.text.replace("total_relation", "relation")))

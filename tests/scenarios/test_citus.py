@@ -417,8 +417,10 @@ def test_clients_reach_the_schema_of_shards_and_no_role_may_log_in_that_might_no
     usage = "select has_schema_privilege('authenticated', 'legacy', 'usage')"
     login = "select rolname from pg_roles where rolcanlogin order by 1"
     before = fetch(stand_in_url, login)
+    # Until PostgreSQL 15, who may create roles may change all of them.
+    [may_not] = fetch(stand_in_url, "select current_setting('server_version_num')::int >= 160000")
     done = psql(stand_in_url, DISTRIBUTE)
-    assert "the workers have to let the role authenticated log in" in done.stderr
+    assert ("the workers have to let the role authenticated log in" in done.stderr) == may_not
     apply(stand_in_url, UNDISTRIBUTE)
     for script, may in ((DISTRIBUTE, True), (UNDISTRIBUTE, False)):
         done = psql(server.as_admin(stand_in_url), script)
