@@ -9,7 +9,7 @@ import typer
 
 from momentum import __version__, status
 from momentum.backfill import cli as backfill
-from momentum.command import run_app
+from momentum.command import leave, run_app
 from momentum.migrate import cli as migrations
 from momentum.testing import __main__ as databases
 from momentum.verify import __main__ as verify
@@ -65,9 +65,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["backfill"]:
         # It also writes its errors in the format of its log.
-        sys.exit(backfill.run(arguments[1:], f"{COMMAND} backfill"))
+        leave(backfill.run(arguments[1:], f"{COMMAND} backfill"))
     repeated = databases.before_run(arguments) if arguments[:1] == ["db"] else arguments
-    sys.exit(run_app(app, COMMAND, arguments, repeated=repeated))
+    leave(run_app(app, COMMAND, arguments, repeated=repeated))
 
 
 if __name__ == "__main__":

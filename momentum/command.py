@@ -1,9 +1,11 @@
 """Shared parts of this package's commands: each ends with an exit code, and an error is one line."""
 
+import gc
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from typer import Option
 from typer.exceptions import TyperException
@@ -68,6 +70,12 @@ def run_app(
             # The messages of errors would repeat it, with its password.
             return complain(f"A URL belongs after {URL_OPTION} only; see {name} --help.", 2)
         return settle(output, run_guarded(app, name, arguments, complain), complain)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code, and don't look for garbage before: that is a fifth of a short command."""
+    gc.freeze()
+    sys.exit(code)
 
 
 def run_guarded(app: "Typer", name: str, arguments: list[str], complain: Callable[[str, int], int]) -> int:

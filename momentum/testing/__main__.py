@@ -9,7 +9,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from momentum.command import run_app
+from momentum.command import leave, run_app
 from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
@@ -136,7 +136,7 @@ def before_run(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command and end the process with its exit code."""
     arguments = sys.argv[1:]
-    sys.exit(run_app(app, COMMAND, arguments, repeated=before_run(arguments)))
+    leave(run_app(app, COMMAND, arguments, repeated=before_run(arguments)))
 
 
 if __name__ == "__main__":
