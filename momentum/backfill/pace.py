@@ -14,8 +14,8 @@ SAMPLE = 5_000
 
 # The most users that one scan of the table may cover.
 SCANNED_USERS = 4_000_000
-# By how much less a statement looks up in a gentle run, which lasts some hundredths of a second then.
-GENTLER = 40
+# By how much less a statement looks up in a gentle run: it lasts as long as one of its small transactions then.
+GENTLER = 160
 # The factor by which a step is at least larger than the one before, if it is, and by which one that failed is made
 # smaller.
 GROWTH = 4

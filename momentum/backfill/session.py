@@ -477,7 +477,8 @@ class Session:
         """Begin a transaction and set its limits; if it writes, the last two columns are those of ``Begun``."""
         connection.info.pop(OWN_PATH, None)
         ask(connection, self._begins)
-        return ask(connection, beginning(self.limits, writes=writes, reads_life=writes and self._can_read_life))
+        reads_life = writes and self._can_read_life
+        return ask(connection, beginning(self.limits, writes, reads_life=reads_life, is_spread=self._is_spread))
 
     def _read_once(self, connection: Connection, work: Callable[[Connection], Any]) -> Any:
         """Run a function that reads, and end its transaction."""
@@ -580,7 +581,7 @@ class Session:
 
 
 @functools.cache
-def beginning(limits: Limits, *, writes: bool, reads_life: bool) -> Select[Any]:
+def beginning(limits: Limits, writes: bool, *, reads_life: bool, is_spread: bool) -> Select[Any]:
     """Return the query with which a transaction begins: it sets the limits and, if it writes, returns ``Begun``.
 
     It is made once: to make it takes longer than to execute it.
@@ -589,9 +590,10 @@ def beginning(limits: Limits, *, writes: bool, reads_life: bool) -> Select[Any]:
         limits: The limits of the transaction.
         writes: Whether it writes.
         reads_life: Whether it reads the server's life.
+        is_spread: Whether other servers write the rows: which ones depends on the users, so each page has its own plan.
     """
     # A trigger of the score table must find every other setting as a client does.
-    pinned = {"search_path": SEARCH_PATH, **ONCE} if writes else PINNED
+    pinned = {"search_path": SEARCH_PATH, **({} if is_spread else ONCE)} if writes else PINNED
     settings = {**pinned, **ENDING, **limits.for_transaction(BY_USER)}
     columns: list[ColumnElement[Any]] = [keep_own_path()] if writes else []
     columns += [*changes(settings), *corrections()]

@@ -161,6 +161,16 @@ def test_no_statement_of_a_transaction_that_writes_comes_before_its_limits(
             assert len([sql for sql in sent if "pg_control_checkpoint" in sql]) == readable + (number == 0)
 
 
+@pytest.mark.parametrize(("is_spread", "mode"), [(False, "force_generic_plan"), (True, "auto")])
+def test_pages_have_one_plan_unless_it_depends_on_the_users_which_server_executes_them(
+    url: sa.URL, is_spread: bool, mode: str
+) -> None:
+    engine = create_engine(url, "momentum-tests")
+    found: sa.ColumnElement[str] = sa.literal_column("pg_catalog.current_setting('plan_cache_mode')")
+    with Session(engine, Limits(), read_only=False, sleep=lambda _: None, is_spread=is_spread) as session:
+        assert session.write(lambda connection: connection.scalar(sa.select(found)), lambda *_: True) == mode
+
+
 NOTES = sa.text("create table public.notes (note text primary key deferrable initially deferred)")
 
 
