@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 # The most that a statement looks up: a second or two, where a server's limit may be two minutes.
-USERS = 20_000
+USERS = 15_000
 USER_DAYS = 1_500_000
-# The users of the first step, which shows how much is missing.
-SAMPLE = 5_000
+# The users of the first step, which shows how much is missing; with room for it, the next is GROWTH times as large.
+SAMPLE = USERS // 4
 
 # The most users that one scan of the table may cover.
 SCANNED_USERS = 4_000_000

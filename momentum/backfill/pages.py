@@ -187,7 +187,7 @@ class Pages:
         self._insert_page = self._insert_next = self._page_statement(self._conditions())
         if fingerprint and fingerprint.is_kept_by_lock:
             self._insert_next = self._page_statement(self._conditions(is_first=False))
-        self._insert_rows = self._written(self._insert_statement(self._named_rows()))
+        self._insert_rows = written(self._insert_statement(self._named_rows()), self._conditions())
         self._list = self._missing()
         self._look_again = self._look_again_statement()
         self._delete = self._delete_statement()
@@ -473,13 +473,10 @@ class Pages:
     def _page_statement(self, conditions: Sequence[ColumnElement[bool]]) -> Executable:
         """Return the statement behind ``insert_page``, whose result is one row, whatever it inserts."""
         missing = self._missing().limit(bindparam("limit", type_=Integer))
-        written = self._insert_statement(missing).cte("written")
+        rows = self._insert_statement(missing).cte("written")
         # Here alone, because this is what the server evaluates first.
         per_day = (
-            select(written.c.day, func.count().label("number"))
-            .where(*conditions)
-            .group_by(written.c.day)
-            .subquery("per_day")
+            select(rows.c.day, func.count().label("number")).where(*conditions).group_by(rows.c.day).subquery("per_day")
         )
         days = select(
             func.array_agg(per_day.c.day).label("days"),
@@ -487,7 +484,7 @@ class Pages:
             func.coalesce(func.sum(per_day.c.number), 0).label("number"),
         ).subquery("days")
         keys = (
-            select(func.array_agg(written.c.user_id).label("user_ids"), func.array_agg(written.c.day).label("days"))
+            select(func.array_agg(rows.c.user_id).label("user_ids"), func.array_agg(rows.c.day).label("days"))
             .where(bindparam("keyed", type_=Boolean) | (days.c.number != bindparam("limit", type_=Integer)))
             .correlate(days)
             .lateral("keys")
@@ -538,19 +535,12 @@ class Pages:
     def _delete_statement(self) -> Executable:
         """Return the DELETE behind ``delete_untouched``."""
         rows = named_rows()
-        return self._written(
+        statement = (
             delete(self._table)
             .where(*self._is(rows), *self._untouched)
             .returning(self._table.c.user_id, self._day.label("day"))
         )
-
-    def _written(self, statement: ReturningInsert[Any] | ReturningDelete[Any]) -> Executable:
-        """Return a statement that changes rows if what runs for them hasn't changed, and runs that under its own path.
-
-        The conditions are the same for all rows, so the server evaluates them before it fires the first trigger.
-        """
-        conditions = self._conditions()
-        return select(statement.cte("written")).where(*conditions) if conditions else statement
+        return written(statement, self._conditions())
 
     def _conditions(self, *, is_first: bool = True) -> list[ColumnElement[bool]]:
         """Return the conditions of every statement that changes rows.
@@ -582,6 +572,16 @@ class Pages:
         if keys.upto is not None:
             conditions.append(key <= keys.upto)
         return conditions
+
+
+def written(
+    statement: ReturningInsert[Any] | ReturningDelete[Any], conditions: Sequence[ColumnElement[bool]]
+) -> Executable:
+    """Return a statement that changes rows if what runs for them hasn't changed, and runs that under its own path.
+
+    The conditions are the same for all rows, so the server evaluates them before it fires the first trigger.
+    """
+    return select(statement.cte("written")).where(*conditions) if conditions else statement
 
 
 def in_parameter(key: ColumnElement[uuid.UUID], name: str = "ids") -> list[ColumnElement[bool]]:

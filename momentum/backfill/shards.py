@@ -49,6 +49,7 @@ from momentum.backfill.pages import (
     bind_rows,
     in_parameter,
     named_rows,
+    written,
 )
 from momentum.connect.pipeline import Answer, Rows, ask
 from momentum.scores import ScoreTable
@@ -204,7 +205,6 @@ class ShardedPages(Pages):
 
     def _page_statement(self, conditions: Sequence[ColumnElement[bool]]) -> Executable:
         """Return the statement behind ``insert_page``, which returns the rows that it inserts."""
-        assert not conditions  # Citus takes no such statement in a query that could have them.
         found = self._missing().order_by(None).subquery("found")
         number = func.row_number().over(partition_by=found.c.user_id, order_by=found.c.day).label("number")
         numbered = select(found.c.user_id, found.c.day, number).subquery("numbered")
@@ -212,7 +212,7 @@ class ShardedPages(Pages):
             numbered.c.number <= bindparam("most", type_=Integer)
         )
         missing = select(numbered.c.user_id, numbered.c.day).where(is_known)
-        return self._insert_statement(missing.order_by(numbered.c.user_id, numbered.c.day))
+        return written(self._insert_statement(missing.order_by(numbered.c.user_id, numbered.c.day)), conditions)
 
     def _row_of(self, missing: FromClause) -> dict[str, ColumnElement[Any]]:
         """Return the columns of the default row of a missing user-day, with their values."""

@@ -13,10 +13,10 @@ LIMIT = 60.0
 @pytest.mark.parametrize(
     ("days", "looked_up", "number"),
     [
-        (1, 20_000, 5_000),
-        (75, 20_000, 5_000),
-        (76, 19_736, 5_000),
-        (150, 10_000, 5_000),
+        (1, 15_000, 3_750),
+        (100, 15_000, 3_750),
+        (101, 14_851, 3_750),
+        (150, 10_000, 3_750),
         (500, 3_000, 3_000),
         (1_500_000, 1, 1),
         (9_999_999, 1, 1),
@@ -33,7 +33,7 @@ def test_where_everybody_in_the_sample_has_a_gap_a_walk_goes_on_with_as_many_as_
     assert Pace.at_first(30).after(SAMPLE, 0.1, LIMIT, room).number == USERS
 
 
-@pytest.mark.parametrize(("days", "looked_up"), [(1, 125), (75, 125), (150, 62), (1_500_000, 1)])
+@pytest.mark.parametrize(("days", "looked_up"), [(1, 93), (100, 93), (150, 62), (1_500_000, 1)])
 def test_a_gentle_walk_looks_up_less_and_grows_no_further(days: int, looked_up: int) -> None:
     pace = Pace.at_first(days, gentle=True)
     assert pace == pace.after(looked_up, 0.0, LIMIT, math.inf) == Pace(looked_up, looked_up, looked_up)
@@ -41,18 +41,18 @@ def test_a_gentle_walk_looks_up_less_and_grows_no_further(days: int, looked_up: 
 
 @pytest.mark.parametrize(
     ("room", "number"),
-    [(0.0, 5_000), (3.99, 5_000), (4.0, 20_000), (299, 1_495_000), (math.inf, 1_500_000)],
+    [(0.0, 3_750), (3.99, 3_750), (4.0, 15_000), (299, 1_121_250), (math.inf, 1_125_000)],
 )
 def test_a_walk_goes_on_with_as_many_users_as_there_is_room_for_by_what_was_found(room: float, number: int) -> None:
-    assert Pace.at_first(30).after(5_000, 0.1, LIMIT, room) == Pace(20_000, number, SCANNED_USERS)
+    assert Pace.at_first(30).after(3_750, 0.1, LIMIT, room) == Pace(15_000, number, SCANNED_USERS)
 
 
 @pytest.mark.parametrize(
     ("seconds", "number"),
-    [(0.0, 4_000_000), (0.03, 4_000_000), (0.5, 300_000), (7.49, 20_026), (7.5, 5_000), (59.0, 5_000)],
+    [(0.0, 4_000_000), (0.02, 4_000_000), (0.5, 225_000), (7.49, 15_020), (7.5, 3_750), (59.0, 3_750)],
 )
 def test_a_walk_does_not_grow_where_the_next_step_could_take_half_of_the_limit(seconds: float, number: int) -> None:
-    assert Pace.at_first(30).after(5_000, seconds, LIMIT, math.inf).number == number
+    assert Pace.at_first(30).after(3_750, seconds, LIMIT, math.inf).number == number
 
 
 def test_a_step_that_read_fewer_users_makes_a_walk_no_slower() -> None:
@@ -65,7 +65,7 @@ def test_a_scan_that_was_too_much_is_for_a_fourth_of_the_users_and_never_for_mor
     pace = Pace(USERS, 320_000, SCANNED_USERS).after_too_many(320_000)
     assert pace == Pace(USERS, 80_000, 80_000)
     assert pace.after(80_000, 0.0, LIMIT, math.inf) == pace
-    assert pace.after_too_many(80_000) == Pace(USERS, USERS, USERS)
+    assert pace.after_too_many(4 * USERS) == Pace(USERS, USERS, USERS)
     assert pace.after_too_many(50_000).number == USERS, "never fewer than can be looked up"
 
 
@@ -75,7 +75,7 @@ def test_a_look_up_that_was_too_much_is_for_half_of_the_users_down_to_one() -> N
     while pace.number > 1:
         pace = pace.after_too_many(pace.number)
         tried.append(pace.number)
-    assert tried == [10_000, 5_000, 2_500, 1_250, 625, 312, 156, 78, 39, 19, 9, 4, 2, 1]
+    assert tried == [7_500, 3_750, 1_875, 937, 468, 234, 117, 58, 29, 14, 7, 3, 1]
     assert pace.after_too_many(1) == Pace(USERS, 1, 1)
     assert pace.after(1, 0.0, LIMIT, math.inf).number == 1
 
@@ -84,7 +84,7 @@ def test_one_user_is_the_least_that_is_read() -> None:
     assert [is_divisible(number) for number in (1, 2, 100)] == [False, True, True]
 
 
-@pytest.mark.parametrize(("left", "number"), [(500_000, 500_000), (20_000, 20_000), (3, 20_000), (0, 20_000)])
+@pytest.mark.parametrize(("left", "number"), [(500_000, 500_000), (15_000, 15_000), (3, 15_000), (0, 15_000)])
 def test_the_last_scan_is_for_the_users_who_are_left(left: int, number: int) -> None:
     assert Pace(USERS, SCANNED_USERS, SCANNED_USERS).with_left(left) == Pace(USERS, number, number)
 
