@@ -402,9 +402,8 @@ class Filler:
             elif step is Step.FILL:
                 return True
             else:
-                if not self._aborted:
-                    worker.session.settle()
-                    self._answer(worker)
+                worker.session.settle()
+                self._answer(worker)
                 # A transaction that was lost has given its users back.
                 if step is Step.END and (self._ended() or not worker.own):
                     return False

@@ -128,7 +128,7 @@ class Session:
         read_only: Whether its transactions only read.
         sleep: Pauses for some seconds between two attempts.
         isolation: The isolation level of its transactions.
-        is_aborted: Returns whether all is to end at once.
+        is_aborted: Returns whether all is to end at once; what would commit then raises KeyboardInterrupt instead.
         is_stopping: Returns whether no other transaction should begin.
         is_spread: Whether other servers write the rows, each in a transaction that it may commit before this one.
 
@@ -290,7 +290,7 @@ class Session:
             earlier, self._open = self._open, None
             committed: Answer[Rows] | None = None
             try:
-                committed = ask(connection, COMMIT) if earlier else None
+                committed = self._commit(connection) if earlier else None
                 begun = self._begin(connection, writes=True)
                 # Its id arrives while the server is at its pages, so that the next message is there when they are done.
                 flush(connection)
@@ -319,12 +319,18 @@ class Session:
         assert self._connection is not None
         committed: Answer[Rows] | None = None
         try:
-            committed = ask(self._connection, COMMIT)
+            committed = self._commit(self._connection)
             _ = committed.value
         except DBAPIError as error:
             self._end(earlier, committed, error)
         else:
             self._end(earlier, committed)
+
+    def _commit(self, connection: Connection) -> Answer[Rows]:
+        """Commit, unless all is to end at once: nobody would count or report it."""
+        if self._is_aborted():
+            raise KeyboardInterrupt
+        return ask(connection, COMMIT)
 
     def _end(self, earlier: Open, committed: Answer[Rows] | None, error: DBAPIError | None = None) -> DBAPIError | None:
         """Tell what became of a transaction, once it is known whether its commit, or what was sent with it, has failed.
@@ -514,7 +520,7 @@ class Session:
                 self._lost_since = None
         begun = self._begun(answer)
         try:
-            _ = ask(connection, COMMIT).value
+            _ = self._commit(connection).value
         except DBAPIError as error:
             if classify(error) is not Fault.LOST:
                 raise

@@ -133,6 +133,13 @@ def test_the_victim_of_a_deadlock_tries_again(server: Server, scores: Scores) ->
     run(admin_url, f"alter database {scores.url.database} set deadlock_timeout = '700ms'")
     engine = scores.engine
     errors = errors_of(engine)
+    other_has_both = threading.Event()
+
+    @sa.event.listens_for(engine, "handle_error")
+    def let_the_other_have_both(_: sa.engine.ExceptionContext) -> None:
+        # Another try may get a lock before the one who waits for it is awake, and that would be another deadlock.
+        other_has_both.wait(HANGS)
+
     lock = sa.text("select from auth.users where id = :user for update")
     done: list[Report] = []
     worker = threading.Thread(target=lambda: done.append(fill(engine, Settings(ONE_DAY, limits=Limits(30)))[0]))
@@ -146,6 +153,7 @@ def test_the_victim_of_a_deadlock_tries_again(server: Server, scores: Scores) ->
             "where not l.granted and a.datname = current_database())",
         )
         other.execute(lock, {"user": users[0]})
+        other_has_both.set()
     worker.join()
     assert errors == ["40P01"]
     assert (done[0].inserted, done[0].retries, done[0].failed) == (20, 1, 0)

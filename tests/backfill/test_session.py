@@ -379,6 +379,38 @@ def test_what_is_left_of_a_commit_that_was_sent_before_its_result_was_there_is_a
     assert notes_in(url) == (["a", "b"] if forwarded else ["b"])
 
 
+@pytest.mark.parametrize("then", ["settle", "read", "write", "write ahead"])
+def test_nothing_is_committed_once_all_is_to_end_at_once(url: sa.URL, then: str) -> None:
+    run(url, str(NOTES))
+    aborted: list[bool] = []
+    engine = create_engine(url, "momentum-tests")
+    with writing(engine, is_aborted=lambda: bool(aborted)) as (session, settled, write):
+        write("a")
+        aborted.append(True)
+        with pytest.raises(KeyboardInterrupt):
+            {
+                "settle": session.settle,
+                "read": lambda: session.read(lambda connection: connection.scalar(sa.text("select 1"))),
+                "write": lambda: session.write(lambda _: None, lambda *_: True),
+                "write ahead": lambda: write("b"),
+            }[then]()
+    assert (settled, notes_in(url)) == ([], [])
+
+
+def test_a_transaction_is_rolled_back_if_all_is_to_end_while_it_writes(url: sa.URL) -> None:
+    run(url, str(NOTES))
+    aborted: list[bool] = []
+
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.text("insert into public.notes values ('a')"))
+        aborted.append(True)
+
+    engine = create_engine(url, "momentum-tests")
+    with writing(engine, is_aborted=lambda: bool(aborted)) as (session, _, _), pytest.raises(KeyboardInterrupt):
+        session.write(work, lambda *_: True)
+    assert notes_in(url) == []
+
+
 def test_a_transaction_that_is_open_when_its_session_is_closed_is_rolled_back(url: sa.URL, ends: Ends) -> None:
     session, settled, write = ends
     write("a")
