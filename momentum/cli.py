@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import platform
-import sys
 from typing import Annotated
 
 import typer
 
 from momentum import __version__, status
 from momentum.backfill import cli as backfill
-from momentum.command import leave, run_app
+from momentum.command import run_app, run_process
 from momentum.migrate import cli as migrations
 from momentum.testing import __main__ as databases
 from momentum.verify import __main__ as verify
@@ -62,12 +61,20 @@ app.add_typer(databases.app, name="db")
 
 def main() -> None:
     """Run the command and end the process with its exit code."""
-    arguments = sys.argv[1:]
+    run_process(run)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code; every error is one line on standard error.
+
+    Args:
+        arguments: The arguments after the command's name.
+    """
     if arguments[:1] == ["backfill"]:
         # It also writes its errors in the format of its log.
-        leave(backfill.run(arguments[1:], f"{COMMAND} backfill"))
+        return backfill.run(arguments[1:], f"{COMMAND} backfill")
     repeated = databases.before_run(arguments) if arguments[:1] == ["db"] else arguments
-    leave(run_app(app, COMMAND, arguments, repeated=repeated))
+    return run_app(app, COMMAND, arguments, repeated=repeated)
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ def backfill(url: sa.URL, *arguments: str, program: Sequence[str] = (str(PROGRAM
             "--quiet",
             *arguments,
         ],
-        env={**os.environ, URL_VARIABLES[0]: as_text(url)},
+        # An installed package is compiled when it first runs.
+        env={**os.environ, URL_VARIABLES[0]: as_text(url), "PYTHONDONTWRITEBYTECODE": ""},
         capture_output=True,
         text=True,
         check=True,

@@ -35,7 +35,7 @@ from momentum.backfill.settings import (
     Limits,
     Settings,
 )
-from momentum.command import PRECEDENCE, URL_HELP, URL_OPTION, leave, run_app
+from momentum.command import PRECEDENCE, URL_HELP, URL_OPTION, run_app, run_process
 from momentum.connect.environment import DEFAULT_ENV_FILE
 from momentum.errors import ConfigurationError, MomentumError
 from momentum.streams import guarded_streams
@@ -62,7 +62,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptio
 
 def main() -> None:
     """Run the command and exit with its exit code."""
-    leave(run(sys.argv[1:]))
+    run_process(run)
 
 
 def run(arguments: list[str], name: str = COMMAND) -> int:

@@ -2,14 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
 
-from momentum.command import leave, run_app
+from momentum.command import run_app, run_process
 from momentum.connect.engine import create_engine
 from momentum.connect.environment import URL_VARIABLES
 from momentum.connect.url import as_text
@@ -135,8 +134,7 @@ def before_run(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command and end the process with its exit code."""
-    arguments = sys.argv[1:]
-    leave(run_app(app, COMMAND, arguments, repeated=before_run(arguments)))
+    run_process(lambda arguments: run_app(app, COMMAND, arguments, repeated=before_run(arguments)))
 
 
 if __name__ == "__main__":

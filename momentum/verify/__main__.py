@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import text
 
-from momentum.command import URL_OPTION, EnvFile, Url, leave, run_app
+from momentum.command import URL_OPTION, EnvFile, Url, run_app, run_process
 from momentum.connect.engine import check_server, connection_errors, create_engine
 from momentum.connect.env_file import find_url
 from momentum.connect.url import describe
@@ -66,7 +66,7 @@ def verify(
 
 def main() -> None:
     """Run the command and end the process with its exit code."""
-    leave(run_app(app, COMMAND, sys.argv[1:]))
+    run_process(lambda arguments: run_app(app, COMMAND, arguments))
 
 
 if __name__ == "__main__":
