@@ -22,7 +22,16 @@ from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.settings import SECONDS_OF_RECONNECTING, Limits
 from momentum.connect.engine import keeps_session, reason, stop_preparing
 from momentum.connect.pipeline import Answer, Rows, ask, enter_pipeline, flush, leave_pipeline, pipelined, send
-from momentum.connect.settings import ENDING, OWN_PATH, PINNED, SEARCH_PATH, changes, corrections, keep_own_path
+from momentum.connect.settings import (
+    ENDING,
+    OWN_PATH,
+    PINNED,
+    SEARCH_PATH,
+    as_statements,
+    changes,
+    corrections,
+    keep_own_path,
+)
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
 from momentum.retries import Fault, jittered
@@ -38,6 +47,9 @@ BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 ONCE = {"plan_cache_mode": "force_generic_plan"}
 # Reading the whole table once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
+
+# What set_config() sets doesn't reach the other servers of a cluster; after this, what SET LOCAL sets does.
+REACHING_SHARDS = {"citus.propagate_set_commands": "local"}
 
 # The life of a server: a text that changes once it has crashed, or another one has taken over, after which the id of a
 # transaction that was lost may be given to another one. A recovery ends with a checkpoint (there are others, but
@@ -156,6 +168,9 @@ class Session:
         # Whatever the role's own is, a page must see what the lock of its table has waited for.
         self._begins = text(f"begin isolation level {isolation}{' read only' if read_only else ''}")
         self.limits = limits
+        # There the rows are looked up and locked.
+        on_shards = {**REACHING_SHARDS, **limits.for_transaction(BY_USER)} if is_spread else {}
+        self._settings_on_shards = [text(statement) for statement in as_statements(on_shards)]
         self._sleep = sleep
         self._is_aborted = is_aborted
         self._is_stopping = is_stopping
@@ -482,7 +497,8 @@ class Session:
     def _begin(self, connection: Connection, *, writes: bool) -> Answer[Rows]:
         """Begin a transaction and set its limits; if it writes, the last two columns are those of ``Begun``."""
         connection.info.pop(OWN_PATH, None)
-        ask(connection, self._begins)
+        for statement in (self._begins, *self._settings_on_shards):
+            ask(connection, statement)
         reads_life = writes and self._can_read_life
         return ask(connection, beginning(self.limits, writes, reads_life=reads_life, is_spread=self._is_spread))
 

@@ -158,21 +158,22 @@ def run_undo(
     def sleep(seconds: float) -> None:
         sleep_until(should_stop, seconds)
 
-    with Session(engine, settings.limits, read_only=settings.dry_run, sleep=sleep, is_stopping=should_stop) as session:
+    def look(attempts: int | None = None) -> Pages:
+        database = look_at_rows(engine, settings, "delete", attempts)
+        report.triggers = database.triggers
+        # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
+        return pages_for(database, Eligibility(database.account_columns, settings.days, database.now))
 
-        def look(attempts: int | None = None) -> Pages:
-            database = look_at_rows(engine, settings, "delete", attempts)
-            report.triggers = database.triggers
-            # Users who have been deleted or banned since still have rows to undo, and the range doesn't matter.
-            return pages_for(database, Eligibility(database.account_columns, settings.days, database.now))
-
-        undoing = Undoing(
-            session,
-            Statements(look(attempts=1), look),
-            settings,
-            report,
-            logged(on_failure, report.reasons),
-        )
+    pages = look(attempts=1)
+    with Session(
+        engine,
+        settings.limits,
+        read_only=settings.dry_run,
+        sleep=sleep,
+        is_stopping=should_stop,
+        is_spread=pages.is_spread,
+    ) as session:
+        undoing = Undoing(session, Statements(pages, look), settings, report, logged(on_failure, report.reasons))
         throttle = Throttle(session, settings, Signals() if settings.gentle else None, sleep, should_stop)
         for rows in batches(listed, throttle.rows):
             if should_stop() or report.gave_up:

@@ -171,6 +171,25 @@ def test_pages_have_one_plan_unless_it_depends_on_the_users_which_server_execute
         assert session.write(lambda connection: connection.scalar(sa.select(found)), lambda *_: True) == mode
 
 
+@pytest.mark.parametrize("is_spread", [False, True])
+def test_where_other_servers_write_the_rows_the_limits_and_the_planners_settings_are_sent_on_to_them(
+    url: sa.URL, is_spread: bool
+) -> None:
+    sent: list[str] = []
+    engine = create_engine(url, "momentum-tests")
+    sa.event.listen(engine, "before_cursor_execute", lambda _1, _2, sql, *_: sent.append(sql))
+    with Session(engine, Limits(lock_timeout=3), read_only=False, sleep=lambda _: None, is_spread=is_spread) as session:
+        session.write(lambda _: None, lambda *_: True)
+        session.read(lambda _: None)
+    expected = [
+        "set local citus.propagate_set_commands = 'local'",
+        "set local lock_timeout = '3000ms'",
+        "set local statement_timeout = '60000ms'",
+        *(f"set local {name} = 'off'" for name in ("enable_seqscan", "enable_bitmapscan", "jit")),
+    ]
+    assert [sql for sql in sent if "set local" in sql] == 2 * expected * is_spread
+
+
 NOTES = sa.text("create table public.notes (note text primary key deferrable initially deferred)")
 
 
@@ -387,13 +406,14 @@ def test_nothing_is_committed_once_all_is_to_end_at_once(url: sa.URL, then: str)
     with writing(engine, is_aborted=lambda: bool(aborted)) as (session, settled, write):
         write("a")
         aborted.append(True)
+        steps: dict[str, Callable[[], object]] = {
+            "settle": session.settle,
+            "read": lambda: session.read(lambda connection: connection.scalar(sa.text("select 1"))),
+            "write": lambda: session.write(lambda _: None, lambda *_: True),
+            "write ahead": lambda: write("b"),
+        }
         with pytest.raises(KeyboardInterrupt):
-            {
-                "settle": session.settle,
-                "read": lambda: session.read(lambda connection: connection.scalar(sa.text("select 1"))),
-                "write": lambda: session.write(lambda _: None, lambda *_: True),
-                "write ahead": lambda: write("b"),
-            }[then]()
+            steps[then]()
     assert (settled, notes_in(url)) == ([], [])
 
 

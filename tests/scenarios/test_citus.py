@@ -203,7 +203,7 @@ def verify(url: sa.URL) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def backfill(url: sa.URL, *options: str, code: int = 0) -> dict[str, object]:
+def backfill(url: sa.URL, *options: str, code: int = 0) -> dict[str, Any]:
     """Run the command over the range and return its report."""
     text = as_text(url)
     done = subprocess.run(
@@ -214,7 +214,7 @@ def backfill(url: sa.URL, *options: str, code: int = 0) -> dict[str, object]:
         check=False,
     )
     assert done.returncode == code, done.stderr
-    report: dict[str, object] = json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
     return report
 
 
@@ -588,6 +588,7 @@ def test_an_undo_deletes_from_a_distributed_table_by_a_statement_of_its_own(
         name="legacy.daily_engagement_scores",
     )
     assert {statement.split()[0] for statement in undo()} == {"DELETE"}
+    assert "set local lock_timeout = '2000ms'" in statements, "the servers that hold the rows would wait for ever"
     execute(stand_in_url, "delete from pg_catalog.pg_dist_partition")
     assert {statement.split()[0] for statement in undo()} == {"WITH"}, "it would have been inside of another statement"
 
@@ -815,7 +816,7 @@ def test_every_option_works_on_a_cluster(cluster_url: sa.URL, tmp_path: Path) ->
     within = backfill(cluster_url, "--active-within", "3", "--dry-run")
     active = backfill(cluster_url, "--active-within", "3", "--manifest", str(manifest), "--max-error-rate", "1")
     assert active["eligible"] == within["eligible"]
-    tried = int(str(active["inserted"])) + int(str(active["failed"]))
+    tried = active["inserted"] + active["failed"]
     assert tried == within["inserted"]
     assert 0 < tried < len(expected)
     report = backfill(cluster_url, "--manifest", str(manifest), "--max-error-rate", "1", "--commit-every", "50")
@@ -838,6 +839,27 @@ def test_every_option_works_on_a_cluster(cluster_url: sa.URL, tmp_path: Path) ->
     assert (again.deleted, again.absent, again.failed) == (listed - first.deleted, first.deleted, 0)
     assert missing(cluster_url) == expected
     assert rows_of(cluster_url) == before
+
+
+@pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
+def test_a_page_waits_for_a_lock_on_a_shard_no_longer_than_it_may(cluster_url: sa.URL) -> None:
+    run(cluster_url, LOAD)
+    apply(cluster_url, DISTRIBUTE)
+    expected = missing(cluster_url)
+    user, day = sorted(expected)[len(expected) // 2]
+    with engine_of(cluster_url).connect() as client:
+        client.execute(
+            sa.text("insert into legacy.daily_engagement_scores (user_id, score_ts, score) values (:user, :day, 1)"),
+            {"user": user, "day": datetime.datetime.combine(day, datetime.time(), datetime.UTC)},
+        )
+        report = backfill(cluster_url, "--lock-timeout", "0.2", "--attempts", "2", "--max-error-rate", "1")
+        client.rollback()
+    # A user who is locked is taken to be locked on all days.
+    left = missing(cluster_url)
+    assert (user, day) in left <= {row for row in expected if row[0] == user}
+    assert (report["inserted"], report["failed"]) == (len(expected) - len(left), len(left))
+    [reason] = report["reasons"]
+    assert (reason["sqlstate"], reason["message"]) == ("55P03", "canceling statement due to lock timeout")
 
 
 @pytest.mark.skipif(CLUSTER is None, reason="MOMENTUM_TEST_CITUS_URL names no Citus cluster")
