@@ -27,7 +27,7 @@ from momentum.connect.engine import create_engine
 from momentum.connect.url import as_text
 from momentum.testing import Server, running_server
 from tools import marked
-from tools.bench import DAY, DAYS, FIRST, LAST, SCORES, backfill, execute, limit
+from tools.bench import DAY, DAYS, FIRST, LAST, SCORES, backfill, connect_without_limit, execute, limit
 
 PATH = Path(__file__).parents[1] / "docs" / "scaling.md"
 
@@ -254,7 +254,8 @@ def measure_look(server: Server, users: int) -> Looked:
             "vacuum analyze",
         )
         night = ("--from", str(LAST), "--no-discrepancies")
-        with psycopg.connect(as_text(url), autocommit=True) as connection:
+        with connect_without_limit(url) as connection:
+            connection.autocommit = True
             connection.execute(NIGHT)  # neither of the two is to pay for a cold start
             started = time.monotonic()
             connection.execute(NIGHT)
