@@ -474,6 +474,7 @@ class Network:
         self._delay = seconds / 2
         self._client_spoke = False
         self._loop = asyncio.new_event_loop()
+        self._ended = asyncio.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = url.set(host="127.0.0.1", port=self._listener.getsockname()[1]).difference_update_query(["host"])
 
@@ -483,14 +484,17 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
-        self._listener.close()
 
     def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.create_task(asyncio.start_server(self._accept, sock=self._listener))
-        self._loop.run_forever()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._listen())
+
+    async def _listen(self) -> None:
+        server = await asyncio.start_server(self._accept, sock=self._listener)
+        await self._ended.wait()
+        server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # As the server does; otherwise an answer would wait until the client has acknowledged the one before.
