@@ -62,6 +62,9 @@ AFTER_A_LOSS = 2
 # Seconds that the functions that are called after a commit may take, if the next transaction is to be open meanwhile.
 LONGEST_SETTLING = 0.2
 
+# Seconds that workers may take to count and list what they have committed, once all is to end at once.
+LONGEST_END = 2.0
+
 # The rows that a dry run counts in one statement.
 ROWS_PER_COUNT = 50_000
 
@@ -323,6 +326,9 @@ class Filler:
                 thread.join()
         except BaseException:
             self._abort()
+            until = time.monotonic() + LONGEST_END
+            for thread in threads:
+                thread.join(max(until - time.monotonic(), 0.0))
             raise
         if self._error is not None:
             raise self._error

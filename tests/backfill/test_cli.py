@@ -665,8 +665,11 @@ def test_an_interrupted_run_ends_its_page_commits_and_says_how_to_go_on(
 
 
 @pytest.mark.usefixtures("blocked")
-def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(url: sa.URL, engine: sa.Engine) -> None:
-    process = start(url)
+def test_a_second_interrupt_aborts_at_once_and_keeps_and_lists_what_was_committed(
+    url: sa.URL, engine: sa.Engine, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    process = start(url, "--manifest", str(manifest))
     wait_until(url, WAITING)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
@@ -676,6 +679,7 @@ def test_a_second_interrupt_aborts_at_once_and_keeps_what_was_committed(url: sa.
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "Error: Interrupted; uncommitted work is rolled back."
     assert count_scores(engine) == 1000
+    assert len(manifest.read_text(encoding="utf-8").splitlines()) == 1000
 
 
 # In this database, for the tests share a server.
