@@ -135,14 +135,18 @@ class Chunks:
             return self._pages.may_scan and is_scan_cheaper(self._pace.number, self._length, table, limit)
 
         if is_scanned():
-            upto = self._pages.next_key(connection, self._after, self._pace.number)
-            if upto is not None or self._pace.number <= self.looked_up:
-                return Step(upto, self._pace.number, by_scan=True)
+            number = self._pace.number
+            if number <= self.looked_up or self._next_key(connection, self._pace.most_at_last) is not None:
+                return Step(self._next_key(connection, number), number, by_scan=True)
             self._pace = self._pace.with_left(self._pages.count_after(connection, self._after))
             if is_scanned():
                 return Step(None, self._pace.number, by_scan=True)
         number = min(self._pace.number, self.looked_up)
-        return Step(self._pages.next_key(connection, self._after, number), number, by_scan=False)
+        return Step(self._next_key(connection, number), number, by_scan=False)
+
+    def _next_key(self, connection: Connection, number: int) -> uuid.UUID | None:
+        """Return the id that is a number of users further; None if there are fewer left."""
+        return self._pages.next_key(connection, self._after, number)
 
     def _measure(self, connection: Connection) -> TableSize:
         """Return the current size of the score table."""

@@ -16,6 +16,9 @@ SAMPLE = USERS // 4
 SCANNED_USERS = 4_000_000
 # By how much less a statement looks up in a gentle run: it lasts as long as one of its small transactions then.
 GENTLER = 160
+# By how many times as many users the last scan may cover: another one, for the few who would be left, costs as much. A
+# step aims at half of what may be found, so there is room.
+LAST_SCAN = 1.5
 # The factor by which a step is at least larger than the one before, if it is, and by which one that failed is made
 # smaller.
 GROWTH = 4
@@ -54,6 +57,11 @@ class Pace:
     number: int
     most: int
 
+    @property
+    def most_at_last(self) -> int:
+        """The most users that the next scan may cover if it is the last one."""
+        return min(int(self.number * LAST_SCAN), self.most)
+
     @classmethod
     def at_first(cls, days: int, *, gentle: bool = False) -> "Pace":
         """Return the pace at which a walk over a number of days begins.
@@ -68,7 +76,8 @@ class Pace:
     def after(self, tried: int, seconds: float, limit: float, room: float) -> "Pace":
         """Return the pace after a step: faster, unless the next one might find too much or come near the limit.
 
-        A scan costs the same for any number of users. So there are to be few, and the first step shows how few.
+        A scan costs the same for any number of users. So there are to be few, and the first step shows how few. How
+        long that took matters only for looking up more users, of whom there are never more than GROWTH times as many.
 
         Args:
             tried: The users that it read.
@@ -78,8 +87,7 @@ class Pace:
         """
         if seconds * GROWTH >= limit / 2 or room < GROWTH:
             return self
-        factor = min(room, limit / 2 / seconds) if seconds else room
-        number = self.most if tried * factor >= self.most else int(tried * factor)
+        number = self.most if tried * room >= self.most else int(tried * room)
         return replace(self, number=max(self.number, number))
 
     def after_too_many(self, tried: int) -> "Pace":

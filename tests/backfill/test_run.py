@@ -779,6 +779,21 @@ def test_where_little_is_lacking_the_second_scan_is_for_everybody(
     assert users_seen(engine, Settings(DAYS)) == seen
 
 
+@pytest.mark.parametrize(("users", "seen"), [(13, [2, 13]), (14, [2, 10, 14])])
+def test_the_last_scan_is_also_for_the_few_who_would_be_left(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, users: int, seen: list[int]
+) -> None:
+    first = min(add_users(engine, users))
+    run_backfill(engine, Settings(DAYS))
+    with engine.begin() as connection:
+        connection.execute(sa.text("delete from legacy.daily_engagement_scores where user_id = :user"), {"user": first})
+    monkeypatch.setattr(pace, "SCANNED_PAGE", 0)
+    monkeypatch.setattr(pace, "USERS", 2)
+    monkeypatch.setattr(fill, "MOST_GAPS", 8)
+    # One of two lacks rows, so there is room for 4 times as many, or half as many more at last.
+    assert users_seen(engine, Settings(DAYS)) == seen
+
+
 def test_a_scan_that_finds_more_than_can_be_held_is_for_fewer_users(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -797,30 +812,31 @@ def run_out_of_space(connection: sa.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "by"),
+    ("spoiled", "time", "by"),
     [
-        ("AS rows", run_out_of_time),
-        ("OFFSET %", run_out_of_time),
-        ("AS rows", run_out_of_space),
+        ("AS rows", 3, run_out_of_time),
+        # The second scan looked whether it was the last one.
+        ("OFFSET %", 4, run_out_of_time),
+        ("AS rows", 3, run_out_of_space),
     ],
     ids=["the scan takes too long", "the look ahead takes too long", "the scan needs too much space"],
 )
 def test_a_scan_that_fails_for_its_size_is_the_last_one_for_so_many_users(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, spoiled: str, by: Callable[[sa.Connection], None]
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, spoiled: str, time: int, by: Callable[[sa.Connection], None]
 ) -> None:
     add_users(engine, 60)
     run_backfill(engine, Settings(DAYS))
     monkeypatch.setattr(pace, "SCANNED_PAGE", 0)
     monkeypatch.setattr(pace, "USERS", 2)
     monkeypatch.setattr(fill, "MOST_GAPS", 8)
-    scans = 0
+    times = 0
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def spoil(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        nonlocal scans
+        nonlocal times
         if spoiled in statement:
-            scans += 1
-            if scans == 3:
+            times += 1
+            if times == time:
                 by(connection)
 
     # The third one would have been for 32 users; a quarter of these will do.
