@@ -641,7 +641,7 @@ class Filler:
 
     def _answer(self, worker: Worker) -> None:
         """Find out what became of the rows that were not inserted as expected, and insert what is still missing."""
-        if not worker.questions:
+        if self._aborted or not worker.questions:
             return
         # A transaction that is still open may be about the same users.
         worker.session.settle()

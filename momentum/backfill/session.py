@@ -168,7 +168,7 @@ class Session:
         # Whatever the role's own is, a page must see what the lock of its table has waited for.
         self._begins = text(f"begin isolation level {isolation}{' read only' if read_only else ''}")
         self.limits = limits
-        # There the rows are looked up and locked.
+        # The servers of a cluster that hold the shards look up and lock the rows.
         on_shards = {**REACHING_SHARDS, **limits.for_transaction(BY_USER)} if is_spread else {}
         self._settings_on_shards = [text(statement) for statement in as_statements(on_shards)]
         self._sleep = sleep
