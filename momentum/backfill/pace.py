@@ -9,8 +9,6 @@ from typing import NamedTuple
 # The most that a statement looks up: a second or two, where a server's limit may be two minutes.
 USERS = 15_000
 USER_DAYS = 1_500_000
-# The users of the first step, which shows how much is missing; with room for it, the next is GROWTH times as large.
-SAMPLE = USERS // 4
 
 # The most users that one scan of the table may cover.
 SCANNED_USERS = 4_000_000
@@ -22,6 +20,8 @@ LAST_SCAN = 1.5
 # The factor by which a step is at least larger than the one before, if it is, and by which one that failed is made
 # smaller.
 GROWTH = 4
+# The users of the first step, which shows how much is missing; with room for it, the next looks up as many as it may.
+SAMPLE = USERS // GROWTH
 
 # The measured cost of reading, in microseconds: of a page when the whole table is scanned; of a user, and of a user's
 # row, when each is looked up. Where the table is larger than the server's buffers, a row costs a page as well.
@@ -87,8 +87,7 @@ class Pace:
         """
         if seconds * GROWTH >= limit / 2 or room < GROWTH:
             return self
-        number = self.most if tried * room >= self.most else int(tried * room)
-        return replace(self, number=max(self.number, number))
+        return replace(self, number=max(self.number, int(min(tried * room, self.most))))
 
     def after_too_many(self, tried: int) -> "Pace":
         """Return the pace after a step that took too long or found too much: slower, and never that fast again."""
