@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ARRAY, Connection, ScalarSelect, String, bindparam, column, text
+from sqlalchemy.dialects.postgresql import OID
 
 from momentum.backfill.tokens import UNREADABLE, Token, tokens_of
 from momentum.connect.pipeline import Answer, ask
 
 CATALOG = Path(__file__).with_name("effects.sql").read_text(encoding="utf-8")
 FINGERPRINT = Path(__file__).with_name("fingerprint.sql").read_text(encoding="utf-8")
-# The end of its facts.
-NOT_KEPT = re.compile(r"(?ms)union all\s+-- What follows is not kept by the lock of a table.*?(?=^\))")
+# Its parts between two remarks.
+NOT_KEPT = re.compile(r"(?ms)^ *-- Not kept by the lock of a table:$.*?^ *-- That is all of it\.$\n")
+# Remarks and indentation: the driver keeps what it makes of a statement only if that is short.
+NEEDLESS = re.compile(r"\s*--.*|(?m:^ +)")
 
 # The bits of pg_trigger.tgtype: https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 EVENTS = {"insert": 4, "delete": 8, "update": 16, "truncate": 32}
@@ -139,11 +142,11 @@ class Catalog:
             "called": self.called,
             **{f"{kind}s": names for kind, names in self.sought.items()},
         }
-        query = NOT_KEPT.sub("", FINGERPRINT) if self.is_kept_by_lock else FINGERPRINT
+        query = NEEDLESS.sub("", NOT_KEPT.sub("", FINGERPRINT) if self.is_kept_by_lock else FINGERPRINT)
         parameters = (
-            bindparam(name, sorted(value), ARRAY(String), unique=True)
+            bindparam(name, sorted(value), ARRAY(OID if name in {"followed", "called"} else String), unique=True)
             for name, value in values.items()
-            if f":{name} " in query
+            if re.search(rf":{name}\b", query)
         )
         return text(query).bindparams(*parameters).columns(column("fingerprint", String)).scalar_subquery()
 

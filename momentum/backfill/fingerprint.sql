@@ -2,7 +2,9 @@
 -- checks, indexes, policies and children of the relations that were followed, the functions, and whatever has a name
 -- that was looked up. What belongs to the server itself, with an oid below 16384, stays as it is. No value is written
 -- in a way that a setting changes.
-with types (oids) as materialized (
+with
+-- Not kept by the lock of a table:
+types (oids) as materialized (
   select
     array(
       select t.oid
@@ -11,44 +13,45 @@ with types (oids) as materialized (
       union all
       select a.atttypid
       from pg_catalog.pg_attribute as a
-      where a.attrelid = any(cast(:followed as oid[])) and a.attnum > 0 and a.atttypid >= 16384
+      where a.attrelid = any(:followed) and a.attnum > 0 and a.atttypid >= 16384
     )
 ),
 
+-- That is all of it.
 facts (fact) as (
   select pg_catalog.concat_ws(' ', t.oid, t.tgfoid, t.tgtype, t.tgenabled, t.tgqual)
   from pg_catalog.pg_trigger as t
-  where t.tgrelid = any(cast(:followed as oid[]))
+  where t.tgrelid = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', w.oid, w.ev_type, w.ev_enabled, w.ev_action, w.ev_qual)
   from pg_catalog.pg_rewrite as w
-  where w.ev_class = any(cast(:followed as oid[]))
+  where w.ev_class = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', d.oid, d.adnum, d.adbin)
   from pg_catalog.pg_attrdef as d
-  where d.adrelid = any(cast(:followed as oid[]))
+  where d.adrelid = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', c.oid, c.conbin)
   from pg_catalog.pg_constraint as c
-  where c.conrelid = any(cast(:followed as oid[]))
+  where c.conrelid = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', i.indexrelid, i.indexprs, i.indpred)
   from pg_catalog.pg_index as i
-  where i.indrelid = any(cast(:followed as oid[]))
+  where i.indrelid = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', p.oid, p.polqual, p.polwithcheck)
   from pg_catalog.pg_policy as p
-  where p.polrelid = any(cast(:followed as oid[]))
+  where p.polrelid = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', i.inhrelid)
   from pg_catalog.pg_inherits as i
-  where i.inhparent = any(cast(:followed as oid[]))
+  where i.inhparent = any(:followed)
   union all
   select pg_catalog.concat_ws(' ', c.oid, c.relnamespace)
   from pg_catalog.pg_class as c
   where c.relname = any(cast(:relations as name[])) and c.oid >= 16384
+  -- Not kept by the lock of a table:
   union all
-  -- What follows is not kept by the lock of a table.
   select pg_catalog.concat_ws(' ', c.oid, c.conbin)
   from pg_catalog.pg_constraint as c
   where c.contypid = any(cast((select t.oids from types as t) as oid[]))
@@ -58,7 +61,7 @@ facts (fact) as (
       ' ', p.oid, p.proowner, p.prolang, p.prosecdef, p.proconfig, p.prosrc, p.probin, p.prosqlbody
     )
   from pg_catalog.pg_proc as p
-  where p.oid = any(cast(:called as oid[]))
+  where p.oid = any(:called)
   union all
   select
     pg_catalog.concat_ws(
@@ -79,6 +82,7 @@ facts (fact) as (
       c.castsource = any(cast((select t.oids from types as t) as oid[]))
       or c.casttarget = any(cast((select t.oids from types as t) as oid[]))
     )
+-- That is all of it.
 )
 
 select

@@ -298,7 +298,7 @@ class Pages:
 
     def read_clock(self, connection: Connection) -> Answer[float]:
         """Return the time by the server's clock, in seconds."""
-        return ask(connection, select(seconds_of("clock_timestamp"))).then(lambda rows: float(rows[0][0]))
+        return ask(connection, CLOCK).then(lambda rows: float(rows[0][0]))
 
     def list_missing(self, connection: Connection, ids: Sequence[uuid.UUID]) -> Answer[list[UserDay]]:
         """Return the user-days that some users lack."""
@@ -606,6 +606,10 @@ def bind_rows(rows: Sequence[UserDay]) -> dict[str, list[object]]:
 def seconds_of(clock: str) -> ColumnElement[float]:
     """Return a time of the server in seconds."""
     return literal_column(f"pg_catalog.date_part('epoch', pg_catalog.{clock}())").label("seconds")
+
+
+# Made once, because each transaction asks for it.
+CLOCK = select(seconds_of("clock_timestamp"))
 
 
 def read_written(rows: Rows) -> Written:

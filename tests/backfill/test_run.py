@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
 
 from momentum.backfill import DayRange, Observers, Report, Settings, fill, pace, run_backfill
 from momentum.backfill import run as run_module
@@ -620,6 +621,7 @@ def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
         connection.exec_driver_sql("analyze auth.users, legacy.daily_engagement_scores")
     add_users(engine, 1000)
     plans: list[str] = []
+    lengths: list[int] = []
     comparing: list[str] = []
     planners: list[tuple[bool, str, str]] = []
     run_backfill(engine, Settings(DAYS))
@@ -633,6 +635,7 @@ def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
         # Not the INSERT: to explain it executes nothing either.
         looks_or_inserts = statement.startswith("SELECT count") or "INSERT INTO" in statement
         if "daily_engagement_scores" in statement and looks_or_inserts:
+            lengths.append(len(statement))
             plans.append("\n".join(row[0] for row in driver.execute(f"explain {statement}", parameters)))
             comparing.extend(plans[-1:] if "pg_catalog.md5" in statement else [])
             row = driver.execute(
@@ -657,6 +660,7 @@ def test_each_plan_is_the_one_that_was_meant_whatever_the_statistics_say(
     finds = [plan for plan in plans if "Insert on" not in plan]
     assert len(inserts) >= 4
     assert comparing
+    assert watched or max(lengths) <= MAX_CACHED_STATEMENT_LENGTH, "the driver would read each anew"
     for plan in inserts:
         before, _, after = plan.partition("CTE Scan on written")
         if watched or plan in comparing:
