@@ -70,18 +70,19 @@ class Chunks:
         pages: The statements.
         scores: The score table.
         days: The range that is read for each user.
+        sampled: Whether the first users are to show how many the next scan may cover.
         gentle: Whether each statement is to be a short one.
 
     Attributes:
         is_done: Whether there are no more users.
     """
 
-    def __init__(self, pages: Pages, scores: ScoreTable, days: DayRange, *, gentle: bool = False) -> None:
+    def __init__(self, pages: Pages, scores: ScoreTable, days: DayRange, *, sampled: bool, gentle: bool) -> None:
         self.is_done = False
         self._pages = pages
         self._scores = scores
         self._length = len(days)
-        self._pace = Pace.at_first(len(days), gentle=gentle)
+        self._pace = Pace.at_first(len(days), sampled=sampled, gentle=gentle)
         self._after: uuid.UUID | None = None
 
     @property

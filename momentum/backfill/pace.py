@@ -63,15 +63,17 @@ class Pace:
         return min(int(self.number * LAST_SCAN), self.most)
 
     @classmethod
-    def at_first(cls, days: int, *, gentle: bool = False) -> "Pace":
+    def at_first(cls, days: int, *, sampled: bool, gentle: bool = False) -> "Pace":
         """Return the pace at which a walk over a number of days begins.
 
         Args:
             days: The number of days.
+            sampled: Whether the first step is to show how much later ones would find; if not, it may be the only one.
             gentle: Whether each statement is to be a short one, next to which others hardly wait.
         """
         looked_up = max(1, min(USERS, USER_DAYS // days) // (GENTLER if gentle else 1))
-        return cls(looked_up, min(looked_up, SAMPLE), looked_up if gentle else SCANNED_USERS)
+        most = looked_up if gentle else SCANNED_USERS
+        return cls(looked_up, min(looked_up, SAMPLE) if sampled else most, most)
 
     def after(self, tried: int, seconds: float, limit: float, room: float) -> "Pace":
         """Return the pace after a step: faster, unless the next one might find too much or come near the limit.

@@ -90,15 +90,15 @@ def run_backfill(
         report.triggers = again.triggers
         return pages_for(again, eligibility)
 
-    def chunks() -> Chunks:
-        return Chunks(pages, database.scores, settings.days, gentle=settings.gentle)
+    def chunks(*, sampled: bool) -> Chunks:
+        return Chunks(pages, database.scores, settings.days, sampled=sampled, gentle=settings.gentle)
 
     signals = Signals() if settings.gentle else None
     with timed(report, "fill"):
         total = count_candidates(engine, settings, pages, should_stop)
         observers = observers._replace(on_failure=logged(observers.on_failure, report.reasons))
         statements = Statements(pages, look)
-        Filler(engine, statements, chunks(), settings, report, observers, should_stop, total, signals).run()
+        Filler(engine, statements, chunks(sampled=True), settings, report, observers, should_stop, total, signals).run()
     report.interrupted = report.interrupted or should_stop()
     with reading_session(engine, settings.limits, should_stop) as session:
         throttle = Throttle(
@@ -113,16 +113,16 @@ def run_backfill(
             report.passed_over = session.read(lambda connection: count_accounts(connection, settings.users))
         if not (settings.dry_run or report.interrupted or report.gave_up):
             with timed(report, "recount"):
-                report.left_over = recount(session, database, eligibility, chunks(), throttle, should_stop)
+                report.left_over = recount(session, database, eligibility, chunks(sampled=False), throttle, should_stop)
         if settings.look_for_discrepancies and not (should_stop() or report.gave_up):
             with timed(report, "discrepancies"):
                 report.discrepancies = report_discrepancies(
-                    session, database, settings, chunks(), throttle, on_discrepancy, should_stop
+                    session, database, settings, chunks(sampled=True), throttle, on_discrepancy, should_stop
                 )
         if settings.count_by_day:
             with timed(report, "count by day"):
                 try:
-                    report.present_by_day = count_present_by_day(session, pages, chunks(), throttle)
+                    report.present_by_day = count_present_by_day(session, pages, chunks(sampled=False), throttle)
                     report.present_by_day.subtract(report.inserted_by_day)
                 except DBAPIError as error:
                     # They are only for the chart.

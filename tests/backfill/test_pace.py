@@ -25,17 +25,22 @@ LIMIT = 60.0
 def test_a_walk_begins_with_a_sample_no_larger_than_what_a_statement_may_look_up(
     days: int, looked_up: int, number: int
 ) -> None:
-    assert Pace.at_first(days) == Pace(looked_up=looked_up, number=number, most=SCANNED_USERS)
+    assert Pace.at_first(days, sampled=True) == Pace(looked_up=looked_up, number=number, most=SCANNED_USERS)
+
+
+def test_a_walk_whose_results_are_never_too_many_needs_no_sample() -> None:
+    assert Pace.at_first(30, sampled=False) == Pace(USERS, SCANNED_USERS, SCANNED_USERS)
+    assert Pace.at_first(30, sampled=False, gentle=True) == Pace.at_first(30, sampled=True, gentle=True)
 
 
 def test_where_everybody_in_the_sample_has_a_gap_a_walk_goes_on_with_as_many_as_can_be_looked_up() -> None:
     room = MOST_GAPS / (2 * SAMPLE)
-    assert Pace.at_first(30).after(SAMPLE, 0.1, LIMIT, room).number == USERS
+    assert Pace.at_first(30, sampled=True).after(SAMPLE, 0.1, LIMIT, room).number == USERS
 
 
 @pytest.mark.parametrize(("days", "looked_up"), [(1, 93), (100, 93), (150, 62), (1_500_000, 1)])
 def test_a_gentle_walk_looks_up_less_and_grows_no_further(days: int, looked_up: int) -> None:
-    pace = Pace.at_first(days, gentle=True)
+    pace = Pace.at_first(days, sampled=True, gentle=True)
     assert pace == pace.after(looked_up, 0.0, LIMIT, math.inf) == Pace(looked_up, looked_up, looked_up)
 
 
@@ -44,7 +49,7 @@ def test_a_gentle_walk_looks_up_less_and_grows_no_further(days: int, looked_up: 
     [(0.0, 3_750), (3.99, 3_750), (4.0, 15_000), (299, 1_121_250), (math.inf, 4_000_000)],
 )
 def test_a_walk_goes_on_with_as_many_users_as_there_is_room_for_by_what_was_found(room: float, number: int) -> None:
-    assert Pace.at_first(30).after(3_750, 0.1, LIMIT, room) == Pace(15_000, number, SCANNED_USERS)
+    assert Pace.at_first(30, sampled=True).after(3_750, 0.1, LIMIT, room) == Pace(15_000, number, SCANNED_USERS)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_a_walk_goes_on_with_as_many_users_as_there_is_room_for_by_what_was_foun
     [(0.0, 4_000_000), (0.5, 4_000_000), (7.49, 4_000_000), (7.5, 3_750), (59.0, 3_750)],
 )
 def test_a_walk_does_not_grow_where_more_users_could_take_half_of_the_limit(seconds: float, number: int) -> None:
-    assert Pace.at_first(30).after(3_750, seconds, LIMIT, math.inf).number == number
+    assert Pace.at_first(30, sampled=True).after(3_750, seconds, LIMIT, math.inf).number == number
 
 
 def test_a_step_that_read_fewer_users_makes_a_walk_no_slower() -> None:

@@ -783,6 +783,26 @@ def test_where_little_is_lacking_the_second_scan_is_for_everybody(
     assert users_seen(engine, Settings(DAYS)) == seen
 
 
+@pytest.mark.parametrize("count_by_day", [False, True], ids=["recount", "rows by day"])
+def test_a_walk_that_only_counts_reads_everybody_at_once(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, count_by_day: bool
+) -> None:
+    monkeypatch.setattr(pace, "SCANNED_PAGE", 0)
+    monkeypatch.setattr(pace, "SAMPLE", 2)
+    add_users(engine, 9)
+    counts: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        by_day = "count(*) AS present" in statement and "counted" not in statement
+        if by_day if count_by_day else "account as not materialized" in statement:
+            counts.append(statement)
+
+    report = run_backfill(engine, Settings(DAYS, count_by_day=count_by_day))
+    assert (report.inserted, report.left_over) == (9 * len(DAYS), 0)
+    assert len(counts) == 1
+
+
 @pytest.mark.parametrize(("users", "seen"), [(13, [2, 13]), (14, [2, 10, 14])])
 def test_the_last_scan_is_also_for_the_few_who_would_be_left(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, users: int, seen: list[int]
