@@ -42,7 +42,7 @@ SHARE_OF_DISK = 0.5
 
 HEADER = (
     "| user-days | measured with | table and indexes | filled | limit, rows/s | fill, rows/s | share of the limit | "
-    "find, all days | recount | find, a night | by one anti-join | its buffers, by one anti-join | peak memory |\n"
+    "find, all days | recount | a night | to find it, by one anti-join | its buffers, by one anti-join | peak memory |\n"
     "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
@@ -81,7 +81,8 @@ class Filled(NamedTuple):
 class Looked(NamedTuple):
     """The reports of a run with nothing missing and of a night.
 
-    The night's seconds and buffers are by those of one counting anti-join; no buffers if it finds all in memory.
+    The seconds and buffers of the night's dry run are by those of one anti-join, which only counts as well; no buffers
+    if that finds all in memory.
     """
 
     all_days: dict[str, Any]
@@ -263,12 +264,12 @@ def measure_look(server: Server, users: int) -> Looked:
             before = blocks_of(connection)
             connection.execute(NIGHT)
             by_one = blocks_of(connection) - before
-            backfill(url, *night, "--dry-run")
+            counted = backfill(url, *night, "--dry-run")
             by_ours = blocks_of(connection) - before - by_one
         report = backfill(url, *night)
     if all_days["inserted"] or report["inserted"] != users // ONE_IN:
         raise RuntimeError(f"a run inserted {all_days['inserted']:,} rows, and a night {report['inserted']:,}")
-    return Looked(all_days, report, report["phases_s"]["fill"] / seconds, by_ours / by_one if by_one else None)
+    return Looked(all_days, report, counted["phases_s"]["fill"] / seconds, by_ours / by_one if by_one else None)
 
 
 def blocks_of(connection: psycopg.Connection[Any]) -> int:
@@ -321,7 +322,7 @@ def main(arguments: Sequence[str]) -> None:
                 looked = measure_look(server, round(size * 1e6) // DAYS)
                 seconds, buffers = looked.night["phases_s"]["fill"], looked.buffers
                 print(
-                    f"{size:g} M: {seconds:.2f} s, {looked.seconds:.2f} by one anti-join"
+                    f"{size:g} M: {seconds:.2f} s; to find them, {looked.seconds:.2f} by one anti-join"
                     + ("" if buffers is None else f"; its buffers {buffers:.2f}"),
                     flush=True,
                 )
