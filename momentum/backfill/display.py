@@ -252,6 +252,9 @@ def print_report(report: "Report | UndoReport", settings: "Settings", resume: st
         print_fill_report(report, settings)
     else:
         print_undo_report(report)
+    if report.paused:
+        paused = ", ".join(f"{seconds:.1f} s for {signal}" for signal, seconds in report.paused.items())
+        print_wrapped(f"  paused {paused}")
     if resume:
         print(f"To resume: {resume}")
 
@@ -278,9 +281,6 @@ def print_fill_report(report: "Report", settings: "Settings") -> None:
             f"{report.rows_per_second:,.0f} rows/s, slowest page {1000 * report.slowest_page_seconds:,.0f} ms"
         )
     print_wrapped("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases.items()))
-    if report.paused:
-        paused = ", ".join(f"{seconds:.1f} s for {signal}" for signal, seconds in report.paused.items())
-        print_wrapped(f"  paused {paused}")
 
 
 def totals_of(report: "Report") -> list[tuple[str, int]]:

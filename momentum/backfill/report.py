@@ -2,6 +2,7 @@
 
 import datetime
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,16 @@ def reasons_as_json(reasons: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
         {"sqlstate": sqlstate, "message": message, "failed": failed}
         for (sqlstate, message), failed in reasons.most_common()
     ]
+
+
+def add_pause(paused: dict[str, float], signal: str, seconds: float) -> None:
+    """Add the seconds of a pause to those by signal."""
+    paused[signal] = paused.get(signal, 0.0) + seconds
+
+
+def pauses_as_json(paused: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of pauses, by signal, for machines."""
+    return {signal: round(seconds, 3) for signal, seconds in paused.items()}
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ class Report:
 
     def count_pause(self, signal: str, seconds: float) -> None:
         """Count a pause of a worker."""
-        self.paused[signal] = self.paused.get(signal, 0.0) + seconds
+        add_pause(self.paused, signal, seconds)
 
     @property
     def committed(self) -> int:
@@ -206,7 +217,7 @@ class Report:
             "retries": self.retries,
             "pages": self.pages,
             "commits": self.commits,
-            "paused_s": {signal: round(seconds, 3) for signal, seconds in self.paused.items()},
+            "paused_s": pauses_as_json(self.paused),
             "slowest_page_s": round(self.slowest_page_seconds, 4),
             "elapsed_s": round(self.elapsed_seconds, 3),
             "phases_s": {name: round(seconds, 3) for name, seconds in self.phases.items()},

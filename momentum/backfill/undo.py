@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from momentum.backfill.faults import classify, sqlstate
 from momentum.backfill.fill import ATTEMPTS_OF_A_PIECE, Failure, Statements
 from momentum.backfill.manifest import read_manifest
 from momentum.backfill.pages import Pages, UserDay
-from momentum.backfill.report import NAMED_FAILURES, error_rate, is_too_many, reasons_as_json
+from momentum.backfill.report import NAMED_FAILURES, add_pause, error_rate, is_too_many, pauses_as_json, reasons_as_json
 from momentum.backfill.run import logged, look_at_rows, pages_for
 from momentum.backfill.session import Session, sleep_until
 from momentum.backfill.settings import Settings
@@ -48,6 +49,7 @@ class UndoReport:
         reasons: How many failed for each reason: a SQLSTATE and a message.
         commits: Commits of at least one page.
         retries: Transactions that were tried again.
+        paused: In a gentle undo, the seconds that it paused because somebody could not keep up, by the signal.
         elapsed_seconds: The seconds that it took.
         triggers: The triggers that fire for a deleted row.
         interrupted: Whether it was stopped before it had finished.
@@ -65,6 +67,7 @@ class UndoReport:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     commits: int = 0
     retries: int = 0
+    paused: dict[str, float] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
     triggers: tuple[Trigger, ...] = field(default=())
     interrupted: bool = False
@@ -110,6 +113,7 @@ class UndoReport:
             "error_rate": round(self.error_rate, 6),
             "retries": self.retries,
             "commits": self.commits,
+            "paused_s": pauses_as_json(self.paused),
             "elapsed_s": round(self.elapsed_seconds, 3),
             "triggers": [str(trigger) for trigger in self.triggers],
             "interrupted": self.interrupted,
@@ -174,8 +178,10 @@ def run_undo(
         is_spread=pages.is_spread,
     ) as session:
         undoing = Undoing(session, Statements(pages, look), settings, report, logged(on_failure, report.reasons))
-        throttle = Throttle(session, settings, Signals() if settings.gentle else None, sleep, should_stop)
-        for rows in batches(listed, throttle.rows):
+        signals = Signals() if settings.gentle else None
+        throttle = Throttle(session, settings, signals, sleep, should_stop, partial(add_pause, report.paused))
+        left = iter(listed)
+        while rows := list(itertools.islice(left, throttle.rows)):
             if should_stop() or report.gave_up:
                 report.interrupted = should_stop()
                 break

@@ -251,6 +251,10 @@ FAILED = {"failed": 1, "reasons": Counter({("P0001", "no"): 1})}
         ({**FAILED, "torn": 1, "interrupted": True}, ["Undo of rows, interrupted:", *UNDONE]),
         ({}, ["Undo of rows:", *UNDONE[1:5], "  failed                                   0"]),
         (
+            {**FAILED, "torn": 1, "paused": {"replication lag": 2.25, "archiving": 0.5}},
+            ["Undo of rows:", *UNDONE, "  paused 2.2 s for replication lag, 0.5 s for archiving"],
+        ),
+        (
             {"dry_run": True},
             [
                 "Dry run of the undo of rows: nothing was deleted.",

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentum.backfill import DayRange, Settings
+from momentum.backfill import DayRange, Settings, gentle, throttle
 from momentum.backfill.manifest import read_manifest
 from momentum.backfill.settings import Limits
 from momentum.backfill.undo import UndoReport, run_undo
@@ -34,6 +34,7 @@ from tests.backfilling import (
     SHAPES,
     Scores,
     after_database,
+    at_a_pause,
     call,
     keys_of,
     lines_of,
@@ -330,6 +331,7 @@ def test_an_undo_begins_with_nothing_and_rounds_its_figures_for_machines_only() 
         "error_rate": 0.0,
         "retries": 0,
         "commits": 0,
+        "paused_s": {},
         "elapsed_s": 0.0,
         "triggers": [],
         "interrupted": False,
@@ -513,6 +515,38 @@ def test_a_gentle_undo_deletes_what_a_gentle_run_has_inserted(scores: Scores, ma
     report = undo(scores, manifest, "--gentle", "--commit-every", "30", "--quiet")
     assert (report["deleted"], report["kept"]) == (40 * DAYS - 1, 0)
     assert scores.filled() == [(users[0], DAY)]
+
+
+def test_a_gentle_undo_counts_how_long_it_waited_for_a_slot(
+    server: Server, url: sa.URL, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gentle, "MOST_KEPT", 1000)
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 40)
+    fill(scores, manifest)
+    slot = f"undone_{url.database}"
+    execute(server.admin_url, "select pg_create_physical_replication_slot(:slot, true)", slot=slot)
+
+    def let_go() -> None:
+        assert 0 < scores.count() < 40 * DAYS
+        execute(server.admin_url, "select pg_drop_replication_slot(:slot)", slot=slot)
+
+    with at_a_pause(let_go, f"the slot {slot} keeps "):
+        report = run_undo(scores.engine, manifest, Settings(ONE_DAY, commit_every=60, gentle=True))
+    assert (report.deleted, scores.count()) == (40 * DAYS, 0)
+    assert report.paused["replication slots"] > 0
+    assert report.as_json(None)["paused_s"] == pytest.approx(report.paused, abs=0.001)
+
+
+def test_a_gentle_undo_grows_where_nobody_else_is_at_work(
+    url: sa.URL, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "judge_load", lambda *_, **__: gentle.Load.IDLE)
+    scores = Scores(url, "fresh", *SHAPES["fresh"][:2])
+    add_users(scores.engine, 40)
+    fill(scores, manifest)
+    report = run_undo(scores.engine, manifest, Settings(ONE_DAY, commit_every=60, gentle=True))
+    assert (report.deleted, report.commits) == (200, 6), "20, 27, 34, 41, 48 and 30 rows"
 
 
 def test_an_undo_stops_early_where_too_many_rows_fail(url: sa.URL, manifest: Path) -> None:
