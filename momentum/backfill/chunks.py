@@ -136,10 +136,11 @@ class Chunks:
             return self._pages.may_scan and is_scan_cheaper(self._pace.number, self._length, table, limit)
 
         if is_scanned():
-            number = self._pace.number
-            if number <= self.looked_up or self._next_key(connection, self._pace.most_at_last) is not None:
+            number, most = self._pace.number, self._pace.most_at_last
+            left = math.inf if number <= self.looked_up else self._pages.count_after(connection, self._after, most + 1)
+            if left > most:
                 return Step(self._next_key(connection, number), number, by_scan=True)
-            self._pace = self._pace.with_left(self._pages.count_after(connection, self._after))
+            self._pace = self._pace.with_left(int(left))
             if is_scanned():
                 return Step(None, self._pace.number, by_scan=True)
         number = min(self._pace.number, self.looked_up)

@@ -652,7 +652,9 @@ def execute(
         return run_backfill(
             engine,
             settings,
-            observers=Observers(display.progress, outputs.on_inserted, outputs.on_failure),
+            observers=Observers(
+                display.progress, outputs.on_inserted, outputs.on_failure, wants_total=display.shows_progress
+            ),
             on_discrepancy=outputs.on_discrepancy,
             should_stop=stopped.asked,
         )

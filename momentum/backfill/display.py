@@ -59,6 +59,11 @@ class Display:
         """The rows that the run has committed so far."""
         return self._report.committed if self._report else 0
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether anybody sees how far the run has come."""
+        return not self._quiet
+
     @classmethod
     @contextmanager
     def open(cls, *, quiet: bool, verbose: bool, as_json: bool) -> Iterator["Display"]:

@@ -101,7 +101,7 @@ class Progress:
     Attributes:
         report: The report so far.
         done: User-days settled, eligible or not.
-        total: All of them; None if they could not be counted.
+        total: All of them; None if they could not be counted, or nobody wanted to know.
     """
 
     report: Report
@@ -116,14 +116,16 @@ class Observers(NamedTuple):
         on_progress: Called after each commit and after each group of users that was looked at.
         on_inserted: Called with the rows of a commit that the server has confirmed; without one, no keys are read.
         on_failure: Called with each user-day that failed.
+        wants_total: Whether the progress is to say of how much, which takes a look at every user.
     """
 
     on_progress: Callable[[Progress], None] = lambda _: None
     on_inserted: Callable[[Sequence[Row]], None] | None = None
     on_failure: Callable[[Failure], None] = lambda _: None
+    wants_total: bool = True
 
 
-NOBODY = Observers()
+NOBODY = Observers(wants_total=False)
 
 # What a page has inserted of which nothing is left.
 NOTHING = Written({}, [], 0.0)

@@ -35,7 +35,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import array, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from momentum.backfill.eligibility import ACCOUNTS, Eligibility
@@ -218,10 +218,10 @@ class Pages:
         statement = statement.where(*self._among_users())
         return connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None))))
 
-    def count_after(self, connection: Connection, after: uuid.UUID | None) -> int:
-        """Return the number of users after an id."""
-        statement = select(func.count()).select_from(ACCOUNTS).where(*self._among_users())
-        return int(connection.scalar(statement.where(*self._in_range(ACCOUNTS.c.id, KeyRange(after, None)))) or 0)
+    def count_after(self, connection: Connection, after: uuid.UUID | None, most: int) -> int:
+        """Return the number of users after an id, but no more than a number."""
+        users = select(ACCOUNTS.c.id).where(*self._among_users(), *self._in_range(ACCOUNTS.c.id, KeyRange(after, None)))
+        return connection.scalar(select(func.count()).select_from(users.limit(most).subquery())) or 0
 
     def count_candidates(self, connection: Connection) -> Answer[int]:
         """Return the number of user-days of the range on which active users have an account, eligible or not."""
@@ -238,11 +238,17 @@ class Pages:
                 return self._in_range(key, keys)
             return [key == func.any(literal(list(keys), ARRAY(UUID)))]
 
-        def only_gaps(found: tuple[Gaps, list[uuid.UUID]] | None) -> Gaps:
-            assert found is not None  # without a limit
-            return found[0]
-
-        return self._read_gaps(connection, self._counted(named)).then(only_gaps)
+        # A fence, so that the server computes each column once per user, and not in each sum.
+        users = self._counted(named).offset(literal_column("0")).subquery("counted")
+        lacking = users.c.missing > 0
+        sums = select(
+            func.count().filter(users.c.eligible > 0),
+            func.coalesce(func.sum(users.c.candidate_days), 0),
+            func.coalesce(func.sum(users.c.eligible), 0),
+            func.array_agg(users.c.id).filter(lacking),
+            func.array_agg(users.c.missing).filter(lacking),
+        )
+        return ask(connection, sums).then(read_gaps)
 
     def find_by_scan(
         self, connection: Connection, keys: KeyRange, limit: int | None
@@ -253,26 +259,40 @@ class Pages:
         the limit of either.
         """
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
-        rows = (
-            select(
-                self._table.c.user_id,
-                func.count().label("present"),
-                # Named like the column, so that the expression of the day applies to it as well.
-                func.min(self._moment).label(self._moment.name),
-            )
-            .where(self._within, *self._in_range(self._table.c.user_id, keys))
-            .group_by(self._table.c.user_id)
-            .subquery("rows")
+        # Of a single day a user has one row, so there is nothing to group, and the server's parallel workers do all of
+        # it. Where there is, a fence keeps each of them from grouping the whole table.
+        is_grouped = len(self._eligibility.days) > 1
+        present = func.count() if is_grouped else literal(1)
+        moment = func.min(self._moment) if is_grouped else self._moment
+        # Named like the column, so that the expression of the day applies to it as well.
+        found = select(self._table.c.user_id, present.label("present"), moment.label(self._moment.name)).where(
+            self._within, *self._in_range(self._table.c.user_id, keys)
         )
+        rows = (found.group_by(self._table.c.user_id) if is_grouped else found).subquery("rows")
         first_day = literal_column(self._layout.day_in(rows.name), Date)
-        counted = select(
+        each = select(
             active.c.id,
             active.c.candidate_days,
-            active.c.candidate_days.label("eligible"),
             (active.c.candidate_days - func.coalesce(rows.c.present, 0)).label("missing"),
             func.coalesce(first_day >= active.c.first_day, true()).label("sure"),
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
-        return self._read_gaps(connection, counted, limit)
+        counted = (each.offset(literal_column("0")) if is_grouped else each).subquery("counted")
+        unsure = ~counted.c.sure
+        lacking = counted.c.sure & (counted.c.missing > 0)
+        fits: ColumnElement[bool] = true()
+        if limit is not None:
+            fits = (func.count().filter(lacking) <= limit) & (func.count().filter(unsure) <= limit)
+        everybody = select(array([func.count(), func.coalesce(func.sum(active.c.candidate_days), 0)]))
+        # The sums over everybody are taken without the rows, so that only the few with gaps are passed on.
+        kept = select(
+            everybody.scalar_subquery(),
+            func.coalesce(func.sum(counted.c.candidate_days).filter(unsure), 0),
+            case((fits, func.array_agg(counted.c.id).filter(lacking))),
+            case((fits, func.array_agg(counted.c.missing).filter(lacking))),
+            case((fits, func.array_agg(counted.c.id).filter(unsure))),
+            fits,
+        ).where(lacking | unsure)
+        return ask(connection, kept).then(read_scanned)
 
     def insert_page(
         self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool, is_first: bool
@@ -391,31 +411,6 @@ class Pages:
             days = self._eligibility.days_of(active).correlate(active).lateral("eligible")
             source = active.join(days, true()).join(self._table, and_(there, self._day == days.c.day))
         return select(day, func.count().label("present")).select_from(source).group_by(day)
-
-    def _read_gaps(
-        self, connection: Connection, counted: Select[Any], limit: int | None = None
-    ) -> Answer[tuple[Gaps, list[uuid.UUID]] | None]:
-        """Return the sums over counted users, those with gaps and those in doubt; None if there are too many."""
-        # A fence, so that the server computes each column once per user, and not in each sum.
-        users = counted.offset(literal_column("0")).subquery("counted")
-        sure: ColumnElement[bool] = users.c.sure if "sure" in users.c else true()
-        lacking = sure & (users.c.missing > 0)
-        unsure = func.array_agg(users.c.id).filter(~sure) if "sure" in users.c else literal(None)
-        fits: ColumnElement[bool] = true()
-        if limit is not None:
-            fits = (func.count().filter(lacking) <= limit) & (func.count().filter(~sure) <= limit)
-        return ask(
-            connection,
-            select(
-                func.count().filter(sure & (users.c.eligible > 0)),
-                func.coalesce(func.sum(users.c.candidate_days).filter(sure), 0),
-                func.coalesce(func.sum(users.c.eligible).filter(sure), 0),
-                case((fits, func.array_agg(users.c.id).filter(lacking))),
-                case((fits, func.array_agg(users.c.missing).filter(lacking))),
-                case((fits, unsure)),
-                fits,
-            ).select_from(users),
-        ).then(read_gaps)
 
     def _counted(self, named: Named) -> Select[Any]:
         """Count each user's days, the eligible ones, and those of these without a row."""
@@ -619,12 +614,17 @@ def read_written(rows: Rows) -> Written:
     return Written(dict(zip(days or (), numbers or (), strict=True)), keys, began)
 
 
-def read_gaps(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:
-    """Return the gaps of users and the users in doubt; None if there are too many."""
-    users, candidates, eligible, ids, missing, unsure, fits = rows[0]
+def read_gaps(rows: Rows) -> Gaps:
+    """Return the gaps of users; sorted here, because the server would sort all users, and not only those with gaps."""
+    users, candidates, eligible, ids, missing = rows[0]
+    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True)]
+    return Gaps(int(users), int(candidates), int(eligible), sorted(gaps, key=BY_ID))
+
+
+def read_scanned(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:
+    """Return the gaps of users and the users in doubt; None if there are too many of either."""
+    (users, candidates), unsure_candidates, ids, missing, unsure, fits = rows[0]
     if not fits:
         return None
-    # Here, because the server would sort all users, and not only those with gaps.
-    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True)]
-    gaps.sort(key=BY_ID)
-    return Gaps(int(users), int(candidates), int(eligible), gaps), list(unsure or ())
+    sure = candidates - unsure_candidates
+    return read_gaps([(users - len(unsure or ()), sure, sure, ids, missing)]), list(unsure or ())

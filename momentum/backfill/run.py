@@ -95,7 +95,7 @@ def run_backfill(
 
     signals = Signals() if settings.gentle else None
     with timed(report, "fill"):
-        total = count_candidates(engine, settings, pages, should_stop)
+        total = count_candidates(engine, settings, pages, should_stop) if observers.wants_total else None
         observers = observers._replace(on_failure=logged(observers.on_failure, report.reasons))
         statements = Statements(pages, look)
         Filler(engine, statements, chunks(sampled=True), settings, report, observers, should_stop, total, signals).run()

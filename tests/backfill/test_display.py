@@ -101,6 +101,7 @@ def test_an_undo_in_a_log_gets_at_most_one_line_per_interval(clock: list[float])
         clock[0] += seconds
         shown.undo_progress(UndoReport(Path("rows"), dry_run=False, listed=listed, deleted=1))
     assert stream.getvalue().splitlines() == ["deleted 1 of 1 row, 0 failed", "deleted 1 of 4 rows, 0 failed"]
+    assert [Display(stream, quiet=quiet, verbose=False).shows_progress for quiet in (False, True)] == [True, False]
     Display(stream, quiet=True, verbose=False).undo_progress(UndoReport(Path("rows"), dry_run=False, listed=5))
     assert stream.getvalue().count("\n") == 2
 
