@@ -42,7 +42,7 @@ SHARE_OF_DISK = 0.5
 
 HEADER = (
     "| user-days | measured with | table and indexes | filled | limit, rows/s | fill, rows/s | share of the limit | "
-    "find, all days | recount | a night | to find it, by one anti-join | its buffers, by one anti-join | peak memory |\n"
+    "find, all days | recount | a night | to find, by one anti-join | its buffers, by one anti-join | peak memory |\n"
     "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
