@@ -7,8 +7,9 @@ run, so that new users can't prolong this one.
 """
 
 import datetime
+import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -76,6 +77,7 @@ class Eligibility:
         started_at: The moment of the run, by the server's clock.
         users: Only these users; everyone if empty.
         active_within: The days within which a user must have been active; None: activity doesn't matter.
+        noticed_at: The seconds that this machine had been running for at that moment.
     """
 
     columns: frozenset[str]
@@ -83,6 +85,12 @@ class Eligibility:
     started_at: datetime.datetime
     users: tuple[uuid.UUID, ...] = ()
     active_within: int | None = None
+    noticed_at: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def now(self) -> datetime.datetime:
+        """The time by the server's clock, as far as it is known here."""
+        return self.started_at + datetime.timedelta(seconds=time.monotonic() - self.noticed_at)
 
     @property
     def since(self) -> datetime.datetime:

@@ -492,7 +492,7 @@ class Filler:
         is_part = bool(own) and own[0].user_id == batch[-1].user_id
         statements = self._pages
         pages = cut(batch, self._settings.page_size)
-        token = uuid.uuid4()
+        token = self._pages.new_token()
 
         def settle(done: Inserted | None, end: End) -> None:
             if end is End.UNDONE:
@@ -555,7 +555,7 @@ class Filler:
         Args:
             connection: A connection.
             pages: The pages; more than one, or ahead, only in pipeline mode.
-            token: What their rows may be told by, if they don't record their transaction.
+            token: The token of the transaction.
             ahead: Whether the server may still be at other statements, so that only it knows how long a page takes.
             earlier: How many pages of the transaction it has executed before.
         """

@@ -39,6 +39,7 @@ from sqlalchemy.dialects.postgresql import array, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from momentum.backfill.eligibility import ACCOUNTS, Eligibility
+from momentum.backfill.ids import bind_token, id_of, new_token
 from momentum.backfill.triggers import Fingerprint
 from momentum.connect.pipeline import Answer, Rows, ask
 from momentum.connect.settings import OWN_PATH, SEARCH_PATH, changes, own_path
@@ -147,6 +148,7 @@ class Pages:
         eligibility: The users who should have rows, and on which days.
         own_path: Whether code that isn't ours may run for a row, and so has to run under the session's own path.
         fingerprint: The state of everything that runs for a row: nothing is written once it has changed.
+        takes_ids: Whether the rows' ids are made here, and not by the table's default.
 
     Attributes:
         relation: The score table, with its schema.
@@ -159,6 +161,7 @@ class Pages:
         *,
         own_path: bool = True,
         fingerprint: Fingerprint | None = None,
+        takes_ids: bool = False,
     ) -> None:
         self._own_path = own_path
         self._fingerprint = fingerprint
@@ -179,6 +182,7 @@ class Pages:
             schema=schema,
         )
         self._default_row = scores.default_row
+        self._takes_ids = takes_ids
         self._untouched: list[ColumnElement[bool]] = [
             literal_column(f"({condition})") for condition in scores.untouched("named.day")
         ]
@@ -211,6 +215,10 @@ class Pages:
     def may_scan(self) -> bool:
         """Whether ``find_by_scan`` returns the same: it does if users are eligible on all days since they joined."""
         return not self._day_by_day
+
+    def new_token(self) -> uuid.UUID:
+        """Return a token for a transaction, of which the ids of its rows are made."""
+        return new_token(self._eligibility.now)
 
     def next_key(self, connection: Connection, after: uuid.UUID | None, number: int) -> uuid.UUID | None:
         """Return the id that comes a number of users after another one; None if there are fewer left."""
@@ -302,16 +310,16 @@ class Pages:
         Args:
             connection: A connection.
             gaps: The users, with the number of rows that are expected of each.
-            token: A random number of the transaction, for tables whose rows don't record which one wrote them.
+            token: The token of the transaction.
             keyed: Whether the keys of the rows are wanted even if all of them are inserted.
             is_first: Whether it is the first page of its transaction.
         """
-        del token
         self._prepare(connection)
         parameters = {
             "ids": [gap.user_id for gap in gaps],
             "limit": sum(gap.missing for gap in gaps),
             "keyed": keyed,
+            **self._token(token),
         }
         statement = self._insert_page if is_first else self._insert_next
         return ask(connection, statement, parameters).then(read_written)
@@ -338,7 +346,8 @@ class Pages:
     def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Insert the default rows of some user-days, and return those that were inserted."""
         self._prepare(connection)
-        return {UserDay(*row) for row in connection.execute(self._insert_rows, bind_rows(rows))}
+        parameters = {**bind_rows(rows), **self._token(self.new_token())}
+        return {UserDay(*row) for row in connection.execute(self._insert_rows, parameters)}
 
     def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
         """Return for each user-day whether it has a row and whether the user is still active."""
@@ -366,7 +375,7 @@ class Pages:
             connection: A connection.
             ids: The users.
             transaction: Its id.
-            token: Its token, as for ``insert_page``.
+            token: Its token.
         """
         del token
         own = select(self._table.c.user_id, self._day.label("day")).where(
@@ -499,10 +508,15 @@ class Pages:
             .returning(self._table.c.user_id, self._day.label("day"))
         )
 
+    def _token(self, token: uuid.UUID) -> dict[str, object]:
+        """Return the parameters of the ids of a transaction's rows."""
+        return bind_token(token) if self._takes_ids else {}
+
     def _row_of(self, missing: FromClause) -> dict[str, ColumnElement[Any]]:
         """Return the columns of the default row of a missing user-day, with their values."""
         row: dict[str, ColumnElement[Any]] = {"user_id": missing.c.user_id}
-        return row | {name: literal_column(expression) for name, expression in self._default_row.items()}
+        row |= {name: literal_column(expression) for name, expression in self._default_row.items()}
+        return {"id": id_of(missing.c.user_id, missing.c.day), **row} if self._takes_ids else row
 
     def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
         """Return the user-days in the parameters whose users exist, by user and day."""

@@ -39,6 +39,7 @@ class Database:
         triggers: The triggers that the run's rows fire.
         fingerprint: The state of everything that runs for them.
         distributed: Whether Citus has distributed the score table.
+        takes_ids: Whether the run may make the rows' ids.
         now: The server's time.
     """
 
@@ -47,6 +48,7 @@ class Database:
     triggers: tuple[Trigger, ...]
     fingerprint: Fingerprint
     distributed: bool
+    takes_ids: bool
     now: datetime.datetime
 
     @property
@@ -82,6 +84,7 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
     revisions = ask(connection, text("select version_num from momentum_internal.alembic_version"))
     read = Catalog.read(connection)
     distributed = is_distributed(connection, scores)
+    ids = takes_ids(connection, scores)
     now = read_clock(connection)
     check_owners(owners)
     catalog = read.value
@@ -96,7 +99,9 @@ def look_at(connection: Connection, event: str, *, dry_run: bool, with_events: b
     check_hidden_rows(hidden.value)
     if difference := compare_revision([row.version_num for row in revisions.value], read_history()):
         logger.info(difference)
-    return Database(scores, account_columns.value, tuple(triggers), fingerprint.value, distributed.value, now.value)
+    return Database(
+        scores, account_columns.value, tuple(triggers), fingerprint.value, distributed.value, ids.value, now.value
+    )
 
 
 def check_owners(untrusted: Answer[Untrusted | None]) -> None:
@@ -302,6 +307,42 @@ def listed(triggers: Sequence[Trigger]) -> str:
 def is_distributed(connection: Connection, scores: ScoreTable) -> Answer[bool]:
     """Return whether Citus has distributed the score table over several servers."""
     return find_distributed(connection).then(lambda found: found.get(scores.relation) is not None)
+
+
+def takes_ids(connection: Connection, scores: ScoreTable) -> Answer[bool]:
+    """Return whether the score table takes any UUID as a row's id: the default is a random one, and nothing reads it.
+
+    What reads it may want another version, or random digits at its beginning: a check, an expression in an index, a
+    column that is computed from it. Otherwise the table's own default makes it, as it does where the role may not write
+    that column.
+    """
+    found = ask(
+        connection,
+        text("""
+            select 1
+            from pg_catalog.pg_attribute as a
+            inner join pg_catalog.pg_attrdef as own on a.attrelid = own.adrelid and a.attnum = own.adnum
+            where
+              a.attrelid = pg_catalog.to_regclass(:relation) and a.attname = 'id' and a.atttypid = 'uuid'::regtype
+              and pg_catalog.pg_get_expr(own.adbin, own.adrelid) = 'gen_random_uuid()'
+              and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'insert')
+              and not exists (
+                select
+                from pg_catalog.pg_depend as d
+                left join pg_catalog.pg_constraint as c on d.classid = 'pg_constraint'::regclass and c.oid = d.objid
+                left join pg_catalog.pg_index as i on d.classid = 'pg_class'::regclass and i.indexrelid = d.objid
+                left join pg_catalog.pg_attrdef as other
+                  on d.classid = 'pg_attrdef'::regclass and other.oid = d.objid and other.oid <> own.oid
+                where
+                  d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
+                  and (
+                    c.contype in ('c', 'x') or i.indexprs is not null or i.indpred is not null or other.oid is not null
+                  )
+              )
+        """),
+        {"relation": scores.relation},
+    )
+    return found.then(bool)
 
 
 def read_clock(connection: Connection) -> Answer[datetime.datetime]:

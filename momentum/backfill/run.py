@@ -226,8 +226,14 @@ def look_at_rows(engine: Engine, settings: Settings, event: str, attempts: int |
 def pages_for(database: Database, eligibility: Eligibility) -> Pages:
     """Return the statements of a run."""
     if database.distributed:
-        return ShardedPages(database.scores, eligibility)
-    return Pages(database.scores, eligibility, own_path=database.own_path, fingerprint=database.fingerprint)
+        return ShardedPages(database.scores, eligibility, takes_ids=database.takes_ids)
+    return Pages(
+        database.scores,
+        eligibility,
+        own_path=database.own_path,
+        fingerprint=database.fingerprint,
+        takes_ids=database.takes_ids,
+    )
 
 
 def count_candidates(engine: Engine, settings: Settings, pages: Pages, should_stop: Callable[[], bool]) -> int | None:

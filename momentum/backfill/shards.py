@@ -26,7 +26,6 @@ from sqlalchemy import (
     TableValuedAlias,
     and_,
     bindparam,
-    cast,
     func,
     literal,
     select,
@@ -35,6 +34,7 @@ from sqlalchemy import (
 )
 
 from momentum.backfill.eligibility import ACCOUNTS, EVENTS, Eligibility
+from momentum.backfill.ids import id_of
 from momentum.backfill.pages import (
     BY_ID,
     Gaps,
@@ -61,13 +61,12 @@ class ShardedPages(Pages):
     Args:
         scores: The score table.
         eligibility: The users who should have rows, and on which days.
+        takes_ids: Whether the rows' ids are made here, and not by the table's default, which Citus calls volatile.
     """
 
-    def __init__(self, scores: ScoreTable, eligibility: Eligibility) -> None:
-        # A table of our own has ids, with a default that Citus calls volatile.
-        self._has_id = scores.created
+    def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, takes_ids: bool = False) -> None:
         # Citus fires no triggers that might look at other rows, and takes no statement that changes rows in a query.
-        super().__init__(scores, eligibility, own_path=False)
+        super().__init__(scores, eligibility, own_path=False, takes_ids=takes_ids)
 
     @property
     def is_spread(self) -> bool:
@@ -77,7 +76,7 @@ class ShardedPages(Pages):
     @property
     def rows_name_their_transaction(self) -> bool:
         """Whether ``find_written`` finds the rows of a transaction: each server numbers its own."""
-        return self._has_id
+        return self._takes_ids
 
     @property
     def may_scan(self) -> bool:
@@ -118,12 +117,6 @@ class ShardedPages(Pages):
         answer = ask(connection, self._insert_page, parameters)
         return answer.then(lambda rows: Written(*read_rows(rows), clock.value))
 
-    def insert_rows(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
-        """Insert the default rows of some user-days, and return those that were inserted."""
-        self._prepare(connection)
-        parameters = {**bind_rows(rows), **self._token(uuid.uuid4())}
-        return {UserDay(*row) for row in connection.execute(self._insert_rows, parameters)}
-
     def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
         """Return for each user-day whether it has a row and whether the user is still active."""
         active = self.list_active(connection, [row.user_id for row in rows]).value
@@ -145,10 +138,6 @@ class ShardedPages(Pages):
         own = select(rows.c.user_id, rows.c.day).where(rows.c.id == id_of(rows.c.user_id, rows.c.day))
         found = ask(connection, own, {"ids": list(ids), **self._token(token)}).value
         return Written(*read_rows(found), 0.0) if found else None
-
-    def _token(self, token: uuid.UUID) -> dict[str, uuid.UUID]:
-        """Return the parameters of the ids of a transaction's rows."""
-        return {"token": token} if self._has_id else {}
 
     def _present(self, connection: Connection, rows: Sequence[UserDay]) -> set[UserDay]:
         """Return those of some user-days that have a row."""
@@ -214,11 +203,6 @@ class ShardedPages(Pages):
         missing = select(numbered.c.user_id, numbered.c.day).where(is_known)
         return written(self._insert_statement(missing.order_by(numbered.c.user_id, numbered.c.day)), conditions)
 
-    def _row_of(self, missing: FromClause) -> dict[str, ColumnElement[Any]]:
-        """Return the columns of the default row of a missing user-day, with their values."""
-        row = super()._row_of(missing)
-        return {"id": id_of(missing.c.user_id, missing.c.day), **row} if self._has_id else row
-
     def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
         """Return the user-days in the parameters whose users exist, by user and day."""
         rows = named_rows()
@@ -242,7 +226,7 @@ class ShardedPages(Pages):
         """Return the rows of some users in the range as a table ``rows (user_id, day)``, with ids if there are any."""
         last = literal(self._eligibility.days.last, Date)
         first = literal(self._eligibility.days.first, Date)
-        more = [self._table.c.id] if self._has_id else []
+        more = [self._table.c.id] if self._takes_ids else []
         rows = select(self._table.c.user_id, self._day.label("day"), *more)
         return rows.where(*named(self._table.c.user_id), self._day.between(first, last)).subquery("rows")
 
@@ -257,19 +241,6 @@ class ShardedPages(Pages):
         by_event = self._eligibility.days_by_event(*named(EVENTS.c.user_id)).subquery("by_event")
         source = source.outerjoin(by_event, and_(by_event.c.user_id == active.c.id, by_event.c.day == days.c.day))
         return source, days.c.day, active.c.recently_seen | by_event.c.user_id.is_not(None)
-
-
-def id_of(user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) -> ColumnElement[uuid.UUID]:
-    """Return the id of a user-day's row, made of the random token of its transaction.
-
-    Citus calls the server's own function volatile. This one is of the same version 4, and tells the rows of a
-    transaction that may be lost from those of others.
-    """
-    server = func.pg_catalog
-    number = server.int4send(day - literal(datetime.date(2000, 1, 1), Date))
-    token = server.uuid_send(bindparam("token", type_=UUID))
-    digits = server.encode(server.sha256(token.op("||")(server.uuid_send(user_id)).op("||")(number)), "hex")
-    return cast(server.overlay(server.overlay(server.substr(digits, 1, 32), "4", 13), "a", 17), UUID)
 
 
 def read_rows(rows: Rows) -> tuple[Counter[datetime.date], list[Row]]:

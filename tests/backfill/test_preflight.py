@@ -402,6 +402,21 @@ def test_a_role_that_lacks_a_right_is_refused_before_any_row_is_read(
             run_backfill(engine_of(url), Settings(ONE_DAY, dry_run=True))
 
 
+def test_a_role_that_may_not_write_ids_leaves_them_to_the_table(server: Server, scores: Scores) -> None:
+    run(scores.url, "create schema if not exists legacy")
+    add_users(scores.engine, 3)
+    with reader_of(server, scores, "public.habit_index") as (name, url):
+        written = needs_of(look_before(scores.engine, Settings(ONE_DAY)).scores, [], "insert", with_events=False)
+        columns = ", ".join(need.column for need in written if need.right == "insert")
+        run(
+            server.as_admin(scores.url),
+            f"revoke insert on {scores.relation} from {name}; grant insert ({columns}) on {scores.relation} to {name}",
+        )
+        report = run_backfill(engine_of(url), Settings(ONE_DAY))
+        assert (report.inserted, report.failed) == (3, 0)
+    assert fetch(scores.url, f"select distinct substr(id::text, 15, 1) from {scores.relation}") == ["4"]
+
+
 def test_of_several_missing_columns_those_of_the_first_table_are_named(url: sa.URL) -> None:
     needs = [Need("auth.users", "rank", "select"), Need("public.habit_index", "mood", "select")]
     with engine_of(url).connect() as connection:

@@ -603,7 +603,7 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(
         database = look_at(connection, "insert", dry_run=False, with_events=False)
         eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
         lookup = Pages(database.scores, eligibility)
-        join = ShardedPages(database.scores, eligibility)
+        join = ShardedPages(database.scores, eligibility, takes_ids=True)
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         for keys in (EVERYBODY, KeyRange(users[20], users[50]), users[::3]):
             found = join.find_by_user(connection, keys).value
@@ -649,7 +649,7 @@ def test_both_shapes_of_the_statements_look_and_delete_the_same(stand_in_url: sa
     with engine_of(stand_in_url).connect() as connection:
         database = look_at(connection, "insert", dry_run=False, with_events=False)
         eligibility = Eligibility(database.account_columns, DAYS, database.now)
-        lookup, join = Pages(database.scores, eligibility), ShardedPages(database.scores, eligibility)
+        lookup, join = Pages(database.scores, eligibility), ShardedPages(database.scores, eligibility, takes_ids=True)
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         missing = join.list_missing(connection, users).value
         by_name = missing[: len(missing) // 2]
@@ -665,21 +665,22 @@ def test_both_shapes_of_the_statements_look_and_delete_the_same(stand_in_url: sa
         assert join.delete_untouched(connection, [*rows[:5], *by_name[:3]]) == {*by_name[:3], *rows[:5]} & set(by_name)
 
 
-def test_the_ids_of_a_page_are_random_and_those_of_two_pages_differ(stand_in_url: sa.URL) -> None:
+def test_the_ids_of_a_page_begin_alike_and_those_of_two_pages_differ(stand_in_url: sa.URL) -> None:
     run(stand_in_url, LOAD)
     with engine_of(stand_in_url).connect() as connection:
         database = look_at(connection, "insert", dry_run=False, with_events=False)
-        pages = ShardedPages(database.scores, Eligibility(database.account_columns, DAYS, database.now))
+        eligibility = Eligibility(database.account_columns, DAYS, database.now)
+        pages = ShardedPages(database.scores, eligibility, takes_ids=True)
         gaps = pages.find_by_user(connection, EVERYBODY).value.gaps
         ids: list[uuid.UUID] = []
         for _ in range(2):
-            assert pages.insert_page(connection, gaps, uuid.uuid4(), keyed=True, is_first=True).value.rows
+            assert pages.insert_page(connection, gaps, pages.new_token(), keyed=True, is_first=True).value.rows
             ids += connection.scalars(
                 sa.text("select id from legacy.daily_engagement_scores where source = 'backfill'")
             ).all()
             connection.rollback()
         assert len(set(ids)) == len(ids) > 100
-        assert {(one.version, one.variant) for one in ids} == {(4, uuid.RFC_4122)}
+        assert {(one.version, one.variant) for one in ids} == {(7, uuid.RFC_4122)}
 
 
 @pytest.mark.parametrize("active_within", [None, 3], ids=lambda days: f"active-within-{days}")
@@ -693,7 +694,7 @@ def test_nothing_is_asked_that_citus_refuses_or_carries_through_the_coordinator(
         database = look_at(connection, "insert", dry_run=False, with_events=False)
         eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
         statements.clear()
-        pages = ShardedPages(database.scores, eligibility)
+        pages = ShardedPages(database.scores, eligibility, takes_ids=True)
         user = uuid.uuid4()
         rows, users = [UserDay(user, DAYS.first)], [user]
         _ = pages.find_by_user(connection, EVERYBODY).value
@@ -787,7 +788,7 @@ def test_one_server_of_a_cluster_inserts_a_page(cluster_url: sa.URL) -> None:
         with engine.connect() as connection:
             database = look_at(connection, "insert", dry_run=False, with_events=active_within is not None)
             eligibility = Eligibility(database.account_columns, DAYS, database.now, active_within=active_within)
-            pages = ShardedPages(database.scores, eligibility)
+            pages = ShardedPages(database.scores, eligibility, takes_ids=True)
             gaps = pages.find_by_user(connection, EVERYBODY).value.gaps
             page = take(deque(gaps), 500)
             assert 0 < len(page) < len(gaps)
@@ -956,7 +957,8 @@ def test_rows_of_a_distributed_table_are_kept_if_all_are_there(url: sa.URL) -> N
     run(url, LOAD)
     with engine_of(url).connect() as connection:
         database = look_at(connection, "insert", dry_run=False, with_events=False)
-        pages = ShardedPages(database.scores, Eligibility(database.account_columns, DAYS, database.now))
+        eligibility = Eligibility(database.account_columns, DAYS, database.now)
+        pages = ShardedPages(database.scores, eligibility, takes_ids=True)
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         missing = pages.list_missing(connection, users).value
         token = uuid.uuid4()
