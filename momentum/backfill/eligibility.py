@@ -30,6 +30,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     select,
     text,
     true,
@@ -51,6 +52,10 @@ EVENTS = table_clause(
     column("deleted_at"),
     schema="public",
 )
+
+
+UTC: ColumnElement[str] = literal_column("'UTC'")
+EVERY_DAY: ColumnElement[datetime.timedelta] = literal_column("interval '1 day'", Interval)
 
 
 def read_account_columns(connection: Connection) -> Answer[frozenset[str]]:
@@ -92,6 +97,22 @@ class Eligibility:
         """The time by the server's clock, as far as it is known here."""
         return self.started_at + datetime.timedelta(seconds=time.monotonic() - self.noticed_at)
 
+    # As text and not as parameters, because the driver would send them with each page.
+    @property
+    def first(self) -> ColumnElement[datetime.date]:
+        """The first day of the range."""
+        return literal_column(f"date '{self.days.first}'", Date)
+
+    @property
+    def last(self) -> ColumnElement[datetime.date]:
+        """The last day of the range."""
+        return literal_column(f"date '{self.days.last}'", Date)
+
+    @property
+    def moment(self) -> ColumnElement[datetime.datetime]:
+        """The moment of the run."""
+        return literal_column(f"timestamptz '{self.started_at.isoformat()}'", DateTime(timezone=True))
+
     @property
     def since(self) -> datetime.datetime:
         """The moment from which a sign-in counts as recent, not before the beginning of the calendar."""
@@ -102,37 +123,40 @@ class Eligibility:
         return datetime.datetime.combine(day, datetime.time(), datetime.UTC)
 
     def active_users(self, *conditions: ColumnElement[bool]) -> Subquery:
-        """Return the active users as a table ``active (id, first_day, candidate_days, recently_seen)``.
+        """Return the active users as a table ``active (id, first_day, recently_seen)``.
 
-        ``first_day`` is the first day of the range on which the account existed, ``candidate_days`` the number of days
-        from then on, and ``recently_seen`` whether the user is eligible on all of them regardless of events.
+        ``first_day`` is the first day of the range on which the account existed, and ``recently_seen`` whether the user
+        is eligible on all days from then on regardless of events.
         """
         accounts = ACCOUNTS.c
-        first_day: ColumnElement[Any] = literal(self.days.first, Date)
+        first_day: ColumnElement[Any] = self.first
         active = list(conditions)
         if "created_at" in self.columns:
             # An account of unknown age counts as having always existed.
-            created = func.coalesce(cast(func.timezone("UTC", accounts.created_at), Date), first_day)
+            created = func.coalesce(cast(func.timezone(UTC, accounts.created_at), Date), first_day)
             first_day = func.greatest(created, first_day)
             active.append(created <= self.days.last)
-            active.append(func.coalesce(accounts.created_at <= self.started_at, true()))
+            active.append(func.coalesce(accounts.created_at <= self.moment, true()))
         if "deleted_at" in self.columns:
             active.append(accounts.deleted_at.is_(None))
         if "banned_until" in self.columns:
-            active.append(accounts.banned_until.is_(None) | (accounts.banned_until <= self.started_at))
+            active.append(accounts.banned_until.is_(None) | (accounts.banned_until <= self.moment))
         if self.users:
             active.append(accounts.id == func.any(literal(list(self.users), ARRAY(UUID))))
-        candidate_days = literal(self.days.last, Date) - first_day + 1
         return (
             select(
                 accounts.id,
                 cast(first_day, Date).label("first_day"),
-                candidate_days.label("candidate_days"),
                 self._recently_seen().label("recently_seen"),
             )
             .where(*active)
             .subquery("active")
         )
+
+    def candidate_days(self, active: FromClause) -> ColumnElement[int]:
+        """Return the number of days of the range on which an active user's account existed, eligible or not."""
+        days: ColumnElement[Any] = self.last - active.c.first_day
+        return (days + 1).label("candidate_days")
 
     def _recently_seen(self) -> ColumnElement[bool]:
         """Return whether the latest sign-in makes a user eligible on all days."""
@@ -148,8 +172,8 @@ class Eligibility:
         moments = (
             func.generate_series(
                 cast(active.c.first_day, DateTime),
-                cast(literal(self.days.last, Date), DateTime),
-                literal(ONE_DAY, Interval),
+                cast(self.last, DateTime),
+                EVERY_DAY,
             )
             .table_valued(column("moment"))
             .render_derived(name="days")
@@ -169,12 +193,12 @@ class Eligibility:
             conditions: The conditions of the users, on ``EVENTS``.
         """
         assert self.active_within is not None
-        day = cast(func.timezone("UTC", EVENTS.c.event_ts), Date)
+        day = cast(func.timezone(UTC, EVENTS.c.event_ts), Date)
         moments = (
             func.generate_series(
-                cast(func.greatest(day, literal(self.days.first, Date)), DateTime),
-                cast(func.least(day + literal(self.active_within - 1), literal(self.days.last, Date)), DateTime),
-                literal(ONE_DAY, Interval),
+                cast(func.greatest(day, self.first), DateTime),
+                cast(func.least(day + literal(self.active_within - 1), self.last), DateTime),
+                EVERY_DAY,
             )
             .table_valued(column("moment"))
             .render_derived(name="covered")
@@ -183,7 +207,7 @@ class Eligibility:
         return (
             select(EVENTS.c.user_id, covered.label("day"))
             .select_from(EVENTS.join(moments, true()))
-            .where(*conditions, EVENTS.c.created_at <= self.started_at, EVENTS.c.deleted_at.is_(None))
+            .where(*conditions, EVENTS.c.created_at <= self.moment, EVENTS.c.deleted_at.is_(None))
             .group_by(EVENTS.c.user_id, covered)
         )
 
@@ -196,15 +220,15 @@ class Eligibility:
         """
         event = EVENTS.alias("event")
         # A date must become a timestamp before it gets a time zone, or it would be read in the session's time zone.
-        first_moment = func.timezone("UTC", cast(day - literal(active_within - 1), DateTime))
-        end = func.timezone("UTC", cast(day + literal(1), DateTime))
+        first_moment = func.timezone(UTC, cast(day - literal(active_within - 1), DateTime))
+        end = func.timezone(UTC, cast(day + literal(1), DateTime))
         return (
             exists()
             .where(
                 event.c.user_id == user_id,
                 event.c.event_ts >= first_moment,
                 event.c.event_ts < end,
-                event.c.created_at <= self.started_at,
+                event.c.created_at <= self.moment,
                 event.c.deleted_at.is_(None),
             )
             .correlate_except(event)

@@ -9,7 +9,7 @@ import datetime
 import secrets
 import uuid
 
-from sqlalchemy import UUID, BigInteger, ColumnElement, Date, Text, bindparam, cast, func, literal, literal_column
+from sqlalchemy import UUID, BigInteger, ColumnElement, Date, Text, bindparam, cast, func, literal_column
 
 MILLISECOND = datetime.timedelta(milliseconds=1)
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -40,7 +40,7 @@ def id_of(user_id: ColumnElement[uuid.UUID], day: ColumnElement[datetime.date]) 
     transaction that may be lost from those of others. Two of a thousand have the same id once in 10^12 transactions.
     """
     server = func.pg_catalog
-    seed = bindparam("seed", type_=BigInteger) + (day - literal(datetime.date(2000, 1, 1), Date))
+    seed = bindparam("seed", type_=BigInteger) + (day - literal_column("date '2000-01-01'", Date))
     # 59 bits of the hash after one that is set, so that it has 15 digits.
     half = literal_column(str(1 << 59), BigInteger)
     number = server.uuid_hash_extended(user_id, seed).bitwise_and(half - literal_column("1")).bitwise_or(half)

@@ -234,9 +234,8 @@ class Pages:
     def count_candidates(self, connection: Connection) -> Answer[int]:
         """Return the number of user-days of the range on which active users have an account, eligible or not."""
         active = self._eligibility.active_users()
-        return ask(connection, select(func.coalesce(func.sum(active.c.candidate_days), 0))).then(
-            lambda rows: int(rows[0][0])
-        )
+        total = func.coalesce(func.sum(self._eligibility.candidate_days(active)), 0)
+        return ask(connection, select(total)).then(lambda rows: int(rows[0][0]))
 
     def find_by_user(self, connection: Connection, keys: KeyRange | Sequence[uuid.UUID]) -> Answer[Gaps]:
         """Return the gaps of some users, looked up one by one; the cost grows with their rows in the range."""
@@ -267,6 +266,7 @@ class Pages:
         the limit of either.
         """
         active = self._eligibility.active_users(*self._in_range(ACCOUNTS.c.id, keys))
+        days = self._eligibility.candidate_days(active)
         # Of a single day a user has one row, so there is nothing to group, and the server's parallel workers do all of
         # it. Where there is, a fence keeps each of them from grouping the whole table.
         is_grouped = len(self._eligibility.days) > 1
@@ -280,8 +280,8 @@ class Pages:
         first_day = literal_column(self._layout.day_in(rows.name), Date)
         each = select(
             active.c.id,
-            active.c.candidate_days,
-            (active.c.candidate_days - func.coalesce(rows.c.present, 0)).label("missing"),
+            days,
+            (days - func.coalesce(rows.c.present, 0)).label("missing"),
             func.coalesce(first_day >= active.c.first_day, true()).label("sure"),
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
         counted = (each.offset(literal_column("0")) if is_grouped else each).subquery("counted")
@@ -290,7 +290,7 @@ class Pages:
         fits: ColumnElement[bool] = true()
         if limit is not None:
             fits = (func.count().filter(lacking) <= limit) & (func.count().filter(unsure) <= limit)
-        everybody = select(array([func.count(), func.coalesce(func.sum(active.c.candidate_days), 0)]))
+        everybody = select(array([func.count(), func.coalesce(func.sum(days), 0)]))
         # The sums over everybody are taken without the rows, so that only the few with gaps are passed on.
         kept = select(
             everybody.scalar_subquery(),
@@ -380,7 +380,7 @@ class Pages:
         del token
         own = select(self._table.c.user_id, self._day.label("day")).where(
             *in_parameter(self._table.c.user_id),
-            self._day.between(literal(self._eligibility.days.first, Date), literal(self._eligibility.days.last, Date)),
+            self._day.between(self._eligibility.first, self._eligibility.last),
             self._written_by(transaction),
         )
         rows = [(row.user_id, row.day) for row in ask(connection, own, {"ids": list(ids)}).value]
@@ -426,17 +426,16 @@ class Pages:
         active = self._eligibility.active_users(*named(ACCOUNTS.c.id))
         if self._day_by_day:
             return self._counted_day_by_day(active)
+        days = self._eligibility.candidate_days(active)
         # By a search in the unique index; the aggregate keeps it from becoming a join.
         rows = (
-            select((active.c.candidate_days - func.count()).label("missing"))
+            select((days - func.count()).label("missing"))
             .select_from(self._table)
             .where(*self._rows_of(active))
             .correlate(active)
             .lateral("rows")
         )
-        return select(
-            active.c.id, active.c.candidate_days, active.c.candidate_days.label("eligible"), rows.c.missing
-        ).select_from(active.join(rows, true()))
+        return select(active.c.id, days, days.label("eligible"), rows.c.missing).select_from(active.join(rows, true()))
 
     def _counted_day_by_day(self, active: FromClause) -> Select[Any]:
         """Count each user's eligible days, and those without a row."""
@@ -453,13 +452,12 @@ class Pages:
             .select_from(day)
             .lateral("counts")
         )
-        return select(active.c.id, active.c.candidate_days, counts.c.eligible, counts.c.missing).select_from(
-            active.join(counts, true())
-        )
+        days = self._eligibility.candidate_days(active)
+        return select(active.c.id, days, counts.c.eligible, counts.c.missing).select_from(active.join(counts, true()))
 
     def _rows_of(self, active: FromClause) -> list[ColumnElement[bool]]:
         """Return the conditions of a user's rows on the days of the range from the day the account was created."""
-        last = literal(self._eligibility.days.last, Date)
+        last = self._eligibility.last
         return [self._table.c.user_id == active.c.id, self._day.between(active.c.first_day, last)]
 
     def _missing(self) -> Select[uuid.UUID, datetime.date]:

@@ -28,9 +28,9 @@ from momentum.connect.settings import (
     PINNED,
     SEARCH_PATH,
     as_statements,
-    changes,
     corrections,
     keep_own_path,
+    written_changes,
 )
 from momentum.connect.url import describe
 from momentum.errors import DatabaseUnreachableError
@@ -442,7 +442,7 @@ class Session:
         try:
             ask(connection, self._begins)
             settings = {**PINNED, **ENDING, **self.limits.for_transaction(BY_USER)}
-            began = ask(connection, select(func.pg_catalog.pg_backend_pid(), *changes(settings)))
+            began = ask(connection, select(func.pg_catalog.pg_backend_pid(), *written_changes(settings)))
             life = ask(connection, select(literal_column(LIFE)))
             _ = ask(connection, ROLLBACK).value
             can_read_life = bool(life.value)
@@ -618,7 +618,7 @@ def beginning(limits: Limits, writes: bool, *, reads_life: bool, is_spread: bool
     pinned = {"search_path": SEARCH_PATH, **({} if is_spread else ONCE)} if writes else PINNED
     settings = {**pinned, **ENDING, **limits.for_transaction(BY_USER)}
     columns: list[ColumnElement[Any]] = [keep_own_path()] if writes else []
-    columns += [*changes(settings), *corrections()]
+    columns += [*written_changes(settings), *corrections()]
     if writes:
         # As text, because the driver doesn't know the type xid8.
         columns.append(literal_column("pg_catalog.pg_current_xact_id()::pg_catalog.text"))

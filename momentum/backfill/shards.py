@@ -17,7 +17,6 @@ from sqlalchemy import (
     UUID,
     ColumnElement,
     Connection,
-    Date,
     Executable,
     FromClause,
     Integer,
@@ -27,7 +26,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     func,
-    literal,
     select,
     text,
     true,
@@ -147,28 +145,29 @@ class ShardedPages(Pages):
         """Count each user's days, the eligible ones, and those of these without a row, by a join."""
         active = self._eligibility.active_users(*named(ACCOUNTS.c.id))
         rows = self._rows(named)
+        days = self._eligibility.candidate_days(active)
         if not self._day_by_day:
             there = and_(rows.c.user_id == active.c.id, rows.c.day >= active.c.first_day)
             return (
                 select(
                     active.c.id,
-                    active.c.candidate_days,
-                    active.c.candidate_days.label("eligible"),
-                    (active.c.candidate_days - func.count(rows.c.user_id)).label("missing"),
+                    days,
+                    days.label("eligible"),
+                    (days - func.count(rows.c.user_id)).label("missing"),
                 )
                 .select_from(active.outerjoin(rows, there))
-                .group_by(active.c.id, active.c.candidate_days)
+                .group_by(active.c.id, active.c.first_day)
             )
         source, day, is_eligible = self._with_days(active, named)
         return (
             select(
                 active.c.id,
-                active.c.candidate_days,
+                days,
                 func.count().filter(is_eligible).label("eligible"),
                 func.count().filter(is_eligible & rows.c.user_id.is_(None)).label("missing"),
             )
             .select_from(source.outerjoin(rows, and_(rows.c.user_id == active.c.id, rows.c.day == day)))
-            .group_by(active.c.id, active.c.candidate_days)
+            .group_by(active.c.id, active.c.first_day)
         )
 
     def _present_by_day(self, named: Named) -> Select[Any]:
@@ -224,8 +223,8 @@ class ShardedPages(Pages):
 
     def _rows(self, named: Named) -> Subquery:
         """Return the rows of some users in the range as a table ``rows (user_id, day)``, with ids if there are any."""
-        last = literal(self._eligibility.days.last, Date)
-        first = literal(self._eligibility.days.first, Date)
+        last = self._eligibility.last
+        first = self._eligibility.first
         more = [self._table.c.id] if self._takes_ids else []
         rows = select(self._table.c.user_id, self._day.label("day"), *more)
         return rows.where(*named(self._table.c.user_id), self._day.between(first, last)).subquery("rows")
