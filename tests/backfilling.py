@@ -315,6 +315,7 @@ class Proxy:
         self._forwarded = forwarded
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self._unheard: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         port = self._listener.getsockname()[1]
         self.url = url.set(host="127.0.0.1", port=port, query={"sslmode": "disable", "gssencmode": "disable"})
@@ -371,10 +372,13 @@ class Proxy:
                 if self._message in data and not self.cuts and not self._passes():
                     self.cuts += 1
                     self._meanwhile()
-                    self._cut(client)
                     if not self._forwarded:
+                        self._cut(client)
                         break
+                    # The server has it before the client, which might connect again at once, knows of anything.
+                    self._unheard.append(client)
                     server.sendall(data)
+                    self._cut(client)
                     return  # The other thread ends it, when the answer has come.
                 server.sendall(data)
         self._cut(server)
@@ -382,7 +386,7 @@ class Proxy:
     def _return(self, server: socket.socket, client: socket.socket) -> None:
         """Pass on what the server answers, as long as the client is there."""
         with contextlib.suppress(OSError):
-            while data := server.recv(65536):
+            while (data := server.recv(65536)) and client not in self._unheard:
                 client.sendall(data)
         self._cut(client)
         self._cut(server)
