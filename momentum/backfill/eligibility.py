@@ -136,7 +136,7 @@ class Eligibility:
             # An account of unknown age counts as having always existed.
             created = func.coalesce(cast(func.timezone(UTC, accounts.created_at), Date), first_day)
             first_day = func.greatest(created, first_day)
-            active.append(created <= self.days.last)
+            active.append(created <= self.last)
             active.append(func.coalesce(accounts.created_at <= self.moment, true()))
         if "deleted_at" in self.columns:
             active.append(accounts.deleted_at.is_(None))
