@@ -1146,7 +1146,9 @@ set {local} bytea_output = 'escape';
 
 
 def settings(connection: sa.Connection) -> dict[str, str]:
-    rows = connection.execute(sa.text("select name, setting from pg_catalog.pg_settings"))
+    """Return what a session may set; of the rest, another test may change the server's own meanwhile."""
+    statement = "select name, setting from pg_catalog.pg_settings where context in ('user', 'superuser')"
+    rows = connection.execute(sa.text(statement))
     return {row.name: row.setting for row in rows}
 
 
