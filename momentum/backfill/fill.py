@@ -492,7 +492,7 @@ class Filler:
         is_part = bool(own) and own[0].user_id == batch[-1].user_id
         statements = self._pages
         pages = cut(batch, self._settings.page_size)
-        token = self._pages.new_token()
+        token = statements.new_token()
 
         def settle(done: Inserted | None, end: End) -> None:
             if end is End.UNDONE:

@@ -313,8 +313,8 @@ def takes_ids(connection: Connection, scores: ScoreTable) -> Answer[bool]:
     """Return whether the score table takes any UUID as a row's id: the default is a random one, and nothing reads it.
 
     What reads it may want another version, or random digits at its beginning: a check, an expression in an index, a
-    column that is computed from it. Otherwise the table's own default makes it, as it does where the role may not write
-    that column.
+    column that is computed from it, the condition of a trigger, a policy. Otherwise the table's own default makes it,
+    as it does where the role may not write that column.
     """
     found = ask(
         connection,
@@ -337,6 +337,7 @@ def takes_ids(connection: Connection, scores: ScoreTable) -> Answer[bool]:
                   d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
                   and (
                     c.contype in ('c', 'x') or i.indexprs is not null or i.indpred is not null or other.oid is not null
+                    or d.classid in ('pg_trigger'::regclass, 'pg_policy'::regclass)
                   )
               )
         """),

@@ -14,6 +14,7 @@ from tests.backfilling import DAY, Scores
 from tests.migrating import execute, fetch, run
 from tests.samples import add_users
 
+NOTHING = "execute function suppress_redundant_updates_trigger()"
 DAYS = DayRange(DAY - datetime.timedelta(days=9), DAY)
 
 
@@ -89,10 +90,13 @@ def test_rows_that_are_inserted_by_name_have_such_ids_too(scores: Scores) -> Non
         ("create index on {} (user_id) where id > '80000000-0000-0000-0000-000000000000'", 4),
         ("alter table {} add short text unique generated always as (left(id::text, 8)) stored", 4),
         ("alter table {} add exclude using hash ((left(id::text, 8)) with =)", 4),
+        ("create trigger sampled before insert on {} for each row when (left(new.id::text, 1) = 'x') " + NOTHING, 4),
+        ("create policy sampled on {} for insert with check (left(id::text, 1) <> '0')", 4),
         ("alter table {} alter id set default public.another_id()", 5),
         ("alter table {} alter id type text using id::text", 4),
         ("alter table {} add check (user_id is not null)", 7),
         ("create unique index on {} (user_id, id); create index on {} (lower(user_id::text))", 7),
+        ("create trigger sampled before insert on {} for each row when (new.user_id is null) " + NOTHING, 7),
         ("create view public.ids as select left(id::text, 8) from {}", 7),
     ],
 )
