@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from momentum.backfill import session as session_module
 from momentum.backfill.session import Begun, End, Session, sleep_until
 from momentum.backfill.settings import Limits
 from momentum.connect.engine import create_engine
@@ -362,8 +363,10 @@ def test_a_transaction_that_fails_takes_no_other_with_it(url: sa.URL, ends: Ends
 @pytest.mark.parametrize("found", ["found", ""])
 @pytest.mark.parametrize("forwarded", [True, False], ids=["forwarded", "not forwarded"])
 def test_what_is_left_of_a_commit_that_was_sent_before_its_result_was_there_is_asked_for(
-    url: sa.URL, forwarded: bool, found: str
+    url: sa.URL, monkeypatch: pytest.MonkeyPatch, forwarded: bool, found: str
 ) -> None:
+    # Tests share a server, and a checkpoint that another one causes would count as the beginning of another life.
+    monkeypatch.setattr(session_module, "LIFE", "pg_catalog.pg_postmaster_start_time()::pg_catalog.text")
     run(
         url,
         f"""
@@ -377,6 +380,8 @@ def test_what_is_left_of_a_commit_that_was_sent_before_its_result_was_there_is_a
         """,
     )
     with contextlib.ExitStack() as stack:
+        session_module.beginning.cache_clear()
+        stack.callback(session_module.beginning.cache_clear)
         holder = stack.enter_context(create_engine(url, "momentum-tests").connect())
         holder.execute(sa.text("select pg_advisory_lock(1)"))
         # The commit is sent while the note still waits, and its answer is lost with the result.
