@@ -191,6 +191,8 @@ class Eligibility:
         """
         assert self.active_within is not None
         day = cast(func.timezone(UTC, EVENTS.c.event_ts), Date)
+        # Not by numbers: an event's day may be infinite, and can't be subtracted then. Without a time zone, so that the
+        # session's daylight saving time can't make a day longer or shorter.
         moments = (
             func.generate_series(
                 cast(func.greatest(day, self.first), DateTime),
