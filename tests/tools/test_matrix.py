@@ -4,11 +4,12 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from momentum.connect.url import as_text
 from momentum.testing import Server
-from tools import matrix
+from tools import bench, matrix
 
 THIS = "this server"
 
@@ -72,12 +73,22 @@ def test_a_run_that_cannot_begin_has_failed(
 @pytest.mark.slow
 @pytest.mark.skipif(not (matrix.DEBIAN / "initdb").exists(), reason="there is no PostgreSQL 15 of Debian")
 def test_a_server_of_some_programs_runs_and_is_gone_after() -> None:
-    with matrix.running(matrix.DEBIAN, None) as variables:
+    with matrix.running(matrix.DEBIAN) as variables:
         url = variables["MOMENTUM_TEST_DATABASE_URL"]
         psql = [shutil.which("psql") or matrix.DEBIAN / "psql", "-X", "-At", url, "-c", "select 15"]
         matrix.call(psql)
     with pytest.raises(RuntimeError, match="psql"):
         matrix.call(psql)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (matrix.DEBIAN / "initdb").exists(), reason="there is no PostgreSQL 15 of Debian")
+def test_the_bench_may_set_the_settings_under_which_it_measures() -> None:
+    names = [setting.partition(" = ")[0] for setting in bench.SETTINGS]
+    with matrix.debian(on_disk=True) as variables, psycopg.connect(variables["MOMENTUM_TEST_DATABASE_URL"]) as server:
+        # What the command line says stands above what ALTER SYSTEM does.
+        query = "select name from pg_settings where name = any(%s) and source <> 'command line' order by name"
+        assert server.execute(query, [names]).fetchall() == [(name,) for name in sorted(names)]
 
 
 def test_every_supported_postgres_and_python_has_a_run() -> None:
