@@ -27,8 +27,8 @@ from momentum.connect.settings import (
     OWN_PATH,
     PINNED,
     SEARCH_PATH,
-    as_statements,
     corrections,
+    in_block,
     keep_own_path,
     written_changes,
 )
@@ -47,6 +47,9 @@ BY_USER = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 ONCE = {"plan_cache_mode": "force_generic_plan"}
 # Reading the whole table once: nothing may be read again for each user.
 BY_SCAN = {"enable_nestloop": "off"}
+
+# The statements for a cluster are joins. If the planner expects few days, a merge join compares all of a user's.
+JOINED = {"enable_mergejoin": "off"}
 
 # What set_config() sets doesn't reach the other servers of a cluster; after this, what SET LOCAL sets does.
 REACHING_SHARDS = {"citus.propagate_set_commands": "local"}
@@ -169,8 +172,8 @@ class Session:
         self._begins = text(f"begin isolation level {isolation}{' read only' if read_only else ''}")
         self.limits = limits
         # The servers of a cluster that hold the shards look up and lock the rows.
-        on_shards = {**REACHING_SHARDS, **limits.for_transaction(BY_USER)} if is_spread else {}
-        self._settings_on_shards = [text(statement) for statement in as_statements(on_shards)]
+        on_shards = text(in_block({**REACHING_SHARDS, **limits.for_transaction({**BY_USER, **JOINED})}))
+        self._beginning = [self._begins, *([on_shards] if is_spread else [])]
         self._sleep = sleep
         self._is_aborted = is_aborted
         self._is_stopping = is_stopping
@@ -497,7 +500,7 @@ class Session:
     def _begin(self, connection: Connection, *, writes: bool) -> Answer[Rows]:
         """Begin a transaction and set its limits; if it writes, the last two columns are those of ``Begun``."""
         connection.info.pop(OWN_PATH, None)
-        for statement in (self._begins, *self._settings_on_shards):
+        for statement in self._beginning:
             ask(connection, statement)
         reads_life = writes and self._can_read_life
         return ask(connection, beginning(self.limits, writes, reads_life=reads_life, is_spread=self._is_spread))

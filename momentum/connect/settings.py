@@ -127,6 +127,11 @@ def corrections() -> "list[ColumnElement[Any]]":
     ]
 
 
+def in_block(settings: Mapping[str, str]) -> str:
+    """Return a single statement that changes settings until the end of the transaction."""
+    return f"do $$ begin {'; '.join(as_statements(settings))}; end $$"
+
+
 def corrections_in_block() -> str:
     """Return the statements of a DO block that correct settings, until the end of its transaction."""
     return " ".join(

@@ -186,9 +186,9 @@ def test_where_other_servers_write_the_rows_the_limits_and_the_planners_settings
         "set local citus.propagate_set_commands = 'local'",
         "set local lock_timeout = '3000ms'",
         "set local statement_timeout = '60000ms'",
-        *(f"set local {name} = 'off'" for name in ("enable_seqscan", "enable_bitmapscan", "jit")),
+        *(f"set local {name} = 'off'" for name in ("enable_seqscan", "enable_bitmapscan", "jit", "enable_mergejoin")),
     ]
-    assert [sql for sql in sent if "set local" in sql] == 2 * expected * is_spread
+    assert [sql for sql in sent if "set local" in sql] == 2 * [f"do $$ begin {'; '.join(expected)}; end $$"] * is_spread
 
 
 NOTES = sa.text("create table public.notes (note text primary key deferrable initially deferred)")
