@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from momentum.backfill.pages import BY_ID, UserDay, UserGap
+from momentum.backfill.settings import MOST_ROWS_PER_PAGE
 from momentum.retries import Fault
 
 # A worker looks for more users with gaps while there are fewer rows in the queue than this many transactions hold.
@@ -55,6 +56,18 @@ def take(gaps: deque[UserGap], rows: int, *, whole: bool = False) -> list[UserGa
         taken.append(gap)
         rows -= gap.missing
     return taken
+
+
+def rows_per_page(page_size: int, commit_every: int, *, is_spread: bool) -> int:
+    """Return the most rows in an INSERT.
+
+    Args:
+        page_size: The setting.
+        commit_every: The most rows in a transaction.
+        is_spread: Whether Citus has distributed the score table. It plans every INSERT anew, on the coordinator and on
+            the server that writes, which takes a third of the time of 500 rows.
+    """
+    return commit_every if is_spread and page_size == MOST_ROWS_PER_PAGE else page_size
 
 
 def cut(taken: Sequence[UserGap], rows: int) -> list[list[UserGap]]:

@@ -184,7 +184,13 @@ def backfill(
     ] = Settings.workers,
     page_size: Annotated[
         int,
-        Option(min=1, max=MOST_ROWS_PER_PAGE, metavar="N", help="The most rows in an INSERT.", rich_help_panel="How"),
+        Option(
+            min=1,
+            max=MOST_ROWS_PER_PAGE,
+            metavar="N",
+            help="The most rows in an INSERT; on a Citus cluster the default is all that is committed at once.",
+            rich_help_panel="How",
+        ),
     ] = Settings.page_size,
     commit_every: Annotated[
         int,

@@ -30,6 +30,7 @@ from momentum.backfill.batches import (
     put_back,
     refill,
     rows_of,
+    rows_per_page,
     take,
     take_rest,
 )
@@ -167,14 +168,17 @@ class Inserted:
         return found
 
     @property
-    def by_user(self) -> Counter[uuid.UUID]:
-        """The number of rows that it inserted, by user; where the keys weren't asked for, all were as expected."""
+    def by_user(self) -> Counter[uuid.UUID] | None:
+        """The number of rows that it inserted, by user; None if more or fewer than expected, and no keys are here."""
         found: Counter[uuid.UUID] = Counter()
         for gaps, written in self.pages:
-            if written.rows is None:
-                found.update({gap.user_id: gap.missing for gap in gaps})
-            else:
+            if written.rows is not None:
                 found.update(user for user, _ in written.rows)
+            elif sum(written.by_day.values()) == rows_of(gaps):
+                for gap in gaps:
+                    found[gap.user_id] += gap.missing
+            else:
+                return None
         return found
 
 
@@ -183,11 +187,13 @@ class Question(NamedTuple):
 
     Attributes:
         tried: The rows that each lacked.
-        inserted: The rows that each got.
+        inserted: The rows that each got; None if only their ids can tell.
+        token: The token of these ids.
     """
 
     tried: Sequence[UserGap]
-    inserted: Counter[uuid.UUID]
+    inserted: Counter[uuid.UUID] | None
+    token: uuid.UUID
 
 
 @dataclass
@@ -491,7 +497,7 @@ class Filler:
         batch = take(own, worker.throttle.rows, whole=ahead)
         is_part = bool(own) and own[0].user_id == batch[-1].user_id
         statements = self._pages
-        pages = cut(batch, self._settings.page_size)
+        pages = cut(batch, self._page_size)
         token = statements.new_token()
 
         def settle(done: Inserted | None, end: End) -> None:
@@ -499,9 +505,9 @@ class Filler:
                 put_back(own, batch)
                 worker.waits_for = AFTER_A_LOSS
             elif end is End.REFUSED:
-                worker.questions.append(Question(batch, Counter()))
+                worker.questions.append(Question(batch, Counter(), token))
             else:
-                self._settle_commit(worker, done or Inserted([(batch, NOTHING)]))
+                self._settle_commit(worker, done or Inserted([(batch, NOTHING)]), token)
 
         try:
             if ahead and may_go_ahead(len(pages), worker.slowest, has_open=session.has_open, is_part=is_part):
@@ -525,12 +531,18 @@ class Filler:
             if self._aborted or classify(error) in (Fault.FATAL, Fault.LOST):
                 raise
             logger.debug("a transaction failed, looking at its rows: %s", reason(error, self._engine.url))
-            worker.questions.append(Question(batch, Counter()))
+            worker.questions.append(Question(batch, Counter(), token))
 
     @property
     def _pages(self) -> Pages:
         """The statements, as they are now."""
         return self._statements.pages
+
+    @property
+    def _page_size(self) -> int:
+        """The most rows in an INSERT."""
+        settings = self._settings
+        return rows_per_page(settings.page_size, settings.commit_every, is_spread=self._pages.is_spread)
 
     def _may_write_ahead(self, worker: Worker) -> bool:
         """Return whether a worker may send its next transaction before it knows what became of the one before."""
@@ -611,7 +623,7 @@ class Filler:
         written = self._pages.find_written(connection, [gap.user_id for gap in tried], transaction, token)
         return None if written is None else Inserted([(tried, written)])
 
-    def _settle_commit(self, worker: Worker, done: Inserted) -> None:
+    def _settle_commit(self, worker: Worker, done: Inserted, token: uuid.UUID) -> None:
         """Count what a transaction has inserted that is committed, and ask about what is missing."""
         started = time.monotonic()
         worker.slowest = done.slowest
@@ -625,7 +637,7 @@ class Filler:
         # The next transaction is open meanwhile.
         self._writes_ahead &= time.monotonic() - started < LONGEST_SETTLING
         if not as_expected:
-            worker.questions.append(Question(done.tried, done.by_user))
+            worker.questions.append(Question(done.tried, done.by_user, token))
 
     def _settle(
         self, by_day: Counter[datetime.date], rows: Sequence[Row] | None, *, pages: int, slowest: float
@@ -651,9 +663,17 @@ class Filler:
         tried = [gap for question in questions for gap in question.tried]
         inserted: Counter[uuid.UUID] = Counter()
         for question in questions:
-            inserted.update(question.inserted)
+            inserted.update(self._inserted_by(worker.session, question))
             tried += take_rest(worker.own, question.tried[-1])
         self._look_closer(worker.session, tried, inserted)
+
+    def _inserted_by(self, session: Session, question: Question) -> Counter[uuid.UUID]:
+        """Return the rows that each user got of a transaction that is committed, or has failed."""
+        if question.inserted is not None:
+            return question.inserted
+        # Only a cluster leaves the keys out, and its rows don't tell the number of their transaction.
+        found = session.read(lambda connection: self._find_written(connection, question.tried, 0, question.token))
+        return (found and found.by_user) or Counter()
 
     def _look_closer(self, session: Session, tried: Sequence[UserGap], inserted: Mapping[uuid.UUID, int]) -> None:
         """Find out what became of rows that were not all inserted, and insert those that are still missing by name.
@@ -676,10 +696,10 @@ class Filler:
             self._report.present -= found.vanished
             self._report.raced += found.raced
             self._tell()
-        for start in range(0, len(missing), self._settings.page_size):
+        for start in range(0, len(missing), self._page_size):
             if self._ended():
                 break
-            self._insert_by_name(session, missing[start : start + self._settings.page_size])
+            self._insert_by_name(session, missing[start : start + self._page_size])
 
     def _insert_by_name(self, session: Session, rows: Sequence[UserDay]) -> None:
         """Insert rows in a transaction of their own; if that fails, halve them until those at fault are alone."""

@@ -62,7 +62,8 @@ class Written(NamedTuple):
 
     Attributes:
         by_day: The number of rows, by day.
-        rows: The rows; None if their keys weren't asked for, and all that were expected were inserted.
+        rows: The rows; None if their keys weren't asked for. A single server gives them all the same if it has
+            inserted more or fewer than were expected.
         began: When the server began, in seconds by its clock.
     """
 
@@ -495,15 +496,22 @@ class Pages:
             days.c.days, days.c.numbers, keys.c.user_ids, keys.c.days, seconds_of("statement_timestamp")
         ).select_from(days.join(keys, true()))
 
-    def _insert_statement(self, missing: Select[uuid.UUID, datetime.date]) -> ReturningInsert[Any]:
-        """Return the INSERT of the default rows of some user-days, which returns those that it inserted."""
+    def _insert_statement(
+        self, missing: Select[uuid.UUID, datetime.date], *, keyed: bool = True
+    ) -> ReturningInsert[Any]:
+        """Return the INSERT of the default rows of some user-days, which returns those that it inserted.
+
+        Args:
+            missing: The query of the user-days.
+            keyed: Whether it returns their users, or only their days.
+        """
         source = missing.subquery("missing")
         row = self._row_of(source)
         return (
             insert(self._table)
             .from_select(list(row), select(*row.values()).select_from(source), include_defaults=False)
             .on_conflict_do_nothing(index_elements=[self._table.c.user_id, text(self._layout.day)])
-            .returning(self._table.c.user_id, self._day.label("day"))
+            .returning(*([self._table.c.user_id] if keyed else []), self._day.label("day"))
         )
 
     def _token(self, token: uuid.UUID) -> dict[str, object]:

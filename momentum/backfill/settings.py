@@ -72,7 +72,7 @@ class Settings:
         users: Only these users; everyone if empty.
         active_within: N, to fill only users who signed in on or after the range's first day minus N days, or had a
             momentum event in the N days up to and including the day. None: all active users.
-        page_size: The most rows in an INSERT.
+        page_size: The most rows in an INSERT; on a cluster the default stands for ``commit_every``.
         commit_every: The most rows between two commits.
         workers: Connections that fill at the same time.
         pause: Seconds to pause after a commit, outside of a transaction.

@@ -65,6 +65,7 @@ class ShardedPages(Pages):
     def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, takes_ids: bool = False) -> None:
         # Citus fires no triggers that might look at other rows, and takes no statement that changes rows in a query.
         super().__init__(scores, eligibility, own_path=False, takes_ids=takes_ids)
+        self._insert_unkeyed = self._page_statement(keyed=False)
 
     @property
     def is_spread(self) -> bool:
@@ -101,8 +102,10 @@ class ShardedPages(Pages):
         self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool, is_first: bool
     ) -> Answer[Written]:
         """Insert the rows that some users of one shard lack; of the last one, as many as are known."""
-        del keyed, is_first  # The server returns the keys, and looks at no triggers.
+        del is_first  # The server looks at no triggers.
         self._prepare(connection)
+        # Keys that are missed later are found by the ids that were made here.
+        keyed = keyed or not self._takes_ids
         last = gaps[-1].user_id
         parameters = {
             "ids": [gap.user_id for gap in gaps],
@@ -112,8 +115,8 @@ class ShardedPages(Pages):
         }
         # Such a statement can't say when the server began with it.
         clock = self.read_clock(connection)
-        answer = ask(connection, self._insert_page, parameters)
-        return answer.then(lambda rows: Written(*read_rows(rows), clock.value))
+        answer = ask(connection, self._insert_page if keyed else self._insert_unkeyed, parameters)
+        return answer.then(lambda rows: Written(*read_rows(rows, keyed=keyed), clock.value))
 
     def look_again(self, connection: Connection, rows: Sequence[UserDay]) -> list[Outcome]:
         """Return for each user-day whether it has a row and whether the user is still active."""
@@ -191,8 +194,8 @@ class ShardedPages(Pages):
             .order_by(active.c.id, day)
         )
 
-    def _page_statement(self, conditions: Sequence[ColumnElement[bool]]) -> Executable:
-        """Return the statement behind ``insert_page``, which returns the rows that it inserts."""
+    def _page_statement(self, conditions: Sequence[ColumnElement[bool]] = (), *, keyed: bool = True) -> Executable:
+        """Return the statement behind ``insert_page``, which returns the rows that it inserts, or only their days."""
         found = self._missing().order_by(None).subquery("found")
         number = func.row_number().over(partition_by=found.c.user_id, order_by=found.c.day).label("number")
         numbered = select(found.c.user_id, found.c.day, number).subquery("numbered")
@@ -200,7 +203,8 @@ class ShardedPages(Pages):
             numbered.c.number <= bindparam("most", type_=Integer)
         )
         missing = select(numbered.c.user_id, numbered.c.day).where(is_known)
-        return written(self._insert_statement(missing.order_by(numbered.c.user_id, numbered.c.day)), conditions)
+        ordered = missing.order_by(numbered.c.user_id, numbered.c.day)
+        return written(self._insert_statement(ordered, keyed=keyed), conditions)
 
     def _named_rows(self) -> Select[uuid.UUID, datetime.date]:
         """Return the user-days in the parameters whose users exist, by user and day."""
@@ -242,6 +246,6 @@ class ShardedPages(Pages):
         return source, days.c.day, active.c.recently_seen | by_event.c.user_id.is_not(None)
 
 
-def read_rows(rows: Rows) -> tuple[Counter[datetime.date], list[Row]]:
-    """Return the number of rows by day, and the rows."""
-    return Counter(day for _, day in rows), [(user, day) for user, day in rows]
+def read_rows(rows: Rows, *, keyed: bool = True) -> tuple[Counter[datetime.date], list[Row] | None]:
+    """Return the number of rows by day, and the rows if their keys are there."""
+    return Counter(row.day for row in rows), [tuple(row) for row in rows] if keyed else None

@@ -17,6 +17,7 @@ from momentum.backfill.batches import (
     put_back,
     refill,
     rows_of,
+    rows_per_page,
     take,
     take_rest,
 )
@@ -139,6 +140,17 @@ def test_a_transaction_is_cut_into_pages_of_a_number_of_rows() -> None:
     assert cut([UserGap(A, 3), UserGap(B, 5)], 4) == [[UserGap(A, 3), UserGap(B, 1)], [UserGap(B, 4)]]
     assert cut([UserGap(A, 3)], 4) == [[UserGap(A, 3)]]
     assert cut([], 4) == []
+
+
+@pytest.mark.parametrize(
+    ("page_size", "commit_every", "alone", "spread"),
+    [(500, 1000, 500, 1000), (500, 100, 500, 100), (499, 1000, 499, 499)],
+)
+def test_a_transaction_on_a_cluster_is_one_page_unless_pages_are_to_be_smaller(
+    page_size: int, commit_every: int, alone: int, spread: int
+) -> None:
+    assert rows_per_page(page_size, commit_every, is_spread=False) == alone
+    assert rows_per_page(page_size, commit_every, is_spread=True) == spread
 
 
 @pytest.mark.parametrize(

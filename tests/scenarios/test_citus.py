@@ -27,6 +27,7 @@ from momentum.backfill import run_backfill
 from momentum.backfill.batches import take
 from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
+from momentum.backfill.fill import NOBODY
 from momentum.backfill.pages import EVERYBODY, KeyRange, Pages, UserDay, UserGap
 from momentum.backfill.preflight import is_distributed, look_at
 from momentum.backfill.recount import count_missing
@@ -645,6 +646,44 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(
             assert len(inserted[0]) == sum(gap.missing for gap in page)
 
 
+@pytest.mark.parametrize("keyed", [True, False], ids=["with keys", "with counts"])
+@pytest.mark.parametrize("distributed", [True, False], ids=["distributed", "on one server"])
+def test_what_others_do_meanwhile_is_counted_the_same_on_a_cluster(
+    stand_in_url: sa.URL, distributed: bool, keyed: bool
+) -> None:
+    run(stand_in_url, LOAD)
+    expected = missing(stand_in_url)
+    (raced, day), *rest = sorted(expected)
+    gone = next(user for user, _ in rest if user != raced)
+    of_gone = {row for row in expected if row[0] == gone}
+    if distributed:
+        execute(
+            stand_in_url,
+            "insert into pg_catalog.pg_dist_partition select to_regclass(:name), 'h', 'user_id'",
+            name="legacy.daily_engagement_scores",
+        )
+    engine = engine_of(stand_in_url)
+    done: list[bool] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def meddle(*arguments: Any) -> None:
+        if "INSERT INTO" in arguments[2] and not done:
+            done.append(True)
+            row = {"user": raced, "moment": datetime.datetime.combine(day, datetime.time(12), datetime.UTC)}
+            insert = "insert into legacy.daily_engagement_scores (user_id, score_ts, score) values (:user, :moment, 1)"
+            execute(stand_in_url, insert, **row)
+            execute(stand_in_url, "update auth.users set deleted_at = now() where id = :user", user=gone)
+
+    listed: list[Any] = []
+    observers = NOBODY._replace(on_inserted=listed.extend) if keyed else NOBODY
+    report = run_backfill(engine, Settings(days=DAYS, look_for_discrepancies=False), observers=observers)
+    assert done
+    assert (report.raced, report.failed, report.left_over) == (1, 0, 0)
+    assert report.inserted == len(expected) - 1 - len(of_gone)
+    assert report.eligible == report.present + report.inserted + report.raced
+    assert set(listed) == (expected - of_gone - {(raced, day)} if keyed else set())
+
+
 def test_both_shapes_of_the_statements_look_and_delete_the_same(stand_in_url: sa.URL) -> None:
     run(stand_in_url, LOAD)
     with engine_of(stand_in_url).connect() as connection:
@@ -703,7 +742,8 @@ def test_nothing_is_asked_that_citus_refuses_or_carries_through_the_coordinator(
         _ = pages.count_by_day(connection, users).value
         _ = pages.count_present_by_day(connection, keys=EVERYBODY, by_scan=False, divisible=True).value
         _ = pages.list_active(connection, users).value
-        _ = pages.insert_page(connection, [UserGap(user, 1)], user, keyed=True, is_first=True).value
+        for keyed in (True, False):
+            _ = pages.insert_page(connection, [UserGap(user, 1)], user, keyed=keyed, is_first=True).value
         pages.look_again(connection, rows)
         pages.is_kept(connection, rows, 1)
         pages.insert_rows(connection, rows)
