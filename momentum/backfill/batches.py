@@ -51,11 +51,20 @@ def take(gaps: deque[UserGap], rows: int, *, whole: bool = False) -> list[UserGa
             break
         gap = gaps.popleft()
         if gap.missing > rows:
-            gaps.appendleft(gap._replace(missing=gap.missing - rows))
-            gap = gap._replace(missing=rows)
+            gap, rest = split(gap, rows)
+            gaps.appendleft(rest)
         taken.append(gap)
         rows -= gap.missing
     return taken
+
+
+def split(gap: UserGap, rows: int) -> tuple[UserGap, UserGap]:
+    """Return the first days that a user lacks, as many as a number, and the rest."""
+    first, rest = 0, gap.bits
+    for _ in range(rows):
+        lowest = rest & -rest
+        first, rest = first | lowest, rest ^ lowest
+    return gap._replace(missing=rows, bits=first), gap._replace(missing=gap.missing - rows, bits=rest)
 
 
 def rows_per_page(page_size: int, commit_every: int, *, is_spread: bool) -> int:

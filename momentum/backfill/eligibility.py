@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     UUID,
+    BigInteger,
     ColumnElement,
     Connection,
     Date,
@@ -54,6 +55,11 @@ EVENTS = table_clause(
     schema="public",
 )
 
+
+# The longest range of which a number has a bit for each day, and one more for what comes after the last.
+MOST_BITS = 62
+ONE: ColumnElement[int] = literal_column("bigint '1'", BigInteger)
+NO_BITS: ColumnElement[int] = literal_column("bigint '0'", BigInteger)
 
 UTC: ColumnElement[str] = literal_column("'UTC'")
 EVERY_DAY: ColumnElement[datetime.timedelta] = literal_column("interval '1 day'", Interval)
@@ -158,6 +164,48 @@ class Eligibility:
         """Return the number of days of the range on which an active user's account existed, eligible or not."""
         days: ColumnElement[Any] = self.last - active.c.first_day
         return (days + 1).label("candidate_days")
+
+    @property
+    def has_bits(self) -> bool:
+        """Whether days can be told by bits: the range is short enough, and each day since the account is eligible.
+
+        Whoever looks for gaps has all the rows at hand. A page that is told the days doesn't look for them again.
+        """
+        return self.active_within is None and len(self.days) <= MOST_BITS
+
+    def bit_of(self, day: ColumnElement[datetime.date]) -> ColumnElement[int]:
+        """Return the bit of a day of the range, of which the first one has the lowest."""
+        offset: ColumnElement[Any] = day - self.first
+        return ONE.bitwise_lshift(offset)
+
+    def bits_of(self, day: ColumnElement[datetime.date]) -> ColumnElement[int]:
+        """Return the aggregate of the bits of days."""
+        return func.bit_or(self.bit_of(day)) if self.has_bits else NO_BITS
+
+    def missing_bits(self, active: FromClause, present: ColumnElement[int]) -> ColumnElement[int]:
+        """Return the bits of the days that an active user lacks; none if days can't be told by bits.
+
+        Args:
+            active: The active users.
+            present: The bits of the days with a row; null if there are none.
+        """
+        if not self.has_bits:
+            return NO_BITS.label("bits")
+        # All bits of the range, without those of the days before the account.
+        candidates = literal_column(str(1 << len(self.days)), BigInteger) - self.bit_of(active.c.first_day)
+        return candidates.bitwise_and(func.coalesce(present, 0).bitwise_not()).label("bits")
+
+    def days_by_bits(self, active: FromClause, gaps: FromClause) -> Select[Any]:
+        """Return the query ``user_id, day`` of the days of active users whose bits are set in ``gaps (id, bits)``."""
+        numbers = (
+            func.generate_series(literal_column("0"), literal_column(str(len(self.days) - 1)))
+            .table_valued(column("number", Integer))
+            .render_derived(name="days")
+        )
+        day: ColumnElement[Any] = self.first + numbers.c.number
+        is_set = gaps.c.bits.bitwise_rshift(numbers.c.number).bitwise_and(ONE) == ONE
+        source = active.join(gaps, gaps.c.id == active.c.id).join(numbers, is_set & (day >= active.c.first_day))
+        return select(active.c.id.label("user_id"), day.label("day")).select_from(source)
 
     def _recently_seen(self) -> ColumnElement[bool]:
         """Return whether the latest sign-in makes a user eligible on all days."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ARRAY,
     UUID,
+    BigInteger,
     Boolean,
     Column,
     ColumnClause,
@@ -38,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import array, insert
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
-from momentum.backfill.eligibility import ACCOUNTS, Eligibility
+from momentum.backfill.eligibility import ACCOUNTS, NO_BITS, Eligibility
 from momentum.backfill.ids import bind_token, id_of, new_token
 from momentum.backfill.triggers import Fingerprint
 from momentum.connect.pipeline import Answer, Rows, ask
@@ -78,11 +79,13 @@ class UserGap(NamedTuple):
     Attributes:
         user_id: The user.
         missing: The number.
+        bits: The days, the lowest bit being the first of the range; 0 if they can't be told by bits.
         shard: Where the rows are, if the score table is distributed: a transaction writes to one shard only.
     """
 
     user_id: uuid.UUID
     missing: int
+    bits: int = 0
     shard: int = 0
 
 
@@ -255,6 +258,7 @@ class Pages:
             func.coalesce(func.sum(users.c.eligible), 0),
             func.array_agg(users.c.id).filter(lacking),
             func.array_agg(users.c.missing).filter(lacking),
+            func.array_agg(users.c.bits).filter(lacking),
         )
         return ask(connection, sums).then(read_gaps)
 
@@ -273,16 +277,18 @@ class Pages:
         is_grouped = len(self._eligibility.days) > 1
         present = func.count() if is_grouped else literal(1)
         moment = func.min(self._moment) if is_grouped else self._moment
+        bits = self._eligibility.bits_of(self._day) if is_grouped else self._eligibility.bit_of(self._day)
         # Named like the column, so that the expression of the day applies to it as well.
-        found = select(self._table.c.user_id, present.label("present"), moment.label(self._moment.name)).where(
-            self._within, *self._in_range(self._table.c.user_id, keys)
-        )
+        found = select(
+            self._table.c.user_id, present.label("present"), moment.label(self._moment.name), bits.label("bits")
+        ).where(self._within, *self._in_range(self._table.c.user_id, keys))
         rows = (found.group_by(self._table.c.user_id) if is_grouped else found).subquery("rows")
         first_day = literal_column(self._layout.day_in(rows.name), Date)
         each = select(
             active.c.id,
             days,
             (days - func.coalesce(rows.c.present, 0)).label("missing"),
+            self._eligibility.missing_bits(active, rows.c.bits),
             func.coalesce(first_day >= active.c.first_day, true()).label("sure"),
         ).select_from(active.outerjoin(rows, rows.c.user_id == active.c.id))
         counted = (each.offset(literal_column("0")) if is_grouped else each).subquery("counted")
@@ -298,6 +304,7 @@ class Pages:
             func.coalesce(func.sum(counted.c.candidate_days).filter(unsure), 0),
             case((fits, func.array_agg(counted.c.id).filter(lacking))),
             case((fits, func.array_agg(counted.c.missing).filter(lacking))),
+            case((fits, func.array_agg(counted.c.bits).filter(lacking))),
             case((fits, func.array_agg(counted.c.id).filter(unsure))),
             fits,
         ).where(lacking | unsure)
@@ -306,7 +313,7 @@ class Pages:
     def insert_page(
         self, connection: Connection, gaps: Sequence[UserGap], token: uuid.UUID, *, keyed: bool, is_first: bool
     ) -> Answer[Written]:
-        """Insert the first rows that some users lack, by user and day, as many as are known.
+        """Insert rows that some users lack: on the days that are known, or else the first ones, by user and day.
 
         Args:
             connection: A connection.
@@ -317,7 +324,7 @@ class Pages:
         """
         self._prepare(connection)
         parameters = {
-            "ids": [gap.user_id for gap in gaps],
+            **self._gaps(gaps),
             "limit": sum(gap.missing for gap in gaps),
             "keyed": keyed,
             **self._token(token),
@@ -429,14 +436,17 @@ class Pages:
             return self._counted_day_by_day(active)
         days = self._eligibility.candidate_days(active)
         # By a search in the unique index; the aggregate keeps it from becoming a join.
+        bits = self._eligibility.missing_bits(active, self._eligibility.bits_of(self._day))
         rows = (
-            select((days - func.count()).label("missing"))
+            select((days - func.count()).label("missing"), bits)
             .select_from(self._table)
             .where(*self._rows_of(active))
             .correlate(active)
             .lateral("rows")
         )
-        return select(active.c.id, days, days.label("eligible"), rows.c.missing).select_from(active.join(rows, true()))
+        return select(active.c.id, days, days.label("eligible"), rows.c.missing, rows.c.bits).select_from(
+            active.join(rows, true())
+        )
 
     def _counted_day_by_day(self, active: FromClause) -> Select[Any]:
         """Count each user's eligible days, and those without a row."""
@@ -454,7 +464,9 @@ class Pages:
             .lateral("counts")
         )
         days = self._eligibility.candidate_days(active)
-        return select(active.c.id, days, counts.c.eligible, counts.c.missing).select_from(active.join(counts, true()))
+        return select(active.c.id, days, counts.c.eligible, counts.c.missing, NO_BITS.label("bits")).select_from(
+            active.join(counts, true())
+        )
 
     def _rows_of(self, active: FromClause) -> list[ColumnElement[bool]]:
         """Return the conditions of a user's rows on the days of the range from the day the account was created."""
@@ -473,9 +485,21 @@ class Pages:
         found = select(active.c.id.label("user_id"), days.c.day).select_from(active.join(days, true()))
         return found.order_by(active.c.id, days.c.day)
 
+    def _known(self) -> Select[uuid.UUID, datetime.date]:
+        """Return the user-days that the users in the parameters are known to lack, by user and day."""
+        active = self._eligibility.active_users(*in_parameter(ACCOUNTS.c.id))
+        found = self._eligibility.days_by_bits(active, known_gaps())
+        return found.order_by(active.c.id, found.selected_columns.day)
+
+    def _gaps(self, gaps: Sequence[UserGap]) -> dict[str, object]:
+        """Return the parameters of a page's gaps."""
+        bits = {"bits": [gap.bits for gap in gaps]} if self._eligibility.has_bits else {}
+        return {"ids": [gap.user_id for gap in gaps], **bits}
+
     def _page_statement(self, conditions: Sequence[ColumnElement[bool]]) -> Executable:
         """Return the statement behind ``insert_page``, whose result is one row, whatever it inserts."""
-        missing = self._missing().limit(bindparam("limit", type_=Integer))
+        limit = bindparam("limit", type_=Integer)
+        missing = self._known() if self._eligibility.has_bits else self._missing().limit(limit)
         rows = self._insert_statement(missing).cte("written")
         # Here alone, because this is what the server evaluates first.
         per_day = (
@@ -488,7 +512,7 @@ class Pages:
         ).subquery("days")
         keys = (
             select(func.array_agg(rows.c.user_id).label("user_ids"), func.array_agg(rows.c.day).label("days"))
-            .where(bindparam("keyed", type_=Boolean) | (days.c.number != bindparam("limit", type_=Integer)))
+            .where(bindparam("keyed", type_=Boolean) | (days.c.number != limit))
             .correlate(days)
             .lateral("keys")
         )
@@ -613,6 +637,15 @@ def named_rows() -> TableValuedAlias:
     )
 
 
+def known_gaps() -> TableValuedAlias:
+    """Return the gaps in the parameters as a table ``gaps (id, bits)``."""
+    return (
+        func.unnest(bindparam("ids", type_=ARRAY(UUID)), bindparam("bits", type_=ARRAY(BigInteger)))
+        .table_valued(column("id", UUID), column("bits", BigInteger))
+        .render_derived(name="gaps")
+    )
+
+
 def bind_rows(rows: Sequence[UserDay]) -> dict[str, list[object]]:
     """Return the parameters of ``named_rows``."""
     return {"user_ids": [row.user_id for row in rows], "days": [row.day for row in rows]}
@@ -636,15 +669,15 @@ def read_written(rows: Rows) -> Written:
 
 def read_gaps(rows: Rows) -> Gaps:
     """Return the gaps of users; sorted here, because the server would sort all users, and not only those with gaps."""
-    users, candidates, eligible, ids, missing = rows[0]
-    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), strict=True)]
+    users, candidates, eligible, ids, missing, bits = rows[0]
+    gaps = [UserGap(*gap) for gap in zip(ids or (), missing or (), bits or (), strict=True)]
     return Gaps(int(users), int(candidates), int(eligible), sorted(gaps, key=BY_ID))
 
 
 def read_scanned(rows: Rows) -> tuple[Gaps, list[uuid.UUID]] | None:
     """Return the gaps of users and the users in doubt; None if there are too many of either."""
-    (users, candidates), unsure_candidates, ids, missing, unsure, fits = rows[0]
+    (users, candidates), unsure_candidates, ids, missing, bits, unsure, fits = rows[0]
     if not fits:
         return None
     sure = candidates - unsure_candidates
-    return read_gaps([(users - len(unsure or ()), sure, sure, ids, missing)]), list(unsure or ())
+    return read_gaps([(users - len(unsure or ()), sure, sure, ids, missing, bits)]), list(unsure or ())

@@ -31,7 +31,7 @@ from sqlalchemy import (
     true,
 )
 
-from momentum.backfill.eligibility import ACCOUNTS, EVENTS, Eligibility
+from momentum.backfill.eligibility import ACCOUNTS, EVENTS, NO_BITS, Eligibility
 from momentum.backfill.ids import id_of
 from momentum.backfill.pages import (
     BY_ID,
@@ -65,7 +65,7 @@ class ShardedPages(Pages):
     def __init__(self, scores: ScoreTable, eligibility: Eligibility, *, takes_ids: bool = False) -> None:
         # Citus fires no triggers that might look at other rows, and takes no statement that changes rows in a query.
         super().__init__(scores, eligibility, own_path=False, takes_ids=takes_ids)
-        self._insert_unkeyed = self._page_statement(keyed=False)
+        self._insert_unkeyed = self._page_statement(self._conditions(), keyed=False)
 
     @property
     def is_spread(self) -> bool:
@@ -106,13 +106,10 @@ class ShardedPages(Pages):
         self._prepare(connection)
         # Keys that are missed later are found by the ids that were made here.
         keyed = keyed or not self._takes_ids
-        last = gaps[-1].user_id
-        parameters = {
-            "ids": [gap.user_id for gap in gaps],
-            "last": last,
-            "most": sum(gap.missing for gap in gaps if gap.user_id == last),
-            **self._token(token),
-        }
+        parameters = {**self._gaps(gaps), **self._token(token)}
+        if not self._eligibility.has_bits:
+            last = gaps[-1].user_id
+            parameters |= {"last": last, "most": sum(gap.missing for gap in gaps if gap.user_id == last)}
         # Such a statement can't say when the server began with it.
         clock = self.read_clock(connection)
         answer = ask(connection, self._insert_page if keyed else self._insert_unkeyed, parameters)
@@ -157,6 +154,7 @@ class ShardedPages(Pages):
                     days,
                     days.label("eligible"),
                     (days - func.count(rows.c.user_id)).label("missing"),
+                    self._eligibility.missing_bits(active, self._eligibility.bits_of(rows.c.day)),
                 )
                 .select_from(active.outerjoin(rows, there))
                 .group_by(active.c.id, active.c.first_day)
@@ -168,6 +166,7 @@ class ShardedPages(Pages):
                 days,
                 func.count().filter(is_eligible).label("eligible"),
                 func.count().filter(is_eligible & rows.c.user_id.is_(None)).label("missing"),
+                NO_BITS.label("bits"),
             )
             .select_from(source.outerjoin(rows, and_(rows.c.user_id == active.c.id, rows.c.day == day)))
             .group_by(active.c.id, active.c.first_day)
@@ -194,8 +193,10 @@ class ShardedPages(Pages):
             .order_by(active.c.id, day)
         )
 
-    def _page_statement(self, conditions: Sequence[ColumnElement[bool]] = (), *, keyed: bool = True) -> Executable:
+    def _page_statement(self, conditions: Sequence[ColumnElement[bool]], *, keyed: bool = True) -> Executable:
         """Return the statement behind ``insert_page``, which returns the rows that it inserts, or only their days."""
+        if self._eligibility.has_bits:
+            return written(self._insert_statement(self._known(), keyed=keyed), conditions)
         found = self._missing().order_by(None).subquery("found")
         number = func.row_number().over(partition_by=found.c.user_id, order_by=found.c.day).label("number")
         numbered = select(found.c.user_id, found.c.day, number).subquery("numbered")

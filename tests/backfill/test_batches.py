@@ -18,6 +18,7 @@ from momentum.backfill.batches import (
     refill,
     rows_of,
     rows_per_page,
+    split,
     take,
     take_rest,
 )
@@ -43,6 +44,13 @@ def test_a_transaction_takes_whole_users_and_a_part_of_the_last_one() -> None:
     assert take(queue, 100) == []
 
 
+def test_the_days_of_a_user_are_divided_in_their_order() -> None:
+    queue = deque([UserGap(A, 4, 0b101101)])
+    assert take(queue, 3) == [UserGap(A, 3, 0b001101)]
+    assert list(queue) == [UserGap(A, 1, 0b100000)]
+    assert split(UserGap(B, 4, shard=7), 1) == (UserGap(B, 1, shard=7), UserGap(B, 3, shard=7))
+
+
 def test_a_transaction_of_no_rows_takes_nobody() -> None:
     queue = gaps(1)
     assert take(queue, 0) == []
@@ -50,12 +58,17 @@ def test_a_transaction_of_no_rows_takes_nobody() -> None:
 
 
 def test_users_of_two_shards_are_not_taken_together() -> None:
-    queue = deque([UserGap(B, 2, 1), UserGap(C, 3, 1), UserGap(A, 4, 2)])
-    assert take(queue, 100) == [UserGap(B, 2, 1), UserGap(C, 3, 1)]
-    assert list(queue) == [UserGap(A, 4, 2)]
-    assert take(queue, 3) == [UserGap(A, 3, 2)]
-    put_back(queue, [UserGap(C, 3, 1), UserGap(A, 3, 2), UserGap(B, 2, 1)])
-    assert list(queue) == [UserGap(B, 2, 1), UserGap(C, 3, 1), UserGap(A, 1, 2), UserGap(A, 3, 2)]
+    queue = deque([UserGap(B, 2, shard=1), UserGap(C, 3, shard=1), UserGap(A, 4, shard=2)])
+    assert take(queue, 100) == [UserGap(B, 2, shard=1), UserGap(C, 3, shard=1)]
+    assert list(queue) == [UserGap(A, 4, shard=2)]
+    assert take(queue, 3) == [UserGap(A, 3, shard=2)]
+    put_back(queue, [UserGap(C, 3, shard=1), UserGap(A, 3, shard=2), UserGap(B, 2, shard=1)])
+    assert list(queue) == [
+        UserGap(B, 2, shard=1),
+        UserGap(C, 3, shard=1),
+        UserGap(A, 1, shard=2),
+        UserGap(A, 3, shard=2),
+    ]
 
 
 def test_a_second_look_takes_the_rest_of_the_user_who_was_taken_last() -> None:

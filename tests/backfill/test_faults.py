@@ -328,6 +328,19 @@ def test_a_commit_that_the_server_refuses_costs_the_rows_at_fault_alone(scores: 
     assert sorted(inserted) == scores.filled()
 
 
+@pytest.mark.parametrize("length", [1, 61, 62, 63, 64, 100])
+def test_every_day_of_a_range_is_filled_however_many_bits_it_takes(scores: Scores, length: int) -> None:
+    days = DayRange(DAY - datetime.timedelta(days=length - 1), DAY)
+    new, *users = sorted(add_users(scores.engine, 4))
+    execute(scores.url, "update auth.users set created_at = :now where id = :user", now=DAY, user=new)
+    for user, day in zip(users, (days.first, days.first + (DAY - days.first) // 2, DAY), strict=True):
+        scores.add(user, day, 50)
+    report, failures, inserted = fill(scores.engine, Settings(days, page_size=7, commit_every=20))
+    assert not failures
+    assert report.inserted == len(set(inserted)) == 1 + 3 * (length - 1)
+    assert set(scores.filled()) == {(new, DAY), *((user, day) for user in users for day in days)}
+
+
 @pytest.mark.parametrize("missed", [3, 30], ids=["in one transaction", "in several"])
 def test_what_somebody_else_inserts_meanwhile_is_counted_once_also_where_users_are_in_two_transactions(
     scores: Scores, missed: int

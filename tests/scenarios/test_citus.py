@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from momentum import grants
 from momentum.backfill import run_backfill
-from momentum.backfill.batches import take
+from momentum.backfill.batches import split, take
 from momentum.backfill.days import DayRange
 from momentum.backfill.eligibility import Eligibility
 from momentum.backfill.fill import NOBODY
@@ -634,7 +634,7 @@ def test_both_shapes_of_the_statements_find_and_insert_the_same(
         assert not join.may_scan, "a scan of the score table is another server's work there"
         # The last user is to get fewer rows than are missing.
         gaps = found.gaps[:3]
-        for page in ([gaps[0]._replace(missing=1)], [*gaps[:2], gaps[2]._replace(missing=1)], found.gaps):
+        for page in ([split(gaps[0], 1)[0]], [*gaps[:2], split(gaps[2], 1)[0]], found.gaps):
             inserted = []
             for pages in (join, lookup):
                 written = pages.insert_page(connection, page, uuid.uuid4(), keyed=True, is_first=True).value
@@ -1003,9 +1003,9 @@ def test_rows_of_a_distributed_table_are_kept_if_all_are_there(url: sa.URL) -> N
         users = sorted(connection.scalars(sa.text("select id from auth.users")).all())
         missing = pages.list_missing(connection, users).value
         token = uuid.uuid4()
-        inserted = pages.insert_page(
-            connection, [UserGap(missing[0].user_id, 1)], token, keyed=True, is_first=True
-        ).value.rows
+        gaps = Pages(database.scores, eligibility).find_by_user(connection, users).value.gaps
+        page = [split(next(gap for gap in gaps if gap.missing > 1), 1)[0]]
+        inserted = pages.insert_page(connection, page, token, keyed=True, is_first=True).value.rows
         assert inserted is not None
         assert pages.is_kept(connection, inserted, 0)
         found = pages.find_written(connection, users, 0, token)
