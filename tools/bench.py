@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -521,7 +521,9 @@ class Network:
             server = await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{port}")
         else:
             server = await asyncio.open_connection(self._target.host, self._target.port or 5432)
-        await asyncio.gather(self._pass(reader, server[1], True), self._pass(server[0], writer, False))
+        # The end of the measurement is no error of a connection that is still open.
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(self._pass(reader, server[1], True), self._pass(server[0], writer, False))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, from_client: bool) -> None:
         while data := await reader.read(65_536):
