@@ -26,6 +26,7 @@ from sqlalchemy import (
     Interval,
     Select,
     Subquery,
+    TableValuedAlias,
     cast,
     column,
     exists,
@@ -63,6 +64,15 @@ NO_BITS: ColumnElement[int] = literal_column("bigint '0'", BigInteger)
 
 UTC: ColumnElement[str] = literal_column("'UTC'")
 EVERY_DAY: ColumnElement[datetime.timedelta] = literal_column("interval '1 day'", Interval)
+
+
+def numbers_up_to(last: ColumnElement[Any]) -> TableValuedAlias:
+    """Return the numbers from 0 as a table ``days (number)``: the server adds up moments more slowly."""
+    return (
+        func.generate_series(literal_column("0"), last)
+        .table_valued(column("number", Integer))
+        .render_derived(name="days")
+    )
 
 
 def read_account_columns(connection: Connection) -> Answer[frozenset[str]]:
@@ -197,11 +207,7 @@ class Eligibility:
 
     def days_by_bits(self, active: FromClause, gaps: FromClause) -> Select[Any]:
         """Return the query ``user_id, day`` of the days of active users whose bits are set in ``gaps (id, bits)``."""
-        numbers = (
-            func.generate_series(literal_column("0"), literal_column(str(len(self.days) - 1)))
-            .table_valued(column("number", Integer))
-            .render_derived(name="days")
-        )
+        numbers = numbers_up_to(literal_column(str(len(self.days) - 1)))
         day: ColumnElement[Any] = self.first + numbers.c.number
         is_set = gaps.c.bits.bitwise_rshift(numbers.c.number).bitwise_and(ONE) == ONE
         source = active.join(gaps, gaps.c.id == active.c.id).join(numbers, is_set & (day >= active.c.first_day))
@@ -217,12 +223,7 @@ class Eligibility:
 
     def days_of(self, active: FromClause) -> Select[datetime.date]:
         """Return the query of a user's eligible days, for a lateral join to ``active_users``."""
-        # By numbers, because the server takes longer to add up moments.
-        numbers = (
-            func.generate_series(literal_column("0"), self.last - active.c.first_day)
-            .table_valued(column("number", Integer))
-            .render_derived(name="days")
-        )
+        numbers = numbers_up_to(self.last - active.c.first_day)
         day = active.c.first_day + numbers.c.number
         found = select(day.label("day")).select_from(numbers)
         if self.active_within is not None:

@@ -630,20 +630,18 @@ def in_parameter(key: ColumnElement[uuid.UUID], name: str = "ids") -> list[Colum
 
 def named_rows() -> TableValuedAlias:
     """Return user-days as a table ``named (user_id, day)``, bound by ``bind_rows``."""
-    return (
-        func.unnest(bindparam("user_ids", type_=ARRAY(UUID)), bindparam("days", type_=ARRAY(Date)))
-        .table_valued(column("user_id", UUID), column("day", Date))
-        .render_derived(name="named")
-    )
+    return unnested("named", ("user_ids", "user_id", UUID), ("days", "day", Date))
 
 
 def known_gaps() -> TableValuedAlias:
     """Return the gaps in the parameters as a table ``gaps (id, bits)``."""
-    return (
-        func.unnest(bindparam("ids", type_=ARRAY(UUID)), bindparam("bits", type_=ARRAY(BigInteger)))
-        .table_valued(column("id", UUID), column("bits", BigInteger))
-        .render_derived(name="gaps")
-    )
+    return unnested("gaps", ("ids", "id", UUID), ("bits", "bits", BigInteger))
+
+
+def unnested(alias: str, *columns: tuple[str, str, type[Any]]) -> TableValuedAlias:
+    """Return arrays in parameters as a table; each column is a parameter, a name and a type."""
+    arrays = [bindparam(parameter, type_=ARRAY(of)) for parameter, _, of in columns]
+    return func.unnest(*arrays).table_valued(*(column(name, of) for _, name, of in columns)).render_derived(name=alias)
 
 
 def bind_rows(rows: Sequence[UserDay]) -> dict[str, list[object]]:

@@ -171,9 +171,11 @@ class Session:
         # Whatever the role's own is, a page must see what the lock of its table has waited for.
         self._begins = text(f"begin isolation level {isolation}{' read only' if read_only else ''}")
         self.limits = limits
-        # The servers of a cluster that hold the shards look up and lock the rows.
-        on_shards = text(in_block({**REACHING_SHARDS, **limits.for_transaction({**BY_USER, **JOINED})}))
-        self._beginning = [self._begins, *([on_shards] if is_spread else [])]
+        self._beginning = [self._begins]
+        if is_spread:
+            # The servers of a cluster that hold the shards look up and lock the rows.
+            on_shards = {**REACHING_SHARDS, **limits.for_transaction({**BY_USER, **JOINED})}
+            self._beginning.append(text(in_block(on_shards)))
         self._sleep = sleep
         self._is_aborted = is_aborted
         self._is_stopping = is_stopping
